@@ -1,0 +1,3 @@
+//! PromQL and TraceQL over the read traits of Strandline's storage.
+#![warn(missing_docs)]
+#![forbid(unsafe_code)]

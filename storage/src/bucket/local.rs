@@ -1,0 +1,148 @@
+//! A bucket that is a folder: objects are files, published by link or rename, so that no byte is written twice.
+
+use std::io::ErrorKind as Io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use strandline_wal::fs::Fs;
+
+use super::{Bucket, ObjectInfo};
+use crate::error::{Error, Result};
+
+/// A folder as a bucket.
+#[derive(Clone)]
+pub struct LocalBucket {
+    fs: Arc<dyn Fs>,
+    root: PathBuf,
+}
+
+impl LocalBucket {
+    /// Opens the folder, creating it if need be.
+    pub fn open(fs: Arc<dyn Fs>, root: impl Into<PathBuf>) -> Result<Self> {
+        let root = root.into();
+        fs.create_dir_all(&root).map_err(|e| Error::io("creating the bucket folder", &root, e))?;
+        Ok(LocalBucket { fs, root })
+    }
+
+    fn path(&self, key: &str) -> PathBuf {
+        self.root.join(key)
+    }
+
+    fn prepare(&self, key: &str) -> Result<PathBuf> {
+        let p = self.path(key);
+        let dir = p.parent().unwrap_or(&self.root);
+        if !self.fs.exists(dir) {
+            self.fs.create_dir_all(dir).map_err(|e| Error::io("creating a bucket folder", dir, e))?;
+            // The names of all new folders must survive, up to the root.
+            for d in dir.ancestors().skip(1).take_while(|d| d.starts_with(&self.root)) {
+                self.fs.sync_dir(d).map_err(|e| Error::io("syncing a bucket folder", d, e))?;
+            }
+        }
+        Ok(p)
+    }
+
+    fn sync_parent(&self, p: &Path) -> Result<()> {
+        let dir = p.parent().unwrap_or(&self.root);
+        self.fs.sync_dir(dir).map_err(|e| Error::io("syncing a bucket folder", dir, e))
+    }
+
+    fn walk(&self, dir: &Path, out: &mut Vec<ObjectInfo>) -> Result<()> {
+        let entries = match self.fs.read_dir(dir) {
+            Ok(e) => e,
+            Err(e) if e.kind() == Io::NotFound => return Ok(()),
+            Err(e) => return Err(Error::io("listing a bucket folder", dir, e)),
+        };
+        for e in entries {
+            if e.is_dir {
+                self.walk(&e.path, out)?;
+            } else if let Ok(rel) = e.path.strip_prefix(&self.root)
+                && !e.name().ends_with(".tmp")
+            {
+                out.push(ObjectInfo { key: rel.to_string_lossy().replace('\\', "/"), size_bytes: e.size_bytes });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Bucket for LocalBucket {
+    fn name(&self) -> String {
+        format!("file://{}", self.root.display())
+    }
+    fn put(&self, key: &str, content: Bytes) -> Result<()> {
+        let p = self.prepare(key)?;
+        self.fs.write_atomic(&p, &content).map_err(|e| Error::io("writing an object", &p, e))
+    }
+    fn put_file(&self, key: &str, path: &Path) -> Result<()> {
+        let p = self.prepare(key)?;
+        match self.fs.hard_link(path, &p) {
+            Ok(()) => self.sync_parent(&p),
+            Err(e) if e.kind() == Io::AlreadyExists => {
+                self.fs.remove_file(&p).map_err(|e| Error::io("replacing an object", &p, e))?;
+                self.fs.hard_link(path, &p).map_err(|e| Error::io("linking an object", &p, e))?;
+                self.sync_parent(&p)
+            }
+            Err(e) if e.kind() == Io::NotFound => Err(Error::io("linking an object", path, e)),
+            // Another file system, or one without links: copy.
+            Err(_) => {
+                let content = self.fs.read(path).map_err(|e| Error::io("reading a file to publish", path, e))?;
+                self.put(key, content)
+            }
+        }
+    }
+    fn put_if_absent(&self, key: &str, content: Bytes) -> Result<bool> {
+        let p = self.prepare(key)?;
+        let mut tmp = p.clone().into_os_string();
+        tmp.push(format!(".{}.tmp", std::process::id()));
+        let tmp = PathBuf::from(tmp);
+        let err = |e| Error::io("writing an object", &tmp, e);
+        let mut f = self.fs.create(&tmp).map_err(err)?;
+        f.write_all(&content).map_err(err)?;
+        f.sync().map_err(err)?;
+        let linked = self.fs.hard_link(&tmp, &p);
+        self.fs.remove_file(&tmp).map_err(err)?;
+        match linked {
+            Ok(()) => self.sync_parent(&p).map(|()| true),
+            Err(e) if e.kind() == Io::AlreadyExists => Ok(false),
+            Err(e) => Err(Error::io("writing an object", &p, e)),
+        }
+    }
+    fn get(&self, key: &str) -> Result<Bytes> {
+        let p = self.path(key);
+        self.fs.read(&p).map_err(|e| Error::io("reading an object", &p, e))
+    }
+    fn get_range(&self, key: &str, offset: u64, len: usize) -> Result<Bytes> {
+        let p = self.path(key);
+        let f = self.fs.open(&p).map_err(|e| Error::io("opening an object", &p, e))?;
+        f.read_at(offset, len).map_err(|e| Error::io("reading an object", &p, e).offset(offset))
+    }
+    fn size(&self, key: &str) -> Result<u64> {
+        let p = self.path(key);
+        Ok(self.fs.open(&p).map_err(|e| Error::io("opening an object", &p, e))?.len())
+    }
+    fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
+        let mut out = Vec::new();
+        self.walk(&self.path(prefix.trim_end_matches('/')), &mut out)?;
+        Ok(out)
+    }
+    fn list_folders(&self, prefix: &str) -> Result<Vec<String>> {
+        let dir = self.path(prefix.trim_end_matches('/'));
+        match self.fs.read_dir(&dir) {
+            Ok(e) => Ok(e.iter().filter(|e| e.is_dir).map(|e| e.name().to_owned()).collect()),
+            Err(e) if e.kind() == Io::NotFound => Ok(Vec::new()),
+            Err(e) => Err(Error::io("listing a bucket folder", &dir, e)),
+        }
+    }
+    fn delete(&self, key: &str) -> Result<()> {
+        let p = self.path(key);
+        match self.fs.remove_file(&p) {
+            Ok(()) => self.sync_parent(&p),
+            Err(e) if e.kind() == Io::NotFound => Ok(()),
+            Err(e) => Err(Error::io("removing an object", &p, e)),
+        }
+    }
+    fn local_path(&self, key: &str) -> Option<PathBuf> {
+        Some(self.path(key))
+    }
+}

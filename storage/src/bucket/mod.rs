@@ -1,0 +1,56 @@
+//! Where flushed blocks live: any object store, or a local folder.
+//!
+//! Keys are `/`-separated, relative to the bucket's root (or the prefix of its URL).
+
+mod local;
+
+use std::path::Path;
+
+use bytes::Bytes;
+
+use crate::error::Result;
+
+pub use local::LocalBucket;
+
+/// An object's key and size.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectInfo {
+    /// Full key.
+    pub key: String,
+    /// Bytes.
+    pub size_bytes: u64,
+}
+
+/// An object store. Calls block the calling thread (never a tokio worker of the caller: implementations own theirs).
+/// `NotFound` and `Unavailable` are told apart; damaged content is the caller's to find.
+pub trait Bucket: Send + Sync + 'static {
+    /// A name for people, e.g. `s3://blocks/prefix`.
+    fn name(&self) -> String;
+    /// Stores an object whole, replacing what was there.
+    fn put(&self, key: &str, content: Bytes) -> Result<()>;
+    /// Stores a local file as an object. Large files go in parts; a local bucket links instead of copying.
+    fn put_file(&self, key: &str, path: &Path) -> Result<()>;
+    /// Stores an object unless the key is taken; false if it is.
+    fn put_if_absent(&self, key: &str, content: Bytes) -> Result<bool>;
+    /// The whole object.
+    fn get(&self, key: &str) -> Result<Bytes>;
+    /// `len` bytes from `offset`.
+    fn get_range(&self, key: &str, offset: u64, len: usize) -> Result<Bytes>;
+    /// Several ranges of one object; implementations overlap the waits.
+    fn get_ranges(&self, key: &str, ranges: &[(u64, usize)]) -> Result<Vec<Bytes>> {
+        ranges.iter().map(|(o, n)| self.get_range(key, *o, *n)).collect()
+    }
+    /// The size of an object; `NotFound` if there is none.
+    fn size(&self, key: &str) -> Result<u64>;
+    /// All objects whose key starts with `prefix` (a whole folder name ending in `/`, or "").
+    fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>>;
+    /// Names of the folders right below `prefix`.
+    fn list_folders(&self, prefix: &str) -> Result<Vec<String>>;
+    /// Removes an object; fine if there is none.
+    fn delete(&self, key: &str) -> Result<()>;
+    /// A local folder that holds the objects as files, if there is one: then they can be mapped.
+    fn local_path(&self, key: &str) -> Option<std::path::PathBuf> {
+        let _ = key;
+        None
+    }
+}

@@ -1,0 +1,12 @@
+//! Metric and span storage of Strandline.
+//!
+//! One write path (WAL, then head, then immutable blocks in a bucket) and one read contract ([`read`]).
+#![warn(missing_docs)]
+
+pub mod bucket;
+pub mod clock;
+pub mod error;
+pub mod model;
+pub mod read;
+
+pub use error::{Error, ErrorKind, Result};

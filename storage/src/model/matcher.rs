@@ -1,0 +1,298 @@
+//! Label matchers with RE2's meaning.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// How a matcher compares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum MatchOp {
+    /// `=`
+    Equal,
+    /// `!=`
+    NotEqual,
+    /// `=~`
+    Regex,
+    /// `!~`
+    NotRegex,
+}
+
+impl MatchOp {
+    /// The operator as PromQL writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            MatchOp::Equal => "=",
+            MatchOp::NotEqual => "!=",
+            MatchOp::Regex => "=~",
+            MatchOp::NotRegex => "!~",
+        }
+    }
+}
+
+/// A regular expression that can't be used; the text says what is wrong and where.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("invalid regular expression {pattern:?}: {reason}")]
+pub struct MatcherError {
+    /// The pattern as given.
+    pub pattern: String,
+    /// What the compiler said.
+    pub reason: String,
+}
+
+/// A matcher on one label. An absent label counts as the empty string.
+#[derive(Clone)]
+pub struct Matcher {
+    /// Label name.
+    pub name: String,
+    /// Comparison.
+    pub op: MatchOp,
+    /// Literal or pattern as written.
+    pub value: String,
+    regex: Option<Regex>,
+}
+
+impl Matcher {
+    /// Builds a matcher, compiling the pattern of the regex forms.
+    pub fn new(op: MatchOp, name: impl Into<String>, value: impl Into<String>) -> Result<Self, MatcherError> {
+        let value = value.into();
+        let regex = match op {
+            MatchOp::Regex | MatchOp::NotRegex => Some(Regex::anchored(&value)?),
+            _ => None,
+        };
+        Ok(Matcher { name: name.into(), op, value, regex })
+    }
+
+    /// `name="value"`.
+    pub fn equal(name: impl Into<String>, value: impl Into<String>) -> Self {
+        Matcher { name: name.into(), op: MatchOp::Equal, value: value.into(), regex: None }
+    }
+
+    /// Whether a label value passes.
+    pub fn matches(&self, v: &str) -> bool {
+        match (self.op, &self.regex) {
+            (MatchOp::Equal, _) => v == self.value,
+            (MatchOp::NotEqual, _) => v != self.value,
+            (MatchOp::Regex, Some(r)) => r.is_match(v),
+            (MatchOp::NotRegex, Some(r)) => !r.is_match(v),
+            (MatchOp::Regex | MatchOp::NotRegex, None) => false,
+        }
+    }
+
+    /// Whether a series without the label passes.
+    pub fn matches_empty(&self) -> bool {
+        self.matches("")
+    }
+
+    /// The finite set of values a (non-negated) regex stands for, e.g. of `a|b|c`.
+    pub fn alternatives(&self) -> Option<&[String]> {
+        self.regex.as_ref().and_then(|r| r.alternatives())
+    }
+
+    /// The literal every match of the regex starts with, "" where there is none.
+    pub fn prefix(&self) -> &str {
+        self.regex.as_ref().map_or("", |r| r.prefix())
+    }
+}
+
+impl PartialEq for Matcher {
+    fn eq(&self, o: &Self) -> bool {
+        self.name == o.name && self.op == o.op && self.value == o.value
+    }
+}
+impl Eq for Matcher {}
+
+impl fmt::Debug for Matcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}{:?}", self.name, self.op.as_str(), self.value)
+    }
+}
+
+/// An RE2-like expression, anchored at both ends; `.` matches newline, classes `\d \w \s \b` are ASCII.
+#[derive(Clone)]
+pub struct Regex(Arc<Inner>);
+
+struct Inner {
+    regex: regex::Regex,
+    alternatives: Option<Vec<String>>,
+    prefix: String,
+}
+
+/// Compiled programs above this are refused.
+const MAX_PROGRAM_BYTES: usize = 4 << 20;
+const MAX_ALTERNATIVES: usize = 256;
+
+impl Regex {
+    /// Compiles `pattern` anchored at both ends.
+    pub fn anchored(pattern: &str) -> Result<Self, MatcherError> {
+        let fail = |reason: String| MatcherError { pattern: pattern.to_owned(), reason };
+        let ascii = ascii_classes(pattern);
+        let anchored = format!("^(?s:{ascii})$");
+        let regex = regex::RegexBuilder::new(&anchored)
+            .size_limit(MAX_PROGRAM_BYTES)
+            .dfa_size_limit(MAX_PROGRAM_BYTES)
+            .nest_limit(200)
+            .build()
+            .map_err(|e| match e {
+                regex::Error::CompiledTooBig(n) => fail(format!("it compiles to more than {n} bytes")),
+                other => fail(other.to_string()),
+            })?;
+        let (alternatives, prefix) = literals(&ascii);
+        Ok(Regex(Arc::new(Inner { regex, alternatives, prefix })))
+    }
+
+    /// Whether the whole of `s` matches.
+    pub fn is_match(&self, s: &str) -> bool {
+        match &self.0.alternatives {
+            Some(a) => a.iter().any(|x| x == s),
+            None => s.starts_with(self.0.prefix.as_str()) && self.0.regex.is_match(s),
+        }
+    }
+
+    /// Capture groups of a full match (for `label_replace`).
+    pub fn captures<'h>(&self, s: &'h str) -> Option<regex::Captures<'h>> {
+        self.0.regex.captures(s)
+    }
+
+    /// The finite set of strings it stands for, if small.
+    pub fn alternatives(&self) -> Option<&[String]> {
+        self.0.alternatives.as_deref()
+    }
+
+    /// The literal that every match starts with.
+    pub fn prefix(&self) -> &str {
+        &self.0.prefix
+    }
+}
+
+/// RE2's Perl classes are ASCII; the regex crate's are Unicode. `\pN` classes mean the same in both.
+fn ascii_classes(p: &str) -> String {
+    let mut out = String::with_capacity(p.len() + 16);
+    let mut chars = p.chars();
+    let mut in_class = false;
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' => match chars.next() {
+                Some('d') => out.push_str(if in_class { "0-9" } else { "[0-9]" }),
+                Some('D') => out.push_str("[^0-9]"),
+                Some('w') => out.push_str(if in_class { "0-9A-Za-z_" } else { "[0-9A-Za-z_]" }),
+                Some('W') => out.push_str("[^0-9A-Za-z_]"),
+                Some('s') => out.push_str(if in_class { "\\t\\n\\f\\r " } else { "[\\t\\n\\f\\r ]" }),
+                Some('S') => out.push_str("[^\\t\\n\\f\\r ]"),
+                Some('b') if !in_class => out.push_str("(?-u:\\b)"),
+                Some('B') if !in_class => out.push_str("\\B"),
+                Some('Q') => quoted(&mut chars, &mut out),
+                Some(x) => {
+                    out.push('\\');
+                    out.push(x);
+                }
+                None => out.push('\\'),
+            },
+            '[' if !in_class => {
+                in_class = true;
+                out.push('[');
+            }
+            // Inside a class RE2 takes `[` as itself unless it opens a named class, and && ~~ -- are plain.
+            '[' => {
+                if chars.as_str().starts_with(':') {
+                    out.push('[');
+                    for c in chars.by_ref() {
+                        out.push(c);
+                        if c == ']' {
+                            break;
+                        }
+                    }
+                } else {
+                    out.push_str("\\[");
+                }
+            }
+            '&' | '~' if in_class => {
+                out.push('\\');
+                out.push(c);
+            }
+            ']' => {
+                in_class = false;
+                out.push(']');
+            }
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+fn quoted(chars: &mut std::str::Chars<'_>, out: &mut String) {
+    let rest = chars.as_str();
+    let (lit, used) = match rest.find("\\E") {
+        Some(i) => (&rest[..i], i + 2),
+        None => (rest, rest.len()),
+    };
+    out.push_str(&regex::escape(lit));
+    *chars = rest[used..].chars();
+}
+
+fn literals(pattern: &str) -> (Option<Vec<String>>, String) {
+    use regex_syntax::hir::literal::Extractor;
+    let Ok(hir) = regex_syntax::ParserBuilder::new().nest_limit(200).dot_matches_new_line(true).build().parse(pattern) else {
+        return (None, String::new());
+    };
+    if hir.properties().look_set().is_empty() {
+        let mut e = Extractor::new();
+        e.limit_total(MAX_ALTERNATIVES).limit_literal_len(1 << 12).limit_class(16);
+        let seq = e.extract(&hir);
+        if seq.is_exact()
+            && let Some(lits) = seq.literals()
+        {
+            let all: Option<Vec<String>> = lits.iter().map(|l| String::from_utf8(l.as_bytes().to_vec()).ok()).collect();
+            if let Some(mut all) = all {
+                all.sort_unstable();
+                all.dedup();
+                return (Some(all), String::new());
+            }
+        }
+        if let Some(p) = seq.longest_common_prefix()
+            && let Ok(p) = std::str::from_utf8(p)
+        {
+            return (None, p.to_owned());
+        }
+    }
+    (None, String::new())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn re(p: &str) -> Matcher {
+        Matcher::new(MatchOp::Regex, "x", p).unwrap()
+    }
+
+    #[test]
+    fn regexes_mean_what_re2_means() {
+        assert!(re("a.c").matches("a\nc"));
+        assert!(!re("a").matches("ab"));
+        assert!(!re(r"\d+").matches("٣"));
+        assert!(re(r"[\d.]+").matches("1.5"));
+        assert!(!re(r"\w").matches("é"));
+        assert!(re(r"\Qa.b\E+").matches("a.bbb"));
+        assert!(re("[a&&b]+").matches("a&b"));
+        assert!(re("[[:alpha:]]+").matches("abc"));
+        assert!(re("").matches_empty());
+        assert!(re(".*").matches_empty() && !re(".+").matches_empty());
+        assert!(re("a|b").matches("b") && !re("a|b").matches("ab"));
+        assert!(re("(?i)ab").matches("AB"));
+    }
+
+    #[test]
+    fn alternatives_and_prefixes() {
+        assert_eq!(re("a|b|c").alternatives().unwrap(), ["a", "b", "c"]);
+        assert_eq!(re("foo").alternatives().unwrap(), ["foo"]);
+        assert!(re("foo.*").alternatives().is_none());
+        assert_eq!(re("foo.+").prefix(), "foo");
+        assert_eq!(re("(foo|fob).+").prefix(), "fo");
+    }
+
+    #[test]
+    fn bad_patterns_say_so() {
+        assert!(Matcher::new(MatchOp::Regex, "x", "(").is_err());
+        assert!(Matcher::new(MatchOp::Regex, "x", "(".repeat(100_000)).is_err());
+        assert!(Matcher::new(MatchOp::Regex, "x", "((a{100}){100}){100}").is_err());
+    }
+}

@@ -1,0 +1,13 @@
+//! Plain data that every layer speaks of: labels, matchers, samples, histograms.
+
+mod exemplar;
+mod histogram;
+mod labels;
+mod matcher;
+mod sample;
+
+pub use exemplar::Exemplar;
+pub use histogram::{BucketSpan, CUSTOM_BUCKETS_SCHEMA, CounterReset, FloatHistogram, Histogram, HistogramError};
+pub use labels::{Labels, LabelsBuilder, METRIC_NAME};
+pub use matcher::{MatchOp, Matcher, MatcherError, Regex};
+pub use sample::{MetricKind, MetricMetadata, STALE_NAN, Sample, TimeRange, is_stale, stale_nan};

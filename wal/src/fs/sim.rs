@@ -1,0 +1,418 @@
+//! A file system in memory that loses what was not synced.
+//!
+//! Faults it can play: a crash at the Nth sync (or any call), unsynced bytes lost, kept, torn or zeroed,
+//! unsynced directory entries lost, ENOSPC and EIO on the Nth call, a full disk, bit flips.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::{DirEntry, FileRead, FileWrite, Fs};
+
+/// What becomes of bytes that were written and not synced when the machine goes down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CrashStyle {
+    /// All gone.
+    LoseUnsynced,
+    /// A random prefix survives.
+    Torn,
+    /// Length survives, random 512-byte sectors of the unsynced part read as zero.
+    Reordered,
+    /// All there, as after kill -9 of the process alone.
+    KeepAll,
+}
+
+/// A fault that calls answer with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultKind {
+    /// No space left on device.
+    Enospc,
+    /// Input/output error.
+    Eio,
+}
+
+impl FaultKind {
+    fn error(self) -> io::Error {
+        io::Error::from_raw_os_error(match self {
+            FaultKind::Enospc => 28,
+            FaultKind::Eio => 5,
+        })
+    }
+}
+
+#[derive(Default, Clone)]
+struct File {
+    data: Vec<u8>,
+    synced: usize,
+}
+
+type FileRef = Arc<Mutex<File>>;
+
+#[derive(Default)]
+struct State {
+    /// Names as the process sees them.
+    live: BTreeMap<PathBuf, FileRef>,
+    /// Names that survive a crash.
+    durable: BTreeMap<PathBuf, FileRef>,
+    dirs: BTreeMap<PathBuf, bool>,
+    syncs: u64,
+    calls: u64,
+    crash_at_sync: Option<u64>,
+    down: bool,
+    fail_next: Vec<(u64, FaultKind)>,
+    failing: Option<FaultKind>,
+    locks: std::collections::BTreeSet<PathBuf>,
+    generation: u64,
+}
+
+/// The simulated file system; clones share the same disk.
+#[derive(Clone, Default)]
+pub struct SimFs(Arc<Mutex<State>>);
+
+fn down() -> io::Error {
+    io::Error::other("the simulated machine is down")
+}
+
+/// xorshift64*: enough for choosing torn lengths, and the same for the same seed.
+fn next(seed: &mut u64) -> u64 {
+    *seed ^= *seed >> 12;
+    *seed ^= *seed << 25;
+    *seed ^= *seed >> 27;
+    seed.wrapping_mul(0x2545_f491_4f6c_dd1d)
+}
+
+impl SimFs {
+    /// An empty disk.
+    pub fn new() -> Self {
+        Self::default()
+    }
+    /// Syncs (of files and folders) so far.
+    pub fn syncs(&self) -> u64 {
+        self.0.lock().syncs
+    }
+    /// Writing calls so far.
+    pub fn calls(&self) -> u64 {
+        self.0.lock().calls
+    }
+    /// The machine goes down just before the `n`th sync takes effect (counting from 1).
+    pub fn crash_at_sync(&self, n: u64) {
+        self.0.lock().crash_at_sync = Some(n);
+    }
+    /// Whether it is down.
+    pub fn is_down(&self) -> bool {
+        self.0.lock().down
+    }
+    /// The writing call number `n` (counting from 1, over the disk's life) answers with a fault.
+    pub fn fail_call(&self, n: u64, fault: FaultKind) {
+        self.0.lock().fail_next.push((n, fault));
+    }
+    /// All writing calls fail from now on (`None`: none does).
+    pub fn set_failing(&self, fault: Option<FaultKind>) {
+        self.0.lock().failing = fault;
+    }
+    /// Flips one bit of a file.
+    pub fn flip_bit(&self, path: &Path, byte: u64, bit: u8) {
+        if let Some(f) = self.0.lock().live.get(path)
+            && let Some(b) = f.lock().data.get_mut(byte as usize)
+        {
+            *b ^= 1 << (bit & 7);
+        }
+    }
+    /// All files with their sizes.
+    pub fn files(&self) -> Vec<(PathBuf, u64)> {
+        self.0.lock().live.iter().map(|(p, f)| (p.clone(), f.lock().data.len() as u64)).collect()
+    }
+
+    /// Power comes back: unsynced names are gone, unsynced bytes as `style` says.
+    pub fn restart(&self, style: CrashStyle, seed: u64) {
+        let mut s = self.0.lock();
+        let mut seed = seed | 1;
+        if style != CrashStyle::KeepAll {
+            let kept: BTreeMap<PathBuf, FileRef> = s.durable.iter().map(|(p, f)| (p.clone(), f.clone())).collect();
+            s.live = kept;
+            s.dirs.retain(|_, durable| *durable);
+        }
+        for f in s.live.values_mut() {
+            let mut file = f.lock().clone();
+            let tail = file.data.len() - file.synced;
+            match style {
+                CrashStyle::KeepAll => {}
+                CrashStyle::LoseUnsynced => file.data.truncate(file.synced),
+                CrashStyle::Torn => {
+                    let keep = if tail == 0 { 0 } else { next(&mut seed) as usize % (tail + 1) };
+                    file.data.truncate(file.synced + keep);
+                }
+                CrashStyle::Reordered => {
+                    let from = file.synced;
+                    for sector in file.data[from..].chunks_mut(512) {
+                        if next(&mut seed).is_multiple_of(2) {
+                            sector.fill(0);
+                        }
+                    }
+                }
+            }
+            file.synced = file.data.len();
+            // A fresh cell: handles of the dead process write into the old one.
+            *f = Arc::new(Mutex::new(file));
+        }
+        s.durable = s.live.clone();
+        for d in s.dirs.values_mut() {
+            *d = true;
+        }
+        s.down = false;
+        s.crash_at_sync = None;
+        s.failing = None;
+        s.fail_next.clear();
+        s.locks.clear();
+        s.generation += 1;
+    }
+
+    fn enter(&self) -> io::Result<parking_lot::MutexGuard<'_, State>> {
+        let s = self.0.lock();
+        if s.down { Err(down()) } else { Ok(s) }
+    }
+
+    fn enter_write(&self) -> io::Result<parking_lot::MutexGuard<'_, State>> {
+        let mut s = self.enter()?;
+        s.calls += 1;
+        let n = s.calls;
+        if let Some(f) = s.failing {
+            return Err(f.error());
+        }
+        if let Some(i) = s.fail_next.iter().position(|(at, _)| *at == n) {
+            let (_, f) = s.fail_next.remove(i);
+            return Err(f.error());
+        }
+        Ok(s)
+    }
+
+    fn count_sync(s: &mut State) -> io::Result<()> {
+        s.syncs += 1;
+        if s.crash_at_sync == Some(s.syncs) {
+            s.down = true;
+            return Err(down());
+        }
+        Ok(())
+    }
+}
+
+struct Writer {
+    fs: SimFs,
+    file: FileRef,
+    generation: u64,
+}
+
+impl Writer {
+    fn alive(&self, s: &State) -> io::Result<()> {
+        if s.generation == self.generation { Ok(()) } else { Err(down()) }
+    }
+}
+
+impl FileWrite for Writer {
+    fn write_all(&mut self, buf: &[u8]) -> io::Result<()> {
+        let s = self.fs.0.lock();
+        self.alive(&s)?;
+        drop(s);
+        match self.fs.enter_write() {
+            Ok(_s) => {
+                self.file.lock().data.extend_from_slice(buf);
+                Ok(())
+            }
+            Err(e) => {
+                // A failed write may have left a part behind.
+                if !self.fs.is_down() {
+                    self.file.lock().data.extend_from_slice(&buf[..buf.len() / 2]);
+                }
+                Err(e)
+            }
+        }
+    }
+    fn sync(&mut self) -> io::Result<()> {
+        let mut s = self.fs.enter_write()?;
+        self.alive(&s)?;
+        SimFs::count_sync(&mut s)?;
+        let mut f = self.file.lock();
+        f.synced = f.data.len();
+        Ok(())
+    }
+}
+
+struct Reader(Bytes);
+
+impl FileRead for Reader {
+    fn len(&self) -> u64 {
+        self.0.len() as u64
+    }
+    fn read_at(&self, offset: u64, len: usize) -> io::Result<Bytes> {
+        let end = (offset as usize).checked_add(len).filter(|e| *e <= self.0.len());
+        end.map(|e| self.0.slice(offset as usize..e)).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    }
+}
+
+fn not_found(p: &Path) -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, format!("{} does not exist", p.display()))
+}
+
+impl Fs for SimFs {
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        let mut s = self.enter_write()?;
+        for d in dir.ancestors() {
+            s.dirs.entry(d.to_owned()).or_insert(false);
+        }
+        Ok(())
+    }
+    fn create(&self, path: &Path) -> io::Result<Box<dyn FileWrite>> {
+        let mut s = self.enter_write()?;
+        let file = FileRef::default();
+        s.live.insert(path.to_owned(), file.clone());
+        let generation = s.generation;
+        Ok(Box::new(Writer { fs: self.clone(), file, generation }))
+    }
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn FileRead>> {
+        let s = self.enter()?;
+        let f = s.live.get(path).ok_or_else(|| not_found(path))?;
+        let data = f.lock().data.clone();
+        Ok(Arc::new(Reader(data.into())))
+    }
+    fn read_dir(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
+        let s = self.enter()?;
+        if !s.dirs.contains_key(dir) && !s.live.keys().any(|p| p.starts_with(dir)) {
+            return Err(not_found(dir));
+        }
+        let mut out = Vec::new();
+        for (d, _) in s.dirs.iter().filter(|(d, _)| d.parent() == Some(dir)) {
+            out.push(DirEntry { path: d.clone(), is_dir: true, size_bytes: 0 });
+        }
+        for (p, f) in s.live.iter().filter(|(p, _)| p.parent() == Some(dir)) {
+            out.push(DirEntry { path: p.clone(), is_dir: false, size_bytes: f.lock().data.len() as u64 });
+        }
+        out.sort();
+        Ok(out)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut s = self.enter_write()?;
+        let is_dir = s.dirs.contains_key(from);
+        let moved: Vec<PathBuf> = s.live.keys().filter(|p| p.as_path() == from || (is_dir && p.starts_with(from))).cloned().collect();
+        if moved.is_empty() && !is_dir {
+            return Err(not_found(from));
+        }
+        let re = |p: &Path| match p.strip_prefix(from) {
+            Ok(r) if r.as_os_str().is_empty() => to.to_owned(),
+            Ok(r) => to.join(r),
+            Err(_) => p.to_owned(),
+        };
+        for p in moved {
+            if let Some(f) = s.live.remove(&p) {
+                s.live.insert(re(&p), f);
+            }
+        }
+        if is_dir {
+            let dirs: Vec<PathBuf> = s.dirs.keys().filter(|d| d.starts_with(from)).cloned().collect();
+            for d in dirs {
+                let durable = s.dirs.remove(&d).unwrap_or(false);
+                s.dirs.insert(re(&d), durable);
+            }
+        }
+        Ok(())
+    }
+    fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut s = self.enter_write()?;
+        if s.live.contains_key(to) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let f = s.live.get(from).cloned().ok_or_else(|| not_found(from))?;
+        s.live.insert(to.to_owned(), f);
+        Ok(())
+    }
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        let mut s = self.enter_write()?;
+        s.live.remove(path).map(|_| ()).ok_or_else(|| not_found(path))
+    }
+    fn remove_dir_all(&self, dir: &Path) -> io::Result<()> {
+        let mut s = self.enter_write()?;
+        s.live.retain(|p, _| !p.starts_with(dir));
+        s.dirs.retain(|d, _| !d.starts_with(dir));
+        Ok(())
+    }
+    /// Names in `dir` become durable; renamed folders take what is below them along, as a real rename does.
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        let mut s = self.enter_write()?;
+        Self::count_sync(&mut s)?;
+        let s = &mut *s;
+        let children: Vec<PathBuf> = s.dirs.keys().filter(|d| d.parent() == Some(dir)).cloned().collect();
+        let gone: Vec<PathBuf> = s
+            .durable
+            .keys()
+            .filter(|p| {
+                let under_lost_dir = p.strip_prefix(dir).ok().and_then(|r| r.components().next()).is_some_and(|c| {
+                    let d = dir.join(c);
+                    d != **p && !s.dirs.contains_key(&d)
+                });
+                (p.parent() == Some(dir) && !s.live.contains_key(*p)) || under_lost_dir
+            })
+            .cloned()
+            .collect();
+        for p in gone {
+            s.durable.remove(&p);
+        }
+        for (p, f) in s.live.iter().filter(|(p, _)| p.parent() == Some(dir)) {
+            s.durable.insert(p.clone(), f.clone());
+        }
+        for c in children {
+            // A folder that was renamed carries its durable entries: those whose cell was durable elsewhere.
+            let cells: Vec<*const Mutex<File>> = s.durable.values().map(Arc::as_ptr).collect();
+            let inside: Vec<(PathBuf, FileRef)> = s
+                .live
+                .iter()
+                .filter(|(p, f)| p.starts_with(&c) && cells.contains(&Arc::as_ptr(f)))
+                .map(|(p, f)| (p.clone(), f.clone()))
+                .collect();
+            s.durable.extend(inside);
+            s.dirs.insert(c, true);
+        }
+        for d in dir.ancestors() {
+            s.dirs.insert(d.to_owned(), true);
+        }
+        Ok(())
+    }
+    fn truncate(&self, path: &Path, len: u64) -> io::Result<()> {
+        let mut s = self.enter_write()?;
+        Self::count_sync(&mut s)?;
+        let f = s.live.get(path).ok_or_else(|| not_found(path))?;
+        let mut f = f.lock();
+        f.data.truncate(len as usize);
+        f.synced = f.data.len();
+        Ok(())
+    }
+    fn exists(&self, path: &Path) -> bool {
+        let s = self.0.lock();
+        s.live.contains_key(path) || s.dirs.contains_key(path)
+    }
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {
+        let mut s = self.enter()?;
+        if !s.locks.insert(path.to_owned()) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let generation = s.generation;
+        Ok(Box::new(Lock { fs: self.clone(), path: path.to_owned(), generation }))
+    }
+}
+
+struct Lock {
+    fs: SimFs,
+    path: PathBuf,
+    generation: u64,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let mut s = self.fs.0.lock();
+        if s.generation == self.generation {
+            s.locks.remove(&self.path);
+        }
+    }
+}
