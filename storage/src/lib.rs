@@ -5,8 +5,12 @@
 
 pub mod bucket;
 pub mod clock;
+#[cfg(feature = "traces")]
+pub mod columnar;
 pub mod error;
 pub mod model;
 pub mod read;
+#[cfg(feature = "traces")]
+pub mod traces;
 
 pub use error::{Error, ErrorKind, Result};

@@ -1,0 +1,4 @@
+//! The span store: WAL, live spans, Parquet blocks.
+
+pub mod block;
+pub mod otlp;
