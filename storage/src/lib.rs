@@ -4,7 +4,9 @@
 #![warn(missing_docs)]
 
 pub mod bucket;
+pub mod chunk;
 pub mod clock;
+pub mod codec;
 pub mod error;
 pub mod model;
 pub mod read;
