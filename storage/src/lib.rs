@@ -8,6 +8,7 @@ pub mod chunk;
 pub mod clock;
 pub mod codec;
 pub mod error;
+pub mod index;
 pub mod model;
 pub mod read;
 
