@@ -4,10 +4,13 @@
 #![warn(missing_docs)]
 
 pub mod bucket;
+pub mod chunk;
 pub mod clock;
 #[cfg(feature = "traces")]
 pub mod columnar;
+pub mod codec;
 pub mod error;
+pub mod index;
 pub mod model;
 pub mod read;
 #[cfg(feature = "traces")]
