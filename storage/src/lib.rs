@@ -6,9 +6,9 @@
 pub mod bucket;
 pub mod chunk;
 pub mod clock;
+pub mod codec;
 #[cfg(feature = "traces")]
 pub mod columnar;
-pub mod codec;
 pub mod error;
 pub mod index;
 pub mod model;

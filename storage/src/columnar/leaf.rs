@@ -7,6 +7,7 @@ use bytes::Bytes;
 use parquet::basic::{Encoding, Type as Physical};
 use parquet::column::page::{Page, PageReader};
 use parquet::file::metadata::ColumnChunkMetaData;
+use parquet::file::page_index::offset_index::PageLocation;
 use parquet::file::serialized_reader::SerializedPageReader;
 
 use super::file::Part;
@@ -126,17 +127,45 @@ fn damaged(column: &ColumnChunkMetaData, what: &str) -> Error {
 
 /// Reads a column chunk whose bytes are `part`.
 pub fn read<T: Item>(part: Part, column: &ColumnChunkMetaData, rows: usize) -> Result<Leaf<T>> {
+    let leaf = read_pages(part, column, None, rows)?;
+    if column.column_descr().max_rep_level() == 0 && leaf.entries() != rows {
+        return Err(damaged(column, "fewer values than rows"));
+    }
+    Ok(leaf)
+}
+
+fn read_pages<T: Item>(
+    part: Part,
+    column: &ColumnChunkMetaData,
+    locations: Option<(&[PageLocation], &[bool])>,
+    rows: usize,
+) -> Result<Leaf<T>> {
     let descr = column.column_descr();
     let type_length = usize::try_from(descr.type_length()).unwrap_or(0);
     if descr.physical_type() != T::PHYSICAL {
         return Err(damaged(column, "not of the type expected"));
     }
     let fail = |e| parquet_error(&format!("reading column {}", column.column_path().string()), e);
-    let mut pages = SerializedPageReader::new(Arc::new(part), column, rows, None).map_err(fail)?;
+    let mut pages = SerializedPageReader::new(Arc::new(part), column, rows, locations.map(|l| l.0.to_vec())).map_err(fail)?;
+    let mut wanted = locations.map(|l| l.1.iter());
     let max_def = u8::try_from(descr.max_def_level()).map_err(|_| damaged(column, "impossible levels"))?;
     let mut leaf = Leaf { dict: Vec::new(), idx: Vec::new(), def: Vec::new(), rep: Vec::new(), max_def };
     // Values that follow no dictionary are appended to it, each its own.
-    while let Some(page) = pages.get_next_page().map_err(fail)? {
+    let mut dictionary = column.dictionary_page_offset().is_some();
+    loop {
+        if !std::mem::take(&mut dictionary)
+            && let Some(w) = &mut wanted
+        {
+            match w.next() {
+                Some(true) => {}
+                Some(false) => {
+                    pages.skip_next_page().map_err(fail)?;
+                    continue;
+                }
+                None => break,
+            }
+        }
+        let Some(page) = pages.get_next_page().map_err(fail)? else { break };
         match page {
             Page::DictionaryPage { buf, num_values, .. } => {
                 if !T::plain(&buf, num_values as usize, type_length, &mut leaf.dict) {
@@ -162,9 +191,6 @@ pub fn read<T: Item>(part: Part, column: &ColumnChunkMetaData, rows: usize) -> R
     }
     if leaf.idx.iter().any(|i| *i as usize >= leaf.dict.len()) {
         return Err(damaged(column, "an index beyond its dictionary"));
-    }
-    if descr.max_rep_level() == 0 && leaf.entries() != rows {
-        return Err(damaged(column, "fewer values than rows"));
     }
     Ok(leaf)
 }
@@ -196,4 +222,20 @@ fn values<T: Item>(buf: &Bytes, encoding: Encoding, n: usize, type_length: usize
         }
         _ => None,
     }
+}
+
+/// Reads the pages of a column chunk that hold rows `from..to`; returns the leaf and the row its entries begin at.
+/// `first_rows` are the rows that the chunk's pages begin at.
+pub fn read_rows<T: Item>(
+    part: Part,
+    column: &ColumnChunkMetaData,
+    pages: &[PageLocation],
+    group_rows: usize,
+    rows: std::ops::Range<usize>,
+) -> Result<(Leaf<T>, usize)> {
+    let begins = |i: usize| pages.get(i).map_or(group_rows, |p| usize::try_from(p.first_row_index).unwrap_or(usize::MAX));
+    let wanted: Vec<bool> = (0..pages.len()).map(|i| begins(i) < rows.end && begins(i + 1) > rows.start).collect();
+    let first = wanted.iter().position(|w| *w).ok_or_else(|| damaged(column, "no page holds the rows asked for"))?;
+    let leaf = read_pages(part, column, Some((pages, &wanted)), group_rows)?;
+    Ok((leaf, begins(first)))
 }

@@ -3,6 +3,8 @@
 pub mod builder;
 pub mod layout;
 pub mod meta;
+pub mod reader;
+pub mod rows;
 pub mod schema;
 pub mod shred;
 pub mod writer;

@@ -211,11 +211,12 @@ impl BlockWriter {
             start + len
         });
         self.meta.tail_offset = tail.max().unwrap_or(0);
-        let mut sink = self.file.into_inner().map_err(doing)?;
+        self.file.flush().map_err(|e| Error::io("writing a block", &self.dir, e))?;
+        let sink = self.file.inner_mut();
         let path = self.dir.join(SPANS_FILE);
         sink.file.sync().map_err(|e| Error::io("syncing a block", &path, e))?;
         self.meta.size_bytes = sink.file.written();
-        self.meta.checksums = sums_to_text(&sink.sums.finish());
+        self.meta.checksums = sums_to_text(&std::mem::take(&mut sink.sums).finish());
         let meta = self.dir.join(META_FILE);
         let json = self.meta.to_json()?;
         self.fs.write_atomic(&meta, &json).map_err(|e| Error::io("writing a block's description", &meta, e))?;
