@@ -1,5 +1,6 @@
 //! A block of spans: one Parquet file sorted by trace, and `meta.json` beside it.
 
+pub mod batch;
 pub mod builder;
 pub mod layout;
 pub mod meta;

@@ -17,6 +17,7 @@ use crate::columnar::leaf::{self, Item, Leaf};
 use crate::columnar::parquet_error;
 use crate::error::{Error, Result};
 use crate::model::TraceId;
+use crate::read::{AttributeScope, Condition, Field, Value};
 use strandline_wal::fs::Fs;
 
 /// Names of the columns that hold a group's VARIANT.
@@ -219,4 +220,85 @@ fn layout_of(metadata: &ParquetMetaData) -> Layout {
         }
     }
     layout
+}
+
+/// Passing over row groups by what statistics say.
+impl OpenBlock {
+    /// Row groups whose ids may lie in the inclusive range.
+    pub fn groups_between(&self, first: u128, last: u128) -> Vec<usize> {
+        let Some(leaf) = self.leaf(&["trace_id"]) else { return Vec::new() };
+        let (first, last) = (first.to_be_bytes(), last.to_be_bytes());
+        let overlaps = |g: &usize| match self.statistics(*g, leaf) {
+            Some(Statistics::FixedLenByteArray(s)) => {
+                s.min_opt().is_none_or(|m| m.data() <= last.as_slice()) && s.max_opt().is_none_or(|m| m.data() >= first.as_slice())
+            }
+            _ => true,
+        };
+        (0..self.row_groups()).filter(overlaps).collect()
+    }
+
+    /// Whether a trace fills more than one row group.
+    pub fn has_split_trace(&self) -> bool {
+        let Some(leaf) = self.leaf(&["trace_id"]) else { return false };
+        (1..self.row_groups()).any(|g| match (self.statistics(g - 1, leaf), self.statistics(g, leaf)) {
+            (Some(Statistics::FixedLenByteArray(a)), Some(Statistics::FixedLenByteArray(b))) => a.max_opt() == b.min_opt(),
+            _ => true,
+        })
+    }
+
+    /// Whether some span of a row group may satisfy all conditions.
+    pub fn may_satisfy(&self, group: usize, conditions: &[Condition]) -> bool {
+        conditions.iter().all(|c| self.may(group, c).unwrap_or(true))
+    }
+
+    /// None if the statistics do not tell.
+    fn may(&self, group: usize, condition: &Condition) -> Option<bool> {
+        let (Condition::Equals(field, _) | Condition::AtLeast(field, _) | Condition::AtMost(field, _)) = condition;
+        let leaf = match field {
+            Field::Name => self.leaf(&["name"])?,
+            Field::Kind => self.leaf(&["kind"])?,
+            Field::Status => self.leaf(&["status_code"])?,
+            Field::Attribute(AttributeScope::Span, key) => {
+                let Some(typed) = self.leaf(&["span_attributes", "typed_value", key, "typed_value"]) else {
+                    let rest = self.leaf(&["span_attributes", "value"])?;
+                    return self.is_all_null(group, rest).then_some(false);
+                };
+                let other = self.leaf(&["span_attributes", "typed_value", key, "value"])?;
+                if !self.is_all_null(group, other) {
+                    return None;
+                }
+                if self.is_all_null(group, typed) {
+                    return Some(false);
+                }
+                typed
+            }
+            _ => return None,
+        };
+        let statistics = self.statistics(group, leaf)?;
+        match (condition, statistics) {
+            (Condition::Equals(_, Value::String(s)), Statistics::ByteArray(b)) => {
+                Some(b.min_opt()?.data() <= s.as_bytes() && b.max_opt()?.data() >= s.as_bytes())
+            }
+            (Condition::Equals(_, v), _) => {
+                let v = match v {
+                    Value::Int(i) => *i as f64,
+                    Value::Float(f) => *f,
+                    _ => return None,
+                };
+                let (min, max) = numbers(statistics)?;
+                Some(min <= v && v <= max)
+            }
+            (Condition::AtLeast(_, v), _) => numbers(statistics).map(|(_, max)| max >= *v),
+            (Condition::AtMost(_, v), _) => numbers(statistics).map(|(min, _)| min <= *v),
+        }
+    }
+}
+
+fn numbers(s: &Statistics) -> Option<(f64, f64)> {
+    match s {
+        Statistics::Int32(s) => Some((f64::from(*s.min_opt()?), f64::from(*s.max_opt()?))),
+        Statistics::Int64(s) => Some((*s.min_opt()? as f64, *s.max_opt()? as f64)),
+        Statistics::Double(s) => Some((*s.min_opt()?, *s.max_opt()?)),
+        _ => None,
+    }
 }
