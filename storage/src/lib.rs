@@ -9,6 +9,7 @@ pub mod clock;
 pub mod codec;
 pub mod error;
 pub mod index;
+pub mod metrics;
 pub mod model;
 pub mod read;
 
