@@ -2,6 +2,7 @@
 //!
 //! Keys are `/`-separated, relative to the bucket's root (or the prefix of its URL).
 
+mod cache;
 mod local;
 
 use std::path::Path;
@@ -10,6 +11,7 @@ use bytes::Bytes;
 
 use crate::error::Result;
 
+pub use cache::RangeCache;
 pub use local::LocalBucket;
 
 /// An object's key and size.

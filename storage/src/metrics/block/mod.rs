@@ -22,3 +22,10 @@ pub const INDEX: &str = "index";
 pub const CHUNKS: &str = "chunks";
 /// Deletes that are not applied yet.
 pub const TOMBSTONES: &str = "tombstones";
+
+/// Takes deleted stretches out of samples.
+pub(crate) fn remove_ranges(out: &mut crate::read::SampleBuf, gone: &[crate::model::TimeRange]) {
+    if !gone.is_empty() {
+        reader::remove(out, 0, gone);
+    }
+}

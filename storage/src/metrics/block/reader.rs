@@ -54,7 +54,12 @@ impl Block {
     }
 
     /// A block out of open files, local or not.
-    pub fn from_parts(meta: BlockMeta, index: Arc<dyn RangeRead>, segments: Vec<Arc<dyn RangeRead>>, tombstones: Tombstones) -> Result<Self> {
+    pub fn from_parts(
+        meta: BlockMeta,
+        index: Arc<dyn RangeRead>,
+        segments: Vec<Arc<dyn RangeRead>>,
+        tombstones: Tombstones,
+    ) -> Result<Self> {
         let chunks = ChunkReader::new(segments);
         Ok(Block { meta, index: IndexReader::open(index)?, chunks, tombstones })
     }

@@ -182,7 +182,10 @@ impl Head {
                 return Ok(slot);
             }
             if registry.len() >= self.limits.max_series {
-                return Err((Refusal::SeriesLimit, format!("the limit of {} active series is reached; {labels} is new", self.limits.max_series)));
+                return Err((
+                    Refusal::SeriesLimit,
+                    format!("the limit of {} active series is reached; {labels} is new", self.limits.max_series),
+                ));
             }
             hash
         };

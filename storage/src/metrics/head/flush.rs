@@ -44,7 +44,8 @@ impl Head {
         for s in &mut all {
             s.apply(&self.rules, &|seq| self.decided(seq));
         }
-        let range = all.iter().fold(TimeRange::new(i64::MAX, i64::MIN), |r, s| TimeRange::new(r.min_ms.min(s.min_t), r.max_ms.max(s.max_t)));
+        let range =
+            all.iter().fold(TimeRange::new(i64::MAX, i64::MIN), |r, s| TimeRange::new(r.min_ms.min(s.min_t), r.max_ms.max(s.max_t)));
         let wal_segment = self.wal.rotate().map_err(wal_error)?;
         let epoch = self.next_epoch();
         let mut record = RecordWriter::default();
@@ -130,6 +131,41 @@ impl Head {
         Ok(FrozenSeries { labels: self.registry.read().labels(slot), chunks })
     }
 
+    /// The aligned ranges that chunks of a cut lie in.
+    pub fn cut_ranges(&self, cut: &Cut) -> Vec<TimeRange> {
+        let width = self.rules.range_ms;
+        let mut starts = std::collections::BTreeSet::new();
+        for stripe in &self.stripes {
+            for x in stripe.lock().series.iter().filter(|x| x.id != 0) {
+                // Chunks never cross a range.
+                starts.extend(x.sealed().iter().filter(|c| c.epoch() == cut.epoch).map(|c| c.min_t.div_euclid(width) * width));
+            }
+        }
+        starts.into_iter().map(|s| TimeRange::new(s, s + width - 1)).collect()
+    }
+
+    /// The cut's blocks could not be made: its chunks belong to the next cut.
+    pub fn uncut(&self, cut: &Cut) {
+        for stripe in &self.stripes {
+            let mut s = stripe.lock();
+            let (mut min_t, mut max_t) = (i64::MAX, i64::MIN);
+            for e in s.series.iter_mut().filter_map(|x| x.extra.as_mut()) {
+                for c in e.sealed.iter_mut().filter(|c| c.epoch() == cut.epoch) {
+                    c.set_epoch(0);
+                    min_t = min_t.min(c.min_t);
+                    max_t = max_t.max(c.max_t());
+                }
+            }
+            s.min_t = s.min_t.min(min_t);
+            s.max_t = s.max_t.max(max_t);
+        }
+    }
+
+    /// Ids from here on were never used.
+    pub fn next_series_id(&self) -> u64 {
+        self.next_id.load(Ordering::Relaxed)
+    }
+
     /// The cut's blocks are published under a new version: readers of it skip the cut's chunks here.
     /// Call it with the version's swap, under one lock.
     pub fn published(&self, cut: &Cut) {
@@ -144,8 +180,9 @@ impl Head {
     }
 
     /// Gives back what no reader can see any more: flushed chunks, series without samples that were idle for
-    /// `idle_ms`, and the slots of those dropped before.
-    pub fn collect(&self, idle_ms: i64) {
+    /// `idle_ms`, and the slots of those dropped before. True if series went: then a version with a new pin lets
+    /// their slots go as soon as the last older reader is done.
+    pub fn collect(&self, idle_ms: i64) -> bool {
         let oldest = self.pins.oldest();
         let due: Vec<u8> = {
             let mut d = self.droppable.lock();
@@ -155,7 +192,7 @@ impl Head {
         };
         self.free_limbo(oldest);
         if due.is_empty() && idle_ms > 0 && self.droppable.lock().is_empty() && !self.any_idle() {
-            return;
+            return false;
         }
         let horizon = self.clock.now_ms().saturating_sub(idle_ms);
         let mut slots = self.creation.lock();
@@ -174,13 +211,14 @@ impl Head {
             }
         }
         if dropped.is_empty() {
-            return;
+            return false;
         }
         let mut registry = self.registry.write();
         dropped.iter().for_each(|slot| registry.remove(*slot));
         drop(registry);
         let n = self.pins.advance();
         slots.limbo.push((n, dropped));
+        true
     }
 
     fn any_idle(&self) -> bool {

@@ -288,7 +288,7 @@ impl Head {
 
     /// Whether the epoch's blocks are published: then readers find the samples there.
     fn is_flushed(&self, epoch: u8, flushed: u8) -> bool {
-        epoch != 0 && flushed != 0 && (epoch == flushed || (flushed.wrapping_sub(epoch)) % 255 < 128)
+        epoch != 0 && flushed != 0 && (flushed as i32 - epoch as i32).rem_euclid(255) < 128
     }
 
     /// The registry, for status pages and listings.

@@ -24,8 +24,6 @@ pub struct Replay {
     by_id: HashMap<u64, u32, foldhash::fast::RandomState>,
     scratch: Vec<FloatRecord>,
     raw: Vec<u8>,
-    /// Tombstone records, for the store.
-    pub tombstones: Vec<Vec<u8>>,
     /// Samples seen.
     pub samples: u64,
     /// Samples of series whose definition was damaged away.
@@ -46,7 +44,6 @@ impl Replay {
             by_id: HashMap::default(),
             scratch: Vec::new(),
             raw: Vec::new(),
-            tombstones: Vec::new(),
             samples: 0,
             orphans: 0,
         }
@@ -90,7 +87,6 @@ impl Replay {
                     s.extra().delta = Some(DeltaState { last_t, sum });
                 }
             }
-            Entry::Tombstone { body } => self.tombstones.push(body.to_vec()),
         }
     }
 

@@ -120,8 +120,11 @@ pub const LATE_CHUNK: usize = 32;
 
 /// A chunk that was just finished.
 pub struct Finished {
+    /// First and last sample.
     pub range: TimeRange,
+    /// How it is encoded.
     pub encoding: Encoding,
+    /// Its bytes.
     pub data: Vec<u8>,
 }
 

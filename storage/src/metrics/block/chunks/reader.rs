@@ -39,7 +39,10 @@ impl ChunkReader {
 
     fn segment(&self, reference: u64) -> Result<(&Arc<dyn RangeRead>, u64)> {
         let i = (reference >> 32) as usize;
-        let s = self.segments.get(i).ok_or_else(|| Error::corrupt(format!("chunk reference to segment {} of {}", i + 1, self.segments.len())))?;
+        let s = self
+            .segments
+            .get(i)
+            .ok_or_else(|| Error::corrupt(format!("chunk reference to segment {} of {}", i + 1, self.segments.len())))?;
         Ok((s, reference & 0xffff_ffff))
     }
 

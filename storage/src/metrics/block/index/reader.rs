@@ -151,6 +151,14 @@ impl IndexReader {
         r.string().map_err(|e| e.at(self.source.name()))
     }
 
+    /// Calls `f` with every string of the table.
+    pub fn each_symbol(&self, f: &mut dyn FnMut(&str)) -> Result<()> {
+        for id in 0..self.offsets().len() as u32 {
+            f(self.symbol(id)?);
+        }
+        Ok(())
+    }
+
     /// Label names, sorted.
     pub fn label_names(&self) -> impl Iterator<Item = &str> {
         self.names.keys().map(|k| &**k)
