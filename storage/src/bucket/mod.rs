@@ -4,6 +4,8 @@
 
 mod cache;
 mod local;
+#[cfg(feature = "s3")]
+mod object;
 
 use std::path::Path;
 
@@ -13,6 +15,8 @@ use crate::error::Result;
 
 pub use cache::RangeCache;
 pub use local::LocalBucket;
+#[cfg(feature = "s3")]
+pub use object::{ObjectBucket, S3Settings};
 
 /// An object's key and size.
 #[derive(Clone, Debug, PartialEq, Eq)]
