@@ -94,7 +94,10 @@ pub(crate) fn native_fraction(lower: f64, upper: f64, h: &FloatHistogram) -> (f6
     }
     let custom = h.uses_custom_buckets();
     let (mut rank, mut lower_rank, mut upper_rank) = (0.0, None, None);
-    for mut b in all_buckets(h) {
+    let buckets = all_buckets(h);
+    // Beyond the last bucket all real observations lie below; NaN ones never do.
+    let top = if h.sum.is_nan() { buckets.iter().map(|b| b.count).sum() } else { h.count };
+    for mut b in buckets {
         let mut zero = false;
         if custom {
             if b.lower == f64::NEG_INFINITY && b.upper > 0.0 {
@@ -132,8 +135,6 @@ pub(crate) fn native_fraction(lower: f64, upper: f64, h: &FloatHistogram) -> (f6
         }
         rank += b.count;
     }
-    // Beyond the last bucket all real observations lie below; NaN ones never do.
-    let top = if h.sum.is_nan() { rank } else { h.count };
     let cap = |r: Option<f64>| r.filter(|r| *r <= top).unwrap_or(top);
     ((cap(upper_rank) - cap(lower_rank)) / h.count, note)
 }
