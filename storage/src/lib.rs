@@ -4,9 +4,17 @@
 #![warn(missing_docs)]
 
 pub mod bucket;
+pub mod chunk;
 pub mod clock;
+pub mod codec;
+#[cfg(feature = "traces")]
+pub mod columnar;
 pub mod error;
+pub mod index;
+pub mod metrics;
 pub mod model;
 pub mod read;
+#[cfg(feature = "traces")]
+pub mod traces;
 
 pub use error::{Error, ErrorKind, Result};

@@ -5,9 +5,15 @@ mod histogram;
 mod labels;
 mod matcher;
 mod sample;
+#[cfg(feature = "traces")]
+mod span;
 
 pub use exemplar::Exemplar;
 pub use histogram::{BucketSpan, CUSTOM_BUCKETS_SCHEMA, CounterReset, FloatHistogram, Histogram, HistogramError};
 pub use labels::{Labels, LabelsBuilder, METRIC_NAME};
 pub use matcher::{MatchOp, Matcher, MatcherError, Regex};
 pub use sample::{MetricKind, MetricMetadata, STALE_NAN, Sample, TimeRange, is_stale, stale_nan};
+#[cfg(feature = "traces")]
+pub use span::{
+    AttributeValue, Attributes, Resource, Scope, Span, SpanEvent, SpanId, SpanLink, Trace, TraceId, find as find_attribute, sort_attributes,
+};

@@ -1,0 +1,257 @@
+//! Bit streams, most significant bit first.
+
+/// Appends bits to a byte vector. `free` (bits unused in the last byte) is the caller's to keep, so that a
+/// series' open chunk costs a byte and not a struct.
+pub struct BitWriter<'a> {
+    out: &'a mut Vec<u8>,
+    free: &'a mut u8,
+}
+
+/// Open chunks grow by an eighth, so that slack stays small over millions of series.
+#[inline]
+fn reserve(buf: &mut Vec<u8>, more: usize) {
+    if buf.capacity() - buf.len() < more {
+        buf.reserve_exact((buf.len() / 8).max(more));
+    }
+}
+
+impl<'a> BitWriter<'a> {
+    /// Goes on where `out` ends with `free` unused bits.
+    #[inline]
+    pub fn new(out: &'a mut Vec<u8>, free: &'a mut u8) -> Self {
+        BitWriter { out, free }
+    }
+
+    /// The low `n` bits of `v`, `n` in 0..=64.
+    #[inline]
+    pub fn bits(&mut self, v: u64, n: u32) {
+        if n == 0 {
+            return;
+        }
+        let free = *self.free as u32;
+        let v = if n == 64 { v } else { v & ((1 << n) - 1) };
+        // All bits at the top of a 128-bit word, behind the part of the last byte that is taken.
+        let taken = (8 - free) & 7;
+        let mut word = (v as u128) << (128 - n - taken);
+        let total = taken + n;
+        if taken > 0
+            && let Some(last) = self.out.pop()
+        {
+            word |= (last as u128) << 120;
+        }
+        let bytes = total.div_ceil(8) as usize;
+        reserve(self.out, bytes);
+        self.out.extend_from_slice(&word.to_be_bytes()[..bytes]);
+        *self.free = (bytes as u32 * 8 - total) as u8;
+    }
+
+    /// One bit.
+    #[inline]
+    pub fn bit(&mut self, b: bool) {
+        self.bits(b as u64, 1);
+    }
+
+    /// Signed integer in Prometheus' varbit code (1 bit to 9 bytes).
+    pub fn varbit_int(&mut self, v: i64) {
+        let u = v as u64;
+        match v {
+            0 => self.bits(0, 1),
+            -3..=4 => self.bits(0b10 << 3 | (u & 0x7), 5),
+            -31..=32 => self.bits(0b110 << 6 | (u & 0x3f), 9),
+            -255..=256 => self.bits(0b1110 << 9 | (u & 0x1ff), 13),
+            -2047..=2048 => self.bits(0b11110 << 12 | (u & 0xfff), 17),
+            -131_071..=131_072 => self.bits(0b111110 << 18 | (u & 0x3ffff), 24),
+            -16_777_215..=16_777_216 => self.bits(0b1111110 << 25 | (u & 0x1ff_ffff), 32),
+            -36_028_797_018_963_967..=36_028_797_018_963_968 => self.bits(0b11111110 << 56 | (u & 0xff_ffff_ffff_ffff), 64),
+            _ => {
+                self.bits(0xff, 8);
+                self.bits(u, 64);
+            }
+        }
+    }
+
+    /// Unsigned integer in the same buckets.
+    pub fn varbit_uint(&mut self, v: u64) {
+        match v {
+            0 => self.bits(0, 1),
+            1..=0x7 => self.bits(0b10 << 3 | v, 5),
+            0x8..=0x3f => self.bits(0b110 << 6 | v, 9),
+            0x40..=0x1ff => self.bits(0b1110 << 9 | v, 13),
+            0x200..=0xfff => self.bits(0b11110 << 12 | v, 17),
+            0x1000..=0x3ffff => self.bits(0b111110 << 18 | v, 24),
+            0x40000..=0x1ff_ffff => self.bits(0b1111110 << 25 | v, 32),
+            0x200_0000..=0xff_ffff_ffff_ffff => self.bits(0b11111110 << 56 | v, 64),
+            _ => {
+                self.bits(0xff, 8);
+                self.bits(v, 64);
+            }
+        }
+    }
+}
+
+const VARBIT_WIDTH: [u32; 9] = [0, 3, 6, 9, 12, 18, 25, 56, 64];
+
+/// Reads bits; `None` once the stream is exhausted.
+#[derive(Clone)]
+pub struct BitReader<'a> {
+    data: &'a [u8],
+    at: usize,
+    /// Unread bits, left-aligned.
+    acc: u64,
+    have: u32,
+}
+
+impl<'a> BitReader<'a> {
+    /// From the first bit of `data`.
+    pub fn new(data: &'a [u8]) -> Self {
+        BitReader { data, at: 0, acc: 0, have: 0 }
+    }
+
+    #[inline]
+    fn refill(&mut self) {
+        if let Some(b) = self.data.get(self.at..self.at + 8) {
+            let mut x = [0; 8];
+            x.copy_from_slice(b);
+            self.acc |= u64::from_be_bytes(x) >> self.have;
+            let taken = (63 - self.have) >> 3;
+            self.at += taken as usize;
+            self.have += taken * 8;
+            // Bits past `have` are part of bytes that the next refill reads again.
+            self.acc &= !0 << (64 - self.have);
+        } else {
+            while self.have <= 56
+                && let Some(b) = self.data.get(self.at)
+            {
+                self.acc |= (*b as u64) << (56 - self.have);
+                self.at += 1;
+                self.have += 8;
+            }
+        }
+    }
+
+    /// `n` bits, `n` in 1..=64.
+    #[inline]
+    pub fn bits(&mut self, n: u32) -> Option<u64> {
+        if n > 56 {
+            let hi = self.bits(n - 32)?;
+            return Some(hi << 32 | self.bits(32)?);
+        }
+        if self.have < n {
+            self.refill();
+            if self.have < n {
+                return None;
+            }
+        }
+        let v = self.acc >> (64 - n);
+        self.acc <<= n;
+        self.have -= n;
+        Some(v)
+    }
+
+    /// One bit.
+    #[inline]
+    pub fn bit(&mut self) -> Option<bool> {
+        if self.have == 0 {
+            self.refill();
+            if self.have == 0 {
+                return None;
+            }
+        }
+        let b = self.acc >> 63 != 0;
+        self.acc <<= 1;
+        self.have -= 1;
+        Some(b)
+    }
+
+    /// Number of leading one bits, at most `max`; the ending zero bit is taken too unless `max` was reached.
+    #[inline]
+    pub fn ones(&mut self, max: u32) -> Option<u32> {
+        if self.have < max + 1 {
+            self.refill();
+        }
+        let n = self.acc.leading_ones().min(max);
+        let used = if n == max { n } else { n + 1 };
+        if used > self.have {
+            return None;
+        }
+        self.acc <<= used;
+        self.have -= used;
+        Some(n)
+    }
+
+    /// A signed number of `n` bits in the convention of Prometheus' dod fields:
+    /// values above 2^(n-1) are negative.
+    #[inline]
+    pub fn dod(&mut self, n: u32) -> Option<i64> {
+        let v = self.bits(n)?;
+        if n < 64 && v > 1 << (n - 1) { Some(v.wrapping_sub(1 << n) as i64) } else { Some(v as i64) }
+    }
+
+    /// Inverse of [`BitWriter::varbit_int`].
+    pub fn varbit_int(&mut self) -> Option<i64> {
+        let k = self.ones(8)?;
+        if k == 0 { Some(0) } else { self.dod(VARBIT_WIDTH[k as usize]) }
+    }
+
+    /// Inverse of [`BitWriter::varbit_uint`].
+    pub fn varbit_uint(&mut self) -> Option<u64> {
+        let k = self.ones(8)?;
+        if k == 0 { Some(0) } else { self.bits(VARBIT_WIDTH[k as usize]) }
+    }
+
+    /// Unsigned LEB128 out of the bit stream.
+    pub fn uvarint(&mut self) -> Option<u64> {
+        let mut v = 0u64;
+        for shift in (0..64).step_by(7) {
+            let b = self.bits(8)?;
+            v |= (b & 0x7f) << shift;
+            if b < 0x80 {
+                return Some(v);
+            }
+        }
+        None
+    }
+
+    /// Zigzag LEB128 out of the bit stream.
+    pub fn varint(&mut self) -> Option<i64> {
+        let u = self.uvarint()?;
+        Some((u >> 1) as i64 ^ -((u & 1) as i64))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn bits_round_trip(items in prop::collection::vec((any::<u64>(), 1u32..=64), 0..200)) {
+            let (mut out, mut free) = (Vec::new(), 0u8);
+            for (v, n) in &items {
+                BitWriter::new(&mut out, &mut free).bits(*v, *n);
+            }
+            let mut r = BitReader::new(&out);
+            for (v, n) in &items {
+                let want = if *n == 64 { *v } else { v & ((1 << n) - 1) };
+                prop_assert_eq!(r.bits(*n), Some(want));
+            }
+            prop_assert!(r.bits(8).is_none());
+        }
+
+        #[test]
+        fn varbits_round_trip(items in prop::collection::vec((any::<i64>(), 0u32..64), 0..200)) {
+            let (mut out, mut free) = (Vec::new(), 0u8);
+            for (v, s) in &items {
+                let mut w = BitWriter::new(&mut out, &mut free);
+                w.varbit_int(v >> s);
+                w.varbit_uint((*v as u64) >> s);
+            }
+            let mut r = BitReader::new(&out);
+            for (v, s) in &items {
+                prop_assert_eq!(r.varbit_int(), Some(v >> s));
+                prop_assert_eq!(r.varbit_uint(), Some((*v as u64) >> s));
+            }
+        }
+    }
+}

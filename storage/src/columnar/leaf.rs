@@ -1,0 +1,241 @@
+//! A column chunk read as it is stored: distinct values, an index for each present value, and levels. A predicate is
+//! decided once for each distinct value; rows are compared by index.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parquet::basic::{Encoding, Type as Physical};
+use parquet::column::page::{Page, PageReader};
+use parquet::file::metadata::ColumnChunkMetaData;
+use parquet::file::page_index::offset_index::PageLocation;
+use parquet::file::serialized_reader::SerializedPageReader;
+
+use super::file::Part;
+use super::{hybrid, parquet_error};
+use crate::error::{Error, Result};
+
+/// Values of one physical type.
+pub trait Item: Clone {
+    /// The type as Parquet calls it.
+    const PHYSICAL: Physical;
+    /// Appends up to `n` plainly encoded values; false if the bytes end early.
+    fn plain(buf: &Bytes, n: usize, type_length: usize, out: &mut Vec<Self>) -> bool;
+    /// Appends values whose bytes are split into streams; false where the type has no such encoding.
+    fn split(_buf: &[u8], _n: usize, _out: &mut Vec<Self>) -> bool {
+        false
+    }
+}
+
+macro_rules! number {
+    ($t:ty, $n:literal, $p:expr) => {
+        impl Item for $t {
+            const PHYSICAL: Physical = $p;
+            fn plain(buf: &Bytes, n: usize, _: usize, out: &mut Vec<Self>) -> bool {
+                let Some(b) = n.checked_mul($n).and_then(|len| buf.get(..len)) else { return false };
+                out.extend(b.as_chunks::<$n>().0.iter().map(|c| <$t>::from_le_bytes(*c)));
+                true
+            }
+            fn split(buf: &[u8], n: usize, out: &mut Vec<Self>) -> bool {
+                let Some(b) = n.checked_mul($n).and_then(|len| buf.get(..len)) else { return false };
+                let streams: [&[u8]; $n] = std::array::from_fn(|i| &b[i * n..(i + 1) * n]);
+                out.extend((0..n).map(|r| <$t>::from_le_bytes(std::array::from_fn(|i| streams[i][r]))));
+                true
+            }
+        }
+    };
+}
+
+number!(i64, 8, Physical::INT64);
+number!(i32, 4, Physical::INT32);
+number!(f64, 8, Physical::DOUBLE);
+
+impl Item for bool {
+    const PHYSICAL: Physical = Physical::BOOLEAN;
+    fn plain(buf: &Bytes, n: usize, _: usize, out: &mut Vec<Self>) -> bool {
+        if n.div_ceil(8) > buf.len() {
+            return false;
+        }
+        out.extend((0..n).map(|i| buf[i / 8] >> (i % 8) & 1 == 1));
+        true
+    }
+}
+
+impl Item for Bytes {
+    const PHYSICAL: Physical = Physical::BYTE_ARRAY;
+    fn plain(buf: &Bytes, n: usize, _: usize, out: &mut Vec<Self>) -> bool {
+        let mut pos = 0;
+        for _ in 0..n {
+            let Some(len) = buf.get(pos..pos + 4).and_then(|b| b.try_into().ok()).map(u32::from_le_bytes) else { return false };
+            let Some(end) = (pos + 4).checked_add(len as usize).filter(|e| *e <= buf.len()) else { return false };
+            out.push(buf.slice(pos + 4..end));
+            pos = end;
+        }
+        true
+    }
+}
+
+/// Eight or sixteen bytes, big-endian: ids in the order of their bytes.
+macro_rules! id {
+    ($t:ty, $n:literal) => {
+        impl Item for $t {
+            const PHYSICAL: Physical = Physical::FIXED_LEN_BYTE_ARRAY;
+            fn plain(buf: &Bytes, n: usize, type_length: usize, out: &mut Vec<Self>) -> bool {
+                let Some(b) = n.checked_mul($n).and_then(|len| buf.get(..len)) else { return false };
+                out.extend(b.as_chunks::<$n>().0.iter().map(|c| <$t>::from_be_bytes(*c)));
+                type_length == $n
+            }
+        }
+    };
+}
+
+id!(u64, 8);
+id!(u128, 16);
+
+/// One column chunk.
+#[derive(Clone, Debug)]
+pub struct Leaf<T> {
+    /// Values; distinct where the writer kept a dictionary.
+    pub dict: Vec<T>,
+    /// For each present value, where it stands in `dict`.
+    pub idx: Vec<u32>,
+    /// Definition level of each entry; empty if all are present.
+    pub def: Vec<u8>,
+    /// Repetition level of each entry; empty in flat columns.
+    pub rep: Vec<u8>,
+    /// Level at which a value is present.
+    pub max_def: u8,
+}
+
+impl<T> Leaf<T> {
+    /// Number of entries: rows, in flat columns.
+    pub fn entries(&self) -> usize {
+        if self.def.is_empty() { self.idx.len() } else { self.def.len() }
+    }
+    /// For each entry its index, or `u32::MAX` where there is no value.
+    pub fn expand(&self) -> Vec<u32> {
+        if self.def.is_empty() {
+            return self.idx.clone();
+        }
+        let mut next = self.idx.iter();
+        self.def.iter().map(|d| if *d == self.max_def { next.next().copied().unwrap_or(u32::MAX) } else { u32::MAX }).collect()
+    }
+}
+
+fn damaged(column: &ColumnChunkMetaData, what: &str) -> Error {
+    Error::corrupt(format!("column {}: {what}", column.column_path().string()))
+}
+
+/// Reads a column chunk whose bytes are `part`.
+pub fn read<T: Item>(part: Part, column: &ColumnChunkMetaData, rows: usize) -> Result<Leaf<T>> {
+    let leaf = read_pages(part, column, None, rows)?;
+    if column.column_descr().max_rep_level() == 0 && leaf.entries() != rows {
+        return Err(damaged(column, "fewer values than rows"));
+    }
+    Ok(leaf)
+}
+
+fn read_pages<T: Item>(
+    part: Part,
+    column: &ColumnChunkMetaData,
+    locations: Option<(&[PageLocation], &[bool])>,
+    rows: usize,
+) -> Result<Leaf<T>> {
+    let descr = column.column_descr();
+    let type_length = usize::try_from(descr.type_length()).unwrap_or(0);
+    if descr.physical_type() != T::PHYSICAL {
+        return Err(damaged(column, "not of the type expected"));
+    }
+    let fail = |e| parquet_error(&format!("reading column {}", column.column_path().string()), e);
+    let mut pages = SerializedPageReader::new(Arc::new(part), column, rows, locations.map(|l| l.0.to_vec())).map_err(fail)?;
+    let mut wanted = locations.map(|l| l.1.iter());
+    let max_def = u8::try_from(descr.max_def_level()).map_err(|_| damaged(column, "impossible levels"))?;
+    let mut leaf = Leaf { dict: Vec::new(), idx: Vec::new(), def: Vec::new(), rep: Vec::new(), max_def };
+    // Values that follow no dictionary are appended to it, each its own.
+    let mut dictionary = column.dictionary_page_offset().is_some();
+    loop {
+        if !std::mem::take(&mut dictionary)
+            && let Some(w) = &mut wanted
+        {
+            match w.next() {
+                Some(true) => {}
+                Some(false) => {
+                    pages.skip_next_page().map_err(fail)?;
+                    continue;
+                }
+                None => break,
+            }
+        }
+        let Some(page) = pages.get_next_page().map_err(fail)? else { break };
+        match page {
+            Page::DictionaryPage { buf, num_values, .. } => {
+                if !T::plain(&buf, num_values as usize, type_length, &mut leaf.dict) {
+                    return Err(damaged(column, "a truncated dictionary"));
+                }
+            }
+            Page::DataPage { buf, num_values, encoding, .. } => {
+                let n = num_values as usize;
+                let mut rest = buf;
+                if descr.max_rep_level() > 0 {
+                    levels(&mut rest, descr.max_rep_level(), n, &mut leaf.rep).ok_or_else(|| damaged(column, "damaged levels"))?;
+                }
+                let mut present = n;
+                if max_def > 0 {
+                    let from = leaf.def.len();
+                    levels(&mut rest, descr.max_def_level(), n, &mut leaf.def).ok_or_else(|| damaged(column, "damaged levels"))?;
+                    present = leaf.def[from..].iter().filter(|d| **d == max_def).count();
+                }
+                values(&rest, encoding, present, type_length, &mut leaf).ok_or_else(|| damaged(column, "damaged values"))?;
+            }
+            Page::DataPageV2 { .. } => return Err(damaged(column, "a page of version 2, which this store does not write")),
+        }
+    }
+    if leaf.idx.iter().any(|i| *i as usize >= leaf.dict.len()) {
+        return Err(damaged(column, "an index beyond its dictionary"));
+    }
+    Ok(leaf)
+}
+
+fn levels(rest: &mut Bytes, max: i16, n: usize, out: &mut Vec<u8>) -> Option<()> {
+    let len = u32::from_le_bytes(rest.get(..4)?.try_into().ok()?) as usize;
+    let buf = rest.get(4..)?.get(..len)?;
+    hybrid::decode(buf, 16 - (max as u16).leading_zeros(), n, out)?;
+    *rest = rest.slice(4 + len..);
+    Some(())
+}
+
+fn values<T: Item>(buf: &Bytes, encoding: Encoding, n: usize, type_length: usize, leaf: &mut Leaf<T>) -> Option<()> {
+    if n == 0 {
+        return Some(());
+    }
+    #[allow(deprecated)]
+    match encoding {
+        Encoding::RLE_DICTIONARY | Encoding::PLAIN_DICTIONARY => {
+            let width = u32::from(*buf.first()?);
+            hybrid::decode(&buf[1..], width, n, &mut leaf.idx)
+        }
+        Encoding::PLAIN | Encoding::BYTE_STREAM_SPLIT => {
+            let from = leaf.dict.len() as u32;
+            let done =
+                if encoding == Encoding::PLAIN { T::plain(buf, n, type_length, &mut leaf.dict) } else { T::split(buf, n, &mut leaf.dict) };
+            leaf.idx.extend(from..from + n as u32);
+            done.then_some(())
+        }
+        _ => None,
+    }
+}
+
+/// Reads the pages of a column chunk that hold rows `from..to`; returns the leaf and the row its entries begin at.
+/// `first_rows` are the rows that the chunk's pages begin at.
+pub fn read_rows<T: Item>(
+    part: Part,
+    column: &ColumnChunkMetaData,
+    pages: &[PageLocation],
+    group_rows: usize,
+    rows: std::ops::Range<usize>,
+) -> Result<(Leaf<T>, usize)> {
+    let begins = |i: usize| pages.get(i).map_or(group_rows, |p| usize::try_from(p.first_row_index).unwrap_or(usize::MAX));
+    let wanted: Vec<bool> = (0..pages.len()).map(|i| begins(i) < rows.end && begins(i + 1) > rows.start).collect();
+    let first = wanted.iter().position(|w| *w).ok_or_else(|| damaged(column, "no page holds the rows asked for"))?;
+    let leaf = read_pages(part, column, Some((pages, &wanted)), group_rows)?;
+    Ok((leaf, begins(first)))
+}

@@ -1,0 +1,99 @@
+//! Writing one leaf column: values gathered sparsely, levels made at the end.
+
+use bytes::Bytes;
+use parquet::data_type::{BoolType, ByteArray, ByteArrayType, DoubleType, FixedLenByteArray, FixedLenByteArrayType, Int32Type, Int64Type};
+use parquet::errors::ParquetError;
+use parquet::file::writer::SerializedColumnWriter;
+
+use super::dict::Dict;
+
+/// The present values of a column, in order.
+pub enum Values {
+    /// Text or bytes, as ids of distinct ones.
+    Bytes(Dict, Vec<u32>),
+    /// 64-bit integers.
+    I64(Vec<i64>),
+    /// 32-bit integers.
+    I32(Vec<i32>),
+    /// Doubles.
+    F64(Vec<f64>),
+    /// Truth values.
+    Bool(Vec<bool>),
+    /// Ids of a fixed length, one after the other.
+    Fixed(Vec<u8>, usize),
+}
+
+impl Values {
+    /// No text yet.
+    pub fn bytes() -> Self {
+        Values::Bytes(Dict::default(), Vec::new())
+    }
+    /// Bytes held in memory.
+    pub fn size_bytes(&self) -> usize {
+        match self {
+            Values::Bytes(d, i) => d.size_bytes() + i.capacity() * 4,
+            Values::I64(v) => v.capacity() * 8,
+            Values::I32(v) => v.capacity() * 4,
+            Values::F64(v) => v.capacity() * 8,
+            Values::Bool(v) => v.capacity(),
+            Values::Fixed(v, _) => v.capacity(),
+        }
+    }
+}
+
+/// Levels of a column's entries.
+pub struct Levels<'a> {
+    /// Definition level of each entry that lacks a value; empty for columns that lack none.
+    pub absent: &'a [i16],
+    /// Entries that have a value, rising; none: all do.
+    pub present: Option<&'a [u32]>,
+    /// Level of a value.
+    pub max_def: i16,
+    /// Repetition levels; empty in flat columns.
+    pub rep: &'a [i16],
+}
+
+/// Writes a column and closes it. `scratch` keeps its memory from column to column.
+pub fn write_column(
+    mut column: SerializedColumnWriter<'_>,
+    values: Values,
+    levels: &Levels<'_>,
+    scratch: &mut Vec<i16>,
+) -> Result<(), ParquetError> {
+    scratch.clear();
+    if levels.max_def > 0 {
+        scratch.extend_from_slice(levels.absent);
+        match levels.present {
+            Some(entries) => entries.iter().for_each(|e| scratch[*e as usize] = levels.max_def),
+            None => scratch.fill(levels.max_def),
+        }
+    }
+    let def = (levels.max_def > 0).then_some(scratch.as_slice());
+    let rep = (!levels.rep.is_empty()).then_some(levels.rep);
+    match values {
+        Values::Bytes(dict, ids) => {
+            let distinct: Vec<ByteArray> = dict.into_values().into_iter().map(ByteArray::from).collect();
+            let v: Vec<ByteArray> = ids.iter().map(|i| distinct[*i as usize].clone()).collect();
+            column.typed::<ByteArrayType>().write_batch(&v, def, rep)?;
+        }
+        Values::I64(v) => {
+            column.typed::<Int64Type>().write_batch(&v, def, rep)?;
+        }
+        Values::I32(v) => {
+            column.typed::<Int32Type>().write_batch(&v, def, rep)?;
+        }
+        Values::F64(v) => {
+            column.typed::<DoubleType>().write_batch(&v, def, rep)?;
+        }
+        Values::Bool(v) => {
+            column.typed::<BoolType>().write_batch(&v, def, rep)?;
+        }
+        Values::Fixed(v, width) => {
+            let all = Bytes::from(v);
+            let ids = |i| FixedLenByteArray::from(ByteArray::from(all.slice(i * width..(i + 1) * width)));
+            let v: Vec<FixedLenByteArray> = (0..all.len() / width).map(ids).collect();
+            column.typed::<FixedLenByteArrayType>().write_batch(&v, def, rep)?;
+        }
+    }
+    column.close()
+}

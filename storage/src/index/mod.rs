@@ -1,0 +1,13 @@
+//! The inverted label index of the head: interned label pairs, and for each the series that carry it.
+
+mod label_hash;
+mod postings;
+mod registry;
+mod slab;
+mod symbols;
+
+pub use label_hash::{LabelHasher, RawLabels, canonical};
+pub use postings::Postings;
+pub use registry::{IndexMemory, Registry};
+pub use slab::Slab;
+pub use symbols::Symbols;

@@ -1,0 +1,392 @@
+//! Label pairs, their postings, and the label sets of series.
+//!
+//! A series costs here four bytes a label, eight for where they lie, its hash, and its bits in the postings.
+//! Nothing is allocated for it alone.
+
+use hashbrown::HashTable;
+use hashbrown::hash_map::HashMap;
+use roaring::RoaringBitmap;
+
+use super::label_hash::{LabelHasher, RawLabels, widen};
+use super::postings::Postings;
+use super::slab::Slab;
+use super::symbols::Symbols;
+use crate::model::{Labels, MatchOp, Matcher};
+
+#[derive(Debug, Default)]
+struct Pair {
+    name: u32,
+    value: u32,
+    /// Series that hold it, those in limbo included.
+    uses: u32,
+    postings: Postings,
+}
+
+/// Where a series' pair ids lie in the arena, and its hash.
+#[derive(Clone, Copy, Debug, Default)]
+struct LabelRef {
+    at: u32,
+    hash: u32,
+    len: u16,
+    live: bool,
+}
+
+const ARENA_PAGE: usize = 1 << 14;
+
+/// The index over all series of a head.
+#[derive(Debug, Default)]
+pub struct Registry {
+    symbols: Symbols,
+    pairs: Slab<Pair>,
+    free_pairs: Vec<u32>,
+    pair_table: HashTable<u32>,
+    /// Pairs by name symbol, in no order.
+    names: HashMap<u32, Vec<u32>, foldhash::fast::RandomState>,
+    arena: Vec<Vec<u32>>,
+    /// Freed stretches of the arena by length.
+    free_stretches: HashMap<u16, Vec<u32>, foldhash::fast::RandomState>,
+    series: Slab<LabelRef>,
+    table: HashTable<u32>,
+    all: RoaringBitmap,
+    hasher: LabelHasher,
+}
+
+/// Heap bytes of the index by part.
+#[derive(Clone, Copy, Debug, Default)]
+#[allow(missing_docs)]
+pub struct IndexMemory {
+    pub symbols_bytes: usize,
+    pub pairs_bytes: usize,
+    pub postings_bytes: usize,
+    pub labels_bytes: usize,
+    pub table_bytes: usize,
+}
+
+fn pair_hash(name: u32, value: u32) -> u64 {
+    ((name as u64) << 32 | value as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29).wrapping_mul(0xbf58_476d_1ce4_e5b9)
+}
+
+impl Registry {
+    /// The hasher of canonical label bytes.
+    pub fn hasher(&self) -> &LabelHasher {
+        &self.hasher
+    }
+
+    /// Number of series.
+    pub fn len(&self) -> usize {
+        self.all.len() as usize
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// One beyond the highest slot ever used.
+    pub fn slots(&self) -> usize {
+        self.series.len()
+    }
+
+    fn pair_ids(&self, r: LabelRef) -> &[u32] {
+        let at = r.at as usize;
+        self.arena.get(at / ARENA_PAGE).and_then(|p| p.get(at % ARENA_PAGE..at % ARENA_PAGE + r.len as usize)).unwrap_or(&[])
+    }
+
+    fn pair(&self, id: u32) -> (&str, &str) {
+        self.pairs.get(id as usize).map_or(("", ""), |p| (self.symbols.get(p.name), self.symbols.get(p.value)))
+    }
+
+    /// Finds a series by its canonical bytes; `hash` is theirs. No string is built.
+    #[inline]
+    pub fn find(&self, hash: u32, canonical: &[u8]) -> Option<u32> {
+        self.table
+            .find(widen(hash), |slot| {
+                let Some(r) = self.series.get(*slot as usize) else { return false };
+                r.hash == hash && self.equal(*r, canonical)
+            })
+            .copied()
+    }
+
+    fn equal(&self, r: LabelRef, canonical: &[u8]) -> bool {
+        let mut raw = RawLabels(canonical);
+        for id in self.pair_ids(r) {
+            let (n, v) = self.pair(*id);
+            match raw.next() {
+                Some(Some((rn, rv))) if rn == n.as_bytes() && rv == v.as_bytes() => {}
+                _ => return false,
+            }
+        }
+        raw.0.is_empty()
+    }
+
+    /// Adds a series under `slot` (a fresh one, or one that was removed and freed).
+    pub fn insert(&mut self, slot: u32, hash: u32, labels: &Labels) {
+        let mut ids: Vec<u32> = Vec::with_capacity(16);
+        for (n, v) in labels.iter() {
+            ids.push(self.intern_pair(n, v));
+        }
+        for id in &ids {
+            if let Some(p) = self.pairs.get_mut(*id as usize) {
+                p.postings.insert(slot);
+                p.uses += 1;
+            }
+        }
+        let r = LabelRef { at: self.place(&ids), hash, len: ids.len() as u16, live: true };
+        while self.series.len() <= slot as usize {
+            self.series.push(LabelRef::default());
+        }
+        if let Some(s) = self.series.get_mut(slot as usize) {
+            *s = r;
+        }
+        self.all.insert(slot);
+        let series = &self.series;
+        self.table.insert_unique(widen(hash), slot, |s| widen(series.get(*s as usize).map_or(0, |r| r.hash)));
+    }
+
+    fn intern_pair(&mut self, name: &str, value: &str) -> u32 {
+        if let (Some(n), Some(v)) = (self.symbols.find(name), self.symbols.find(value))
+            && let Some(id) = self.find_pair(n, v)
+        {
+            return id;
+        }
+        let (name, value) = (self.symbols.intern(name), self.symbols.intern(value));
+        let new = Pair { name, value, uses: 0, postings: Postings::default() };
+        let id = match self.free_pairs.pop() {
+            Some(id) => {
+                if let Some(p) = self.pairs.get_mut(id as usize) {
+                    *p = new;
+                }
+                id
+            }
+            None => self.pairs.push(new) as u32,
+        };
+        let pairs = &self.pairs;
+        self.pair_table.insert_unique(pair_hash(name, value), id, |id| pairs.get(*id as usize).map_or(0, |p| pair_hash(p.name, p.value)));
+        self.names.entry(name).or_default().push(id);
+        id
+    }
+
+    fn find_pair(&self, name: u32, value: u32) -> Option<u32> {
+        let same = |id: &u32| self.pairs.get(*id as usize).is_some_and(|p| p.name == name && p.value == value);
+        self.pair_table.find(pair_hash(name, value), same).copied()
+    }
+
+    fn place(&mut self, ids: &[u32]) -> u32 {
+        if let Some(at) = self.free_stretches.get_mut(&(ids.len() as u16)).and_then(|f| f.pop()) {
+            let at_page = at as usize % ARENA_PAGE;
+            if let Some(p) = self.arena.get_mut(at as usize / ARENA_PAGE) {
+                p[at_page..at_page + ids.len()].copy_from_slice(ids);
+            }
+            return at;
+        }
+        if self.arena.last().is_none_or(|p| p.len() + ids.len() > ARENA_PAGE) {
+            self.arena.push(if self.arena.is_empty() { Vec::new() } else { Vec::with_capacity(ARENA_PAGE) });
+        }
+        let page = self.arena.len() - 1;
+        let p = &mut self.arena[page];
+        let at = page * ARENA_PAGE + p.len();
+        p.extend_from_slice(ids);
+        at as u32
+    }
+
+    /// Takes a series out of the index: nothing finds it any more. Its labels stay readable by slot until
+    /// [`Registry::free`].
+    pub fn remove(&mut self, slot: u32) {
+        let Some(r) = self.series.get(slot as usize).copied().filter(|r| r.live) else { return };
+        if let Ok(e) = self.table.find_entry(widen(r.hash), |s| *s == slot) {
+            e.remove();
+        }
+        self.all.remove(slot);
+        for id in self.pair_ids(r).to_vec() {
+            if let Some(p) = self.pairs.get_mut(id as usize) {
+                p.postings.remove(slot);
+            }
+        }
+        if let Some(s) = self.series.get_mut(slot as usize) {
+            s.live = false;
+        }
+    }
+
+    /// Gives back the labels of removed series, once no reader can ask for them.
+    pub fn free(&mut self, slots: &[u32]) {
+        let mut touched: Vec<u32> = Vec::new();
+        for slot in slots {
+            let Some(r) = self.series.get(*slot as usize).copied().filter(|r| !r.live) else { continue };
+            let ids = self.pair_ids(r).to_vec();
+            self.free_stretches.entry(r.len).or_default().push(r.at);
+            if let Some(s) = self.series.get_mut(*slot as usize) {
+                *s = LabelRef::default();
+            }
+            touched.extend(ids.into_iter().filter_map(|id| self.release_pair(id)));
+        }
+        // A name's symbol may be gone by now; its list then holds only released pairs and goes too.
+        touched.sort_unstable();
+        touched.dedup();
+        for name in touched {
+            let pairs = &self.pairs;
+            if let Some(v) = self.names.get_mut(&name) {
+                v.retain(|id| pairs.get(*id as usize).is_some_and(|p| p.uses > 0));
+                if v.is_empty() {
+                    self.names.remove(&name);
+                }
+            }
+        }
+    }
+
+    /// One use less; at the last the pair goes. Gives its name then, whose list of pairs must be mended.
+    fn release_pair(&mut self, id: u32) -> Option<u32> {
+        let p = self.pairs.get_mut(id as usize)?;
+        p.uses = p.uses.saturating_sub(1);
+        if p.uses > 0 {
+            return None;
+        }
+        let (name, value) = (p.name, p.value);
+        p.postings = Postings::default();
+        if let Ok(e) = self.pair_table.find_entry(pair_hash(name, value), |x| *x == id) {
+            e.remove();
+        }
+        self.symbols.release(name);
+        self.symbols.release(value);
+        self.free_pairs.push(id);
+        Some(name)
+    }
+
+    /// The labels of a series.
+    pub fn labels(&self, slot: u32) -> Labels {
+        let Some(r) = self.series.get(slot as usize) else { return Labels::empty() };
+        Labels::from_sorted(self.pair_ids(*r).iter().map(|id| self.pair(*id)))
+    }
+
+    /// Calls `f` with each label of a series.
+    pub fn visit(&self, slot: u32, f: &mut dyn FnMut(&str, &str)) {
+        let Some(r) = self.series.get(slot as usize) else { return };
+        for id in self.pair_ids(*r) {
+            let (n, v) = self.pair(*id);
+            f(n, v);
+        }
+    }
+
+    /// Orders two series by their labels.
+    pub fn compare(&self, a: u32, b: u32) -> std::cmp::Ordering {
+        let ids = |s: u32| self.series.get(s as usize).map_or(&[][..], |r| self.pair_ids(*r));
+        let (a, b) = (ids(a), ids(b));
+        for (x, y) in a.iter().zip(b) {
+            if x != y {
+                return self.pair(*x).cmp(&self.pair(*y));
+            }
+        }
+        a.len().cmp(&b.len())
+    }
+
+    fn name_pairs(&self, name: &str) -> &[u32] {
+        self.symbols.find(name).and_then(|n| self.names.get(&n)).map_or(&[], |v| v)
+    }
+
+    /// Slots of the series that pass all matchers. No matcher scans all series while another narrows.
+    pub fn select(&self, matchers: &[Matcher]) -> RoaringBitmap {
+        let mut found: Option<RoaringBitmap> = None;
+        let mut rest: Vec<&Matcher> = Vec::new();
+        for m in matchers {
+            // Positive matchers that an absent label can't pass are plain lookups; cheapest first.
+            if m.op == MatchOp::Equal && !m.value.is_empty() {
+                let pair = self.symbols.find(&m.name).zip(self.symbols.find(&m.value)).and_then(|(n, v)| self.find_pair(n, v));
+                let Some(p) = pair.and_then(|id| self.pairs.get(id as usize)) else { return RoaringBitmap::new() };
+                match &mut found {
+                    Some(f) => p.postings.intersect_into(f),
+                    None => found = Some(p.postings.to_bitmap()),
+                }
+            } else {
+                rest.push(m);
+            }
+        }
+        rest.sort_by_key(|m| (m.matches_empty(), m.alternatives().is_none()));
+        for m in rest {
+            if found.as_ref().is_some_and(|f| f.is_empty()) {
+                break;
+            }
+            found = Some(self.narrow(found, m));
+        }
+        found.unwrap_or_else(|| self.all.clone())
+    }
+
+    fn narrow(&self, found: Option<RoaringBitmap>, m: &Matcher) -> RoaringBitmap {
+        let values = self.name_pairs(&m.name);
+        // With few candidates and many values, look at the candidates' labels instead.
+        if let Some(f) = &found
+            && f.len() * 4 < values.len() as u64
+            && m.alternatives().is_none()
+        {
+            return f.iter().filter(|s| m.matches(self.value_of(*s, &m.name))).collect();
+        }
+        let mut hit = RoaringBitmap::new();
+        let by_absence = m.matches_empty();
+        let mut add = |id: u32| {
+            if let Some(p) = self.pairs.get(id as usize) {
+                p.postings.union_into(&mut hit);
+            }
+        };
+        match (m.alternatives(), by_absence) {
+            (Some(alts), false) if m.op == MatchOp::Regex => {
+                let name = self.symbols.find(&m.name);
+                for a in alts {
+                    if let Some(id) = name.zip(self.symbols.find(a)).and_then(|(n, v)| self.find_pair(n, v)) {
+                        add(id);
+                    }
+                }
+            }
+            // An absent label passes: take away the series whose value does not.
+            _ => values.iter().copied().filter(|id| m.matches(self.pair(*id).1) != by_absence).for_each(add),
+        }
+        match (found, by_absence) {
+            (Some(f), false) => f & hit,
+            (None, false) => hit,
+            (Some(f), true) => f - hit,
+            (None, true) => &self.all - hit,
+        }
+    }
+
+    fn value_of(&self, slot: u32, name: &str) -> &str {
+        let Some(r) = self.series.get(slot as usize) else { return "" };
+        self.pair_ids(*r).iter().map(|id| self.pair(*id)).find(|(n, _)| *n == name).map_or("", |(_, v)| v)
+    }
+
+    /// All label names in use, in no order.
+    pub fn label_names(&self) -> Vec<String> {
+        let used = |ids: &[u32]| ids.iter().any(|id| self.pairs.get(*id as usize).is_some_and(|p| !p.postings.is_empty()));
+        self.names.iter().filter(|(_, ids)| used(ids)).map(|(n, _)| self.symbols.get(*n).to_owned()).collect()
+    }
+
+    /// Values of a label among `among` (all series if `None`), in no order.
+    pub fn label_values(&self, name: &str, among: Option<&RoaringBitmap>) -> Vec<String> {
+        let hit = |p: &Pair| match (among, &p.postings) {
+            (None, p) => !p.is_empty(),
+            (Some(a), Postings::Few { len, ids }) => ids[..*len as usize].iter().any(|i| a.contains(*i)),
+            (Some(a), Postings::Many(b)) => !b.is_disjoint(a),
+        };
+        let pairs = self.name_pairs(name).iter().filter_map(|id| self.pairs.get(*id as usize));
+        pairs.filter(|p| hit(p)).map(|p| self.symbols.get(p.value).to_owned()).collect()
+    }
+
+    /// Calls `f` with every pair in use and its number of series.
+    pub fn visit_pairs(&self, f: &mut dyn FnMut(&str, &str, u64)) {
+        for p in self.pairs.iter().filter(|p| !p.postings.is_empty()) {
+            f(self.symbols.get(p.name), self.symbols.get(p.value), p.postings.len());
+        }
+    }
+
+    /// Heap bytes by part.
+    pub fn memory(&self) -> IndexMemory {
+        IndexMemory {
+            symbols_bytes: self.symbols.size_bytes(),
+            pairs_bytes: self.pairs.size_bytes()
+                + self.pair_table.allocation_size()
+                + self.names.values().map(|v| v.capacity() * 4).sum::<usize>(),
+            postings_bytes: self.pairs.iter().map(|p| p.postings.size_bytes()).sum(),
+            labels_bytes: self.arena.iter().map(|p| p.capacity() * 4).sum::<usize>() + self.series.size_bytes(),
+            table_bytes: self.table.allocation_size(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,93 @@
+//! Interned strings, counted by use.
+
+use hashbrown::HashTable;
+
+use super::slab::Slab;
+
+#[derive(Debug)]
+struct Symbol {
+    text: Box<str>,
+    uses: u32,
+}
+
+/// Strings by dense id. Ids of strings that nobody uses any more are given out again.
+#[derive(Debug, Default)]
+pub struct Symbols {
+    symbols: Slab<Symbol>,
+    table: HashTable<u32>,
+    free: Vec<u32>,
+    hasher: foldhash::fast::RandomState,
+    text_bytes: usize,
+}
+
+fn hash(h: &foldhash::fast::RandomState, s: &str) -> u64 {
+    std::hash::BuildHasher::hash_one(h, s)
+}
+
+impl Symbols {
+    /// The string of an id.
+    #[inline]
+    pub fn get(&self, id: u32) -> &str {
+        self.symbols.get(id as usize).map_or("", |s| &s.text)
+    }
+
+    /// The id of a string, if it is known.
+    pub fn find(&self, s: &str) -> Option<u32> {
+        self.table.find(hash(&self.hasher, s), |id| self.get(*id) == s).copied()
+    }
+
+    /// The id of a string, counting one more use.
+    pub fn intern(&mut self, s: &str) -> u32 {
+        if let Some(id) = self.find(s) {
+            if let Some(sym) = self.symbols.get_mut(id as usize) {
+                sym.uses += 1;
+            }
+            return id;
+        }
+        let new = Symbol { text: s.into(), uses: 1 };
+        self.text_bytes += s.len();
+        let id = match self.free.pop() {
+            Some(id) => {
+                if let Some(slot) = self.symbols.get_mut(id as usize) {
+                    *slot = new;
+                }
+                id
+            }
+            None => self.symbols.push(new) as u32,
+        };
+        let (symbols, hasher) = (&self.symbols, &self.hasher);
+        self.table.insert_unique(hash(hasher, s), id, |id| hash(hasher, symbols.get(*id as usize).map_or("", |s| &s.text)));
+        id
+    }
+
+    /// One use less; the last one frees the string.
+    pub fn release(&mut self, id: u32) {
+        let Some(sym) = self.symbols.get_mut(id as usize) else { return };
+        sym.uses -= 1;
+        if sym.uses > 0 {
+            return;
+        }
+        let text = std::mem::take(&mut sym.text);
+        self.text_bytes -= text.len();
+        let h = hash(&self.hasher, &text);
+        if let Ok(e) = self.table.find_entry(h, |x| *x == id) {
+            e.remove();
+        }
+        self.free.push(id);
+    }
+
+    /// Strings in use.
+    pub fn len(&self) -> usize {
+        self.symbols.len() - self.free.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Heap bytes.
+    pub fn size_bytes(&self) -> usize {
+        self.symbols.size_bytes() + self.text_bytes + self.table.allocation_size() + self.free.capacity() * 4
+    }
+}

@@ -1,0 +1,379 @@
+//! Gathers the spans of one row group in columns, and writes them.
+
+use std::io::Write;
+
+use foldhash::{HashMap, HashMapExt};
+use parquet::file::writer::SerializedFileWriter;
+
+use super::layout::{GROUPS, Group, Layout};
+use super::shred::{KeyColumns, Names, VariantColumns, encode_attributes};
+use crate::columnar::dict::Dict;
+use crate::columnar::parquet_error;
+use crate::columnar::write::{Levels, Values, write_column};
+use crate::error::{Error, Result};
+use crate::traces::otlp::{Groups, RawSpan, RawValue, WireError, attributes, events, is_root, links};
+
+/// A column of text that every entry has.
+#[derive(Default)]
+struct Text {
+    dict: Dict,
+    ids: Vec<u32>,
+}
+
+impl Text {
+    fn push(&mut self, s: &[u8]) {
+        let id = self.dict.intern(s);
+        self.ids.push(id);
+    }
+    fn values(self) -> Values {
+        Values::Bytes(self.dict, self.ids)
+    }
+    fn size_bytes(&self) -> usize {
+        self.dict.size_bytes() + self.ids.capacity() * 4
+    }
+}
+
+/// What the spans of one resource and scope share, already numbered in the row group's dictionaries.
+#[derive(Clone, Copy)]
+struct Shared {
+    service_name: Option<u32>,
+    scope_name: u32,
+    scope_version: u32,
+    resource_schema: u32,
+    scope_schema: u32,
+    resource_dropped: i32,
+    scope_dropped: i32,
+    /// Metadata and value.
+    resource: [u32; 2],
+    scope: [u32; 2],
+}
+
+/// Entries of a list column: an entry for each element, and one for each row without any.
+#[derive(Default)]
+struct List {
+    rep: Vec<i16>,
+    element: Vec<bool>,
+    /// Entries that are elements.
+    at: Vec<u32>,
+}
+
+impl List {
+    /// Adds a row of `n` elements; returns the entry of the first.
+    fn row(&mut self, n: usize) -> u32 {
+        let first = self.rep.len() as u32;
+        for i in 0..n.max(1) {
+            self.rep.push(i16::from(i > 0));
+            self.element.push(n > 0);
+            if n > 0 {
+                self.at.push(first + i as u32);
+            }
+        }
+        first
+    }
+}
+
+/// Spans in columns, in the order they were pushed.
+pub struct RowGroup {
+    rows: u32,
+    trace_id: Vec<u8>,
+    span_id: Vec<u8>,
+    parent_at: Vec<u32>,
+    parent: Vec<u8>,
+    trace_state: Text,
+    flags: Vec<i32>,
+    name: Text,
+    kind: Vec<i32>,
+    start: Vec<i64>,
+    duration: Vec<i64>,
+    status_code: Vec<i32>,
+    status_message: Text,
+    service_at: Vec<u32>,
+    service: Text,
+    scope_name: Text,
+    scope_version: Text,
+    resource_schema: Text,
+    scope_schema: Text,
+    dropped: [Vec<i32>; 5],
+    resource: [Text; 2],
+    scope: [Text; 2],
+    variants: [VariantColumns; 3],
+    events: List,
+    event_time: Vec<i64>,
+    event_name: Text,
+    event_dropped: Vec<i32>,
+    links: List,
+    link_trace: Text,
+    link_span: Text,
+    link_state: Text,
+    link_flags: Vec<i32>,
+    link_dropped: Vec<i32>,
+    shared: HashMap<u64, Shared>,
+}
+
+fn wire(e: WireError) -> Error {
+    Error::corrupt(e.to_string())
+}
+
+impl RowGroup {
+    /// Empty, with the layout's shredded columns.
+    pub fn new(layout: &Layout) -> Self {
+        RowGroup {
+            rows: 0,
+            trace_id: Vec::new(),
+            span_id: Vec::new(),
+            parent_at: Vec::new(),
+            parent: Vec::new(),
+            trace_state: Text::default(),
+            flags: Vec::new(),
+            name: Text::default(),
+            kind: Vec::new(),
+            start: Vec::new(),
+            duration: Vec::new(),
+            status_code: Vec::new(),
+            status_message: Text::default(),
+            service_at: Vec::new(),
+            service: Text::default(),
+            scope_name: Text::default(),
+            scope_version: Text::default(),
+            resource_schema: Text::default(),
+            scope_schema: Text::default(),
+            dropped: Default::default(),
+            resource: Default::default(),
+            scope: Default::default(),
+            variants: GROUPS.map(|g| VariantColumns::new(&layout.keys[g as usize])),
+            events: List::default(),
+            event_time: Vec::new(),
+            event_name: Text::default(),
+            event_dropped: Vec::new(),
+            links: List::default(),
+            link_trace: Text::default(),
+            link_span: Text::default(),
+            link_state: Text::default(),
+            link_flags: Vec::new(),
+            link_dropped: Vec::new(),
+            shared: HashMap::new(),
+        }
+    }
+
+    /// Number of spans.
+    pub fn rows(&self) -> usize {
+        self.rows as usize
+    }
+
+    /// Bytes held in memory, roughly.
+    pub fn size_bytes(&self) -> usize {
+        let texts = [&self.trace_state, &self.name, &self.status_message, &self.event_name, &self.resource[1], &self.scope[1]];
+        self.rows as usize * 96
+            + texts.iter().map(|t| t.size_bytes()).sum::<usize>()
+            + self.variants.iter().map(VariantColumns::size_bytes).sum::<usize>()
+            + self.events.rep.capacity() * 16
+            + self.links.rep.capacity() * 32
+    }
+
+    fn share(&mut self, groups: &Groups<'_>, names: &Names) -> std::result::Result<Shared, WireError> {
+        let (scope_name, scope_version) = groups.scope.name_and_version()?;
+        let mut service = None;
+        for kv in attributes(groups.resource.buf, 1) {
+            if let ("service.name", RawValue::Str(s)) = kv?
+                && service.is_none()
+            {
+                service = Some(s);
+            }
+        }
+        let (rm, rv) = encode_attributes(names, attributes(groups.resource.buf, 1))?;
+        let (sm, sv) = encode_attributes(names, attributes(groups.scope.buf, 3))?;
+        Ok(Shared {
+            service_name: service.map(|s| self.service.dict.intern(s.as_bytes())),
+            scope_name: self.scope_name.dict.intern(scope_name.as_bytes()),
+            scope_version: self.scope_version.dict.intern(scope_version.as_bytes()),
+            resource_schema: self.resource_schema.dict.intern(groups.resource.schema_url.as_bytes()),
+            scope_schema: self.scope_schema.dict.intern(groups.scope.schema_url.as_bytes()),
+            resource_dropped: groups.resource.dropped_attributes()? as i32,
+            scope_dropped: groups.scope.dropped_attributes()? as i32,
+            resource: [self.resource[0].dict.intern(&rm), self.resource[1].dict.intern(&rv)],
+            scope: [self.scope[0].dict.intern(&sm), self.scope[1].dict.intern(&sv)],
+        })
+    }
+
+    /// Adds a span. `key` is the same for spans of the same resource and scope bytes.
+    pub fn push(&mut self, span: &RawSpan<'_>, groups: &Groups<'_>, key: u64, names: &Names) -> Result<()> {
+        let shared = match self.shared.get(&key) {
+            Some(s) => *s,
+            None => {
+                let s = self.share(groups, names).map_err(wire)?;
+                self.shared.insert(key, s);
+                s
+            }
+        };
+        let at = self.rows;
+        self.rows += 1;
+        self.trace_id.extend_from_slice(span.trace_id);
+        self.span_id.extend_from_slice(span.span_id);
+        if !is_root(span.parent_span_id) {
+            self.parent_at.push(at);
+            self.parent.extend_from_slice(span.parent_span_id);
+        }
+        self.trace_state.push(span.trace_state.as_bytes());
+        self.flags.push(span.flags as i32);
+        self.name.push(span.name.as_bytes());
+        self.kind.push(span.kind);
+        self.start.push(span.start as i64);
+        self.duration.push(span.end.wrapping_sub(span.start) as i64);
+        self.status_code.push(span.status_code);
+        self.status_message.push(span.status_message.as_bytes());
+        if let Some(id) = shared.service_name {
+            self.service_at.push(at);
+            self.service.ids.push(id);
+        }
+        self.scope_name.ids.push(shared.scope_name);
+        self.scope_version.ids.push(shared.scope_version);
+        self.resource_schema.ids.push(shared.resource_schema);
+        self.scope_schema.ids.push(shared.scope_schema);
+        let dropped = [
+            span.dropped_attributes as i32,
+            span.dropped_events as i32,
+            span.dropped_links as i32,
+            shared.resource_dropped,
+            shared.scope_dropped,
+        ];
+        self.dropped.iter_mut().zip(dropped).for_each(|(column, v)| column.push(v));
+        for i in 0..2 {
+            self.resource[i].ids.push(shared.resource[i]);
+            self.scope[i].ids.push(shared.scope[i]);
+        }
+        self.variants[Group::Span as usize].push(at, names, span.attributes()).map_err(wire)?;
+        self.push_lists(span, names).map_err(wire)
+    }
+
+    fn push_lists(&mut self, span: &RawSpan<'_>, names: &Names) -> std::result::Result<(), WireError> {
+        let mut at = self.events.row(span.counts[1] as usize);
+        for e in events(span.buf) {
+            let e = e?;
+            self.event_time.push(e.time as i64);
+            self.event_name.push(e.name.as_bytes());
+            self.event_dropped.push(e.dropped_attributes as i32);
+            self.variants[Group::Event as usize].push(at, names, attributes(e.buf, 3))?;
+            at += 1;
+        }
+        let mut at = self.links.row(span.counts[2] as usize);
+        for l in links(span.buf) {
+            let l = l?;
+            self.link_trace.push(l.trace_id);
+            self.link_span.push(l.span_id);
+            self.link_state.push(l.trace_state.as_bytes());
+            self.link_flags.push(l.flags as i32);
+            self.link_dropped.push(l.dropped_attributes as i32);
+            self.variants[Group::Link as usize].push(at, names, attributes(l.buf, 4))?;
+            at += 1;
+        }
+        Ok(())
+    }
+
+    /// Writes the row group, column after column, so that only one is encoded at a time.
+    pub fn write<W: Write + Send>(self, file: &mut SerializedFileWriter<W>) -> Result<()> {
+        let err = |e| parquet_error("writing a row group", e);
+        let mut group = file.next_row_group().map_err(err)?;
+        let rows = self.rows as usize;
+        let mut scratch = Vec::new();
+        let (flat, lists) = self.into_columns();
+        let zeros = vec![0i16; rows];
+        let ones = vec![1i16; rows];
+        for c in flat {
+            let absent = match c.depth {
+                0 => &zeros,
+                _ => &ones,
+            };
+            let levels = Levels { absent, present: c.at.as_deref(), max_def: c.max_def, rep: &[] };
+            let column = group.next_column().map_err(err)?.ok_or_else(|| Error::invalid("fewer columns than expected"))?;
+            write_column(column, c.values, &levels, &mut scratch).map_err(err)?;
+        }
+        for (list, columns) in lists {
+            let absent = [1i16, 2].map(|level| list.element.iter().map(|e| if *e { level } else { 0 }).collect::<Vec<i16>>());
+            for c in columns {
+                let at = c.at.as_deref().unwrap_or(&list.at);
+                let levels = Levels { absent: &absent[c.depth], present: Some(at), max_def: c.max_def + 1, rep: &list.rep };
+                let column = group.next_column().map_err(err)?.ok_or_else(|| Error::invalid("fewer columns than expected"))?;
+                write_column(column, c.values, &levels, &mut scratch).map_err(err)?;
+            }
+        }
+        group.close().map_err(err)?;
+        Ok(())
+    }
+
+    /// Flat columns in the schema's order, then those of the lists.
+    fn into_columns(self) -> (Vec<Column>, [(List, Vec<Column>); 2]) {
+        let [v_span, v_event, v_link] = self.variants;
+        let [d_attr, d_event, d_link, d_resource, d_scope] = self.dropped;
+        let mut flat = vec![
+            Column::all(Values::Fixed(self.trace_id, 16)),
+            Column::all(Values::Fixed(self.span_id, 8)),
+            Column::some(Values::Fixed(self.parent, 8), self.parent_at),
+            Column::all(self.trace_state.values()),
+            Column::all(Values::I32(self.flags)),
+            Column::all(self.name.values()),
+            Column::all(Values::I32(self.kind)),
+            Column::all(Values::I64(self.start)),
+            Column::all(Values::I64(self.duration)),
+            Column::all(Values::I32(self.status_code)),
+            Column::all(self.status_message.values()),
+            Column::some(self.service.values(), self.service_at),
+            Column::all(self.scope_name.values()),
+            Column::all(self.scope_version.values()),
+            Column::all(self.resource_schema.values()),
+            Column::all(self.scope_schema.values()),
+            Column::all(Values::I32(d_attr)),
+            Column::all(Values::I32(d_event)),
+            Column::all(Values::I32(d_link)),
+            Column::all(Values::I32(d_resource)),
+            Column::all(Values::I32(d_scope)),
+        ];
+        flat.extend(variant_columns(v_span));
+        for [metadata, value] in [self.resource, self.scope] {
+            flat.push(Column::all(metadata.values()));
+            flat.push(Column { values: value.values(), at: None, depth: 0, max_def: 1 });
+        }
+        let mut event = vec![
+            Column::all(Values::I64(self.event_time)),
+            Column::all(self.event_name.values()),
+            Column::all(Values::I32(self.event_dropped)),
+        ];
+        event.extend(variant_columns(v_event));
+        let mut link = vec![
+            Column::all(self.link_trace.values()),
+            Column::all(self.link_span.values()),
+            Column::all(self.link_state.values()),
+            Column::all(Values::I32(self.link_flags)),
+            Column::all(Values::I32(self.link_dropped)),
+        ];
+        link.extend(variant_columns(v_link));
+        (flat, [(self.events, event), (self.links, link)])
+    }
+}
+
+/// A leaf's values and levels, relative to the list it may stand in.
+struct Column {
+    values: Values,
+    /// Entries with a value; none: all.
+    at: Option<Vec<u32>>,
+    /// Definition level of an entry without one.
+    depth: usize,
+    max_def: i16,
+}
+
+impl Column {
+    fn all(values: Values) -> Self {
+        Column { values, at: None, depth: 0, max_def: 0 }
+    }
+    fn some(values: Values, at: Vec<u32>) -> Self {
+        Column { values, at: Some(at), depth: 0, max_def: 1 }
+    }
+}
+
+fn variant_columns(v: VariantColumns) -> Vec<Column> {
+    let mut out = vec![Column::all(v.metadata), Column::some(v.rest, v.rest_at)];
+    for KeyColumns { typed, typed_at, other, other_at, .. } in v.keys {
+        out.push(Column { values: other, at: Some(other_at), depth: 1, max_def: 2 });
+        out.push(Column { values: typed, at: Some(typed_at), depth: 1, max_def: 2 });
+    }
+    out
+}

@@ -1,0 +1,14 @@
+//! A block of spans: one Parquet file sorted by trace, and `meta.json` beside it.
+
+pub mod batch;
+pub mod builder;
+pub mod layout;
+pub mod meta;
+pub mod reader;
+pub mod rows;
+pub mod schema;
+pub mod shred;
+pub mod writer;
+
+#[cfg(test)]
+pub mod tests;

@@ -1,0 +1,370 @@
+//! Rows of a block as spans: every column of some rows is read, pages that hold none of them are passed over.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use foldhash::HashMap;
+
+use super::layout::{GROUPS, Group, ShredType};
+use super::reader::{OpenBlock, VARIANT_PATHS};
+use crate::columnar::file::Part;
+use crate::columnar::leaf::{Item, Leaf};
+use crate::columnar::variant::{self, Metadata};
+use crate::error::{Error, Result};
+use crate::model::{AttributeValue, Attributes, Resource, Scope, Span, SpanEvent, SpanId, SpanLink, TraceId};
+
+/// A column: for each entry its value's index, or `u32::MAX`.
+struct Cells<T> {
+    dict: Vec<T>,
+    idx: Vec<u32>,
+}
+
+impl<T> Cells<T> {
+    fn get(&self, entry: usize) -> Option<&T> {
+        self.idx.get(entry).and_then(|i| self.dict.get(*i as usize))
+    }
+}
+
+enum Typed {
+    String(Cells<Bytes>),
+    Int(Cells<i64>),
+    Double(Cells<f64>),
+    Bool(Cells<bool>),
+}
+
+struct Key {
+    name: String,
+    typed: Option<Typed>,
+    other: Option<Cells<Bytes>>,
+}
+
+/// A VARIANT group's columns.
+struct Variants {
+    metadata: Cells<Bytes>,
+    value: Option<Cells<Bytes>>,
+    keys: Vec<Key>,
+}
+
+/// Reads columns of some rows of a row group, trimmed so that entry 0 belongs to the first row asked for.
+struct Source<'a> {
+    block: &'a OpenBlock,
+    group: usize,
+    loaded: Option<&'a Part>,
+    rows: Range<usize>,
+}
+
+impl Source<'_> {
+    fn find(&self, path: &[&str]) -> Result<usize> {
+        self.block.leaf(path).ok_or_else(|| Error::corrupt(format!("a block without the column {}", path.join("."))))
+    }
+
+    /// The leaf, and how many of its entries lie before the first row.
+    fn leaf<T: Item>(&self, leaf: usize) -> Result<(Leaf<T>, usize, usize)> {
+        let (leaf, first) = self.block.read_rows::<T>(self.group, leaf, self.loaded, self.rows.clone())?;
+        let (before, wanted) = (self.rows.start.saturating_sub(first), self.rows.len());
+        if leaf.rep.is_empty() {
+            return Ok((leaf, before, before + wanted));
+        }
+        let mut starts = leaf.rep.iter().enumerate().filter(|(_, r)| **r == 0).map(|(i, _)| i);
+        let start = starts.nth(before).unwrap_or(leaf.rep.len());
+        let end = if wanted == 0 { start } else { starts.nth(wanted - 1).unwrap_or(leaf.rep.len()) };
+        Ok((leaf, start, end))
+    }
+
+    fn cells<T: Item>(&self, path: &[&str]) -> Result<Cells<T>> {
+        let (leaf, start, end) = self.leaf::<T>(self.find(path)?)?;
+        let idx = leaf.expand();
+        let idx = idx.get(start..end).ok_or_else(|| Error::corrupt(format!("column {} has too few values", path.join("."))))?;
+        Ok(Cells { idx: idx.to_vec(), dict: leaf.dict })
+    }
+
+    /// None if the column is empty in the row group.
+    fn cells_if_any<T: Item>(&self, path: &[&str]) -> Result<Option<Cells<T>>> {
+        if self.block.is_all_null(self.group, self.find(path)?) {
+            return Ok(None);
+        }
+        self.cells(path).map(Some)
+    }
+
+    fn all<T: Item + Default>(&self, path: &[&str]) -> Result<Vec<T>> {
+        let c = self.cells::<T>(path)?;
+        Ok((0..c.idx.len()).map(|e| c.get(e).cloned().unwrap_or_default()).collect())
+    }
+
+    fn variants(&self, prefix: &[&str], group: Option<Group>) -> Result<Variants> {
+        let path = |rest: &[&str]| -> Vec<String> { prefix.iter().chain(rest).map(|s| (*s).to_owned()).collect() };
+        fn refs(p: &[String]) -> Vec<&str> {
+            p.iter().map(String::as_str).collect()
+        }
+        let mut keys = Vec::new();
+        for k in group.map(|g| self.block.layout.keys[g as usize].as_slice()).unwrap_or_default() {
+            let typed_path = path(&["typed_value", &k.name, "typed_value"]);
+            let typed_path = refs(&typed_path);
+            let typed = match k.ty {
+                ShredType::String => self.cells_if_any(&typed_path)?.map(Typed::String),
+                ShredType::Int => self.cells_if_any(&typed_path)?.map(Typed::Int),
+                ShredType::Double => self.cells_if_any(&typed_path)?.map(Typed::Double),
+                ShredType::Bool => self.cells_if_any(&typed_path)?.map(Typed::Bool),
+            };
+            let other = self.cells_if_any(&refs(&path(&["typed_value", &k.name, "value"])))?;
+            if typed.is_some() || other.is_some() {
+                keys.push(Key { name: k.name.clone(), typed, other });
+            }
+        }
+        let metadata = self.cells(&refs(&path(&["metadata"])))?;
+        let value = self.cells_if_any(&refs(&path(&["value"])))?;
+        Ok(Variants { metadata, value, keys })
+    }
+}
+
+fn damaged(e: variant::VariantError) -> Error {
+    Error::corrupt(e.to_string())
+}
+
+fn text(b: &Bytes) -> Result<String> {
+    std::str::from_utf8(b).map(str::to_owned).map_err(|_| Error::corrupt("text in a block that is not UTF-8"))
+}
+
+impl Variants {
+    fn attributes(&self, entry: usize) -> Result<Attributes> {
+        let mut out = Vec::new();
+        let metadata = self.metadata.get(entry).ok_or_else(|| Error::corrupt("attributes without metadata"))?;
+        for k in &self.keys {
+            let typed = match &k.typed {
+                Some(Typed::String(c)) => c.get(entry).map(text).transpose()?.map(AttributeValue::String),
+                Some(Typed::Int(c)) => c.get(entry).map(|v| AttributeValue::Int(*v)),
+                Some(Typed::Double(c)) => c.get(entry).map(|v| AttributeValue::Double(*v)),
+                Some(Typed::Bool(c)) => c.get(entry).map(|v| AttributeValue::Bool(*v)),
+                None => None,
+            };
+            if let Some(v) = typed {
+                out.push((k.name.clone(), v));
+            } else if let Some(b) = k.other.as_ref().and_then(|c| c.get(entry)) {
+                let m = Metadata::new(metadata).map_err(damaged)?;
+                out.push((k.name.clone(), variant::decode(&m, b, 0).map_err(damaged)?));
+            }
+        }
+        if let Some(b) = self.value.as_ref().and_then(|c| c.get(entry)) {
+            let m = Metadata::new(metadata).map_err(damaged)?;
+            variant::fields(&m, b, |k, v| {
+                out.push((k.to_owned(), variant::decode(&m, v, 1)?));
+                Ok(())
+            })
+            .map_err(damaged)?;
+        }
+        out.sort_by(|a, b| a.0.cmp(&b.0));
+        Ok(out)
+    }
+}
+
+/// A list column's entries by row.
+struct Lists {
+    /// First entry of each row, and the number of entries at the end.
+    starts: Vec<usize>,
+    /// Whether an entry is an element.
+    element: Vec<bool>,
+}
+
+impl Lists {
+    fn read(s: &Source<'_>, path: &[&str]) -> Result<Lists> {
+        let (leaf, start, end) = s.leaf::<Bytes>(s.find(path)?)?;
+        let reps = leaf.rep.get(start..end).unwrap_or_default();
+        let mut starts: Vec<usize> = reps.iter().enumerate().filter(|(_, r)| **r == 0).map(|(i, _)| i).collect();
+        if starts.len() != s.rows.len() {
+            return Err(Error::corrupt(format!("column {} has too few rows", path.join("."))));
+        }
+        starts.push(end - start);
+        let element = leaf.def.get(start..end).unwrap_or_default().iter().map(|d| *d >= 1).collect();
+        Ok(Lists { starts, element })
+    }
+    fn entries(&self, row: usize) -> impl Iterator<Item = usize> {
+        (self.starts[row]..self.starts[row + 1]).filter(|e| self.element.get(*e).copied().unwrap_or(false))
+    }
+}
+
+/// Some rows of a row group, every column read.
+pub struct Rows {
+    trace_id: Vec<u128>,
+    span_id: Vec<u64>,
+    parent: Cells<u64>,
+    name: Cells<Bytes>,
+    trace_state: Cells<Bytes>,
+    status_message: Cells<Bytes>,
+    start: Vec<i64>,
+    duration: Vec<i64>,
+    /// flags, kind, status code, and the dropped counts.
+    numbers: Vec<Vec<i32>>,
+    /// Scope name, scope version, resource schema, scope schema.
+    outer: [Cells<Bytes>; 4],
+    span_attributes: Variants,
+    resource_attributes: Variants,
+    scope_attributes: Variants,
+    events: Lists,
+    event_time: Cells<i64>,
+    event_name: Cells<Bytes>,
+    event_dropped: Cells<i32>,
+    event_attributes: Variants,
+    links: Lists,
+    link_texts: [Cells<Bytes>; 3],
+    link_flags: Cells<i32>,
+    link_dropped: Cells<i32>,
+    link_attributes: Variants,
+    resources: HashMap<[u32; 4], Arc<Resource>>,
+    scopes: HashMap<[u32; 6], Arc<Scope>>,
+}
+
+const NUMBERS: [&str; 8] = [
+    "flags",
+    "kind",
+    "status_code",
+    "dropped_attributes_count",
+    "dropped_events_count",
+    "dropped_links_count",
+    "resource_dropped_attributes_count",
+    "scope_dropped_attributes_count",
+];
+
+impl Rows {
+    /// Reads rows of a row group.
+    pub fn read(block: &OpenBlock, group: usize, loaded: Option<&Part>, rows: Range<usize>) -> Result<Rows> {
+        let s = Source { block, group, loaded, rows };
+        let event = |name| ["events", "list", "element", name];
+        let link = |name| ["links", "list", "element", name];
+        let mut variants = GROUPS.map(|g| Some(s.variants(VARIANT_PATHS[g as usize], Some(g))));
+        let mut take = |g: Group| variants[g as usize].take().unwrap_or_else(|| Err(Error::corrupt("columns read twice")));
+        Ok(Rows {
+            trace_id: s.all(&["trace_id"])?,
+            span_id: s.all(&["span_id"])?,
+            parent: s.cells(&["parent_span_id"])?,
+            name: s.cells(&["name"])?,
+            trace_state: s.cells(&["trace_state"])?,
+            status_message: s.cells(&["status_message"])?,
+            start: s.all(&["start_time_unix_nano"])?,
+            duration: s.all(&["duration_nano"])?,
+            numbers: NUMBERS.iter().map(|n| s.all(&[n])).collect::<Result<_>>()?,
+            outer: [
+                s.cells(&["scope_name"])?,
+                s.cells(&["scope_version"])?,
+                s.cells(&["resource_schema_url"])?,
+                s.cells(&["scope_schema_url"])?,
+            ],
+            span_attributes: take(Group::Span)?,
+            resource_attributes: s.variants(&["resource_attributes"], None)?,
+            scope_attributes: s.variants(&["scope_attributes"], None)?,
+            events: Lists::read(&s, &event("name"))?,
+            event_time: s.cells(&event("time_unix_nano"))?,
+            event_name: s.cells(&event("name"))?,
+            event_dropped: s.cells(&event("dropped_attributes_count"))?,
+            event_attributes: take(Group::Event)?,
+            links: Lists::read(&s, &link("trace_id"))?,
+            link_texts: [s.cells(&link("trace_id"))?, s.cells(&link("span_id"))?, s.cells(&link("trace_state"))?],
+            link_flags: s.cells(&link("flags"))?,
+            link_dropped: s.cells(&link("dropped_attributes_count"))?,
+            link_attributes: take(Group::Link)?,
+            resources: HashMap::default(),
+            scopes: HashMap::default(),
+        })
+    }
+
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        self.span_id.len()
+    }
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.span_id.is_empty()
+    }
+    /// Trace of a row.
+    pub fn trace_id(&self, row: usize) -> TraceId {
+        TraceId(self.trace_id[row].to_be_bytes())
+    }
+
+    fn number(&self, column: usize, row: usize) -> i32 {
+        self.numbers[column].get(row).copied().unwrap_or(0)
+    }
+
+    fn resource(&mut self, row: usize) -> Result<Arc<Resource>> {
+        let at = |c: &Cells<Bytes>| c.idx.get(row).copied().unwrap_or(u32::MAX);
+        let v = &self.resource_attributes;
+        let dropped = self.number(6, row) as u32;
+        let key = [at(&v.metadata), v.value.as_ref().map_or(u32::MAX, at), at(&self.outer[2]), dropped];
+        if let Some(r) = self.resources.get(&key) {
+            return Ok(r.clone());
+        }
+        let schema_url = self.outer[2].get(row).map(text).transpose()?.unwrap_or_default();
+        let r = Arc::new(Resource { attributes: v.attributes(row)?, dropped_attributes_count: dropped, schema_url });
+        self.resources.insert(key, r.clone());
+        Ok(r)
+    }
+
+    fn scope(&mut self, row: usize) -> Result<Arc<Scope>> {
+        let at = |c: &Cells<Bytes>| c.idx.get(row).copied().unwrap_or(u32::MAX);
+        let v = &self.scope_attributes;
+        let dropped = self.number(7, row) as u32;
+        let [name, version, _, schema] = &self.outer;
+        let key = [at(&v.metadata), v.value.as_ref().map_or(u32::MAX, at), at(name), at(version), at(schema), dropped];
+        if let Some(s) = self.scopes.get(&key) {
+            return Ok(s.clone());
+        }
+        let get = |c: &Cells<Bytes>| c.get(row).map(text).transpose().map(Option::unwrap_or_default);
+        let s = Arc::new(Scope {
+            name: get(name)?,
+            version: get(version)?,
+            attributes: v.attributes(row)?,
+            dropped_attributes_count: dropped,
+            schema_url: get(schema)?,
+        });
+        self.scopes.insert(key, s.clone());
+        Ok(s)
+    }
+
+    /// A row as a span.
+    pub fn span(&mut self, row: usize) -> Result<Span> {
+        let (resource, scope) = (self.resource(row)?, self.scope(row)?);
+        let get = |c: &Cells<Bytes>, e: usize| c.get(e).map(text).transpose().map(Option::unwrap_or_default);
+        let start = self.start[row] as u64;
+        let mut events = Vec::new();
+        for e in self.events.entries(row) {
+            events.push(SpanEvent {
+                time_unix_nano: self.event_time.get(e).copied().unwrap_or(0) as u64,
+                name: get(&self.event_name, e)?,
+                attributes: self.event_attributes.attributes(e)?,
+                dropped_attributes_count: self.event_dropped.get(e).copied().unwrap_or(0) as u32,
+            });
+        }
+        let mut links = Vec::new();
+        for e in self.links.entries(row) {
+            let bytes = |i: usize| self.link_texts[i].get(e).map(|b| b.to_vec()).unwrap_or_default();
+            links.push(SpanLink {
+                trace_id: bytes(0),
+                span_id: bytes(1),
+                trace_state: get(&self.link_texts[2], e)?,
+                attributes: self.link_attributes.attributes(e)?,
+                dropped_attributes_count: self.link_dropped.get(e).copied().unwrap_or(0) as u32,
+                flags: self.link_flags.get(e).copied().unwrap_or(0) as u32,
+            });
+        }
+        Ok(Span {
+            trace_id: self.trace_id(row),
+            start_unix_nano: start,
+            span_id: SpanId(self.span_id[row].to_be_bytes()),
+            parent_span_id: self.parent.get(row).map(|p| SpanId(p.to_be_bytes())),
+            end_unix_nano: start.wrapping_add(self.duration[row] as u64),
+            name: get(&self.name, row)?,
+            kind: self.number(1, row),
+            status_code: self.number(2, row),
+            status_message: get(&self.status_message, row)?,
+            trace_state: get(&self.trace_state, row)?,
+            flags: self.number(0, row) as u32,
+            attributes: self.span_attributes.attributes(row)?,
+            dropped_attributes_count: self.number(3, row) as u32,
+            events,
+            dropped_events_count: self.number(4, row) as u32,
+            links,
+            dropped_links_count: self.number(5, row) as u32,
+            resource,
+            scope,
+        })
+    }
+}

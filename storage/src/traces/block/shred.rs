@@ -1,0 +1,270 @@
+//! The columns of one VARIANT group while a row group is gathered.
+
+use foldhash::HashMap;
+
+use super::layout::{ShredKey, ShredType};
+use crate::columnar::variant;
+use crate::columnar::write::Values;
+use crate::traces::otlp::{RawValue, WireError, array_values, attributes};
+
+type Result<T> = std::result::Result<T, WireError>;
+
+/// Names that VARIANT values of a file refer to.
+pub struct Names {
+    /// Sorted.
+    pub names: Vec<String>,
+    index: HashMap<String, u32>,
+    metadata: Vec<u8>,
+}
+
+impl Names {
+    /// Of sorted names.
+    pub fn new(names: Vec<String>) -> Self {
+        let refs: Vec<&str> = names.iter().map(String::as_str).collect();
+        let metadata = variant::encode_metadata(&refs);
+        let index = names.iter().enumerate().map(|(i, n)| (n.clone(), i as u32)).collect();
+        Names { names, index, metadata }
+    }
+    fn id(&self, name: &str) -> Option<u32> {
+        self.index.get(name).copied()
+    }
+}
+
+/// A shredded key's two columns.
+pub struct KeyColumns {
+    key: ShredKey,
+    /// Entries with a value of the key's type.
+    pub typed_at: Vec<u32>,
+    /// Those values.
+    pub typed: Values,
+    /// Entries with a value of another type.
+    pub other_at: Vec<u32>,
+    /// Those values, as VARIANT.
+    pub other: Values,
+    /// The key that followed this one last time: senders write attributes in the same order over and over.
+    next: u32,
+}
+
+/// Metadata, value, and shredded columns of one VARIANT group.
+pub struct VariantColumns {
+    /// One for each entry.
+    pub metadata: Values,
+    /// Entries with attributes that are not shredded.
+    pub rest_at: Vec<u32>,
+    /// Those, as VARIANT objects.
+    pub rest: Values,
+    /// In the order of their names.
+    pub keys: Vec<KeyColumns>,
+    index: HashMap<String, u32>,
+    first: u32,
+    scratch: Vec<u8>,
+}
+
+fn push_bytes(values: &mut Values, b: &[u8]) {
+    if let Values::Bytes(dict, ids) = values {
+        let id = dict.intern(b);
+        ids.push(id);
+    }
+}
+
+/// All names below a value.
+fn names_of<'a>(v: &RawValue<'a>, out: &mut Vec<&'a str>) -> Result<()> {
+    match v {
+        RawValue::Array(b) => array_values(b).try_for_each(|v| names_of(&v?, out)),
+        RawValue::Map(b) => attributes(b, 1).try_for_each(|kv| {
+            let (k, v) = kv?;
+            out.push(k);
+            names_of(&v, out)
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Appends a value as VARIANT; `id` numbers names in the metadata. Depth was limited on arrival.
+fn encode(v: &RawValue<'_>, id: &dyn Fn(&str) -> u32, out: &mut Vec<u8>) -> Result<()> {
+    match v {
+        RawValue::Empty => variant::put_null(out),
+        RawValue::Str(s) => variant::put_str(out, s),
+        RawValue::Bool(b) => variant::put_bool(out, *b),
+        RawValue::Int(i) => variant::put_int(out, *i),
+        RawValue::Double(d) => variant::put_double(out, *d),
+        RawValue::Bytes(b) => variant::put_bytes(out, b),
+        RawValue::Array(b) => {
+            let mut values = Vec::new();
+            for v in array_values(b) {
+                let mut one = Vec::new();
+                encode(&v?, id, &mut one)?;
+                values.push(one);
+            }
+            variant::put_array(out, &values);
+        }
+        RawValue::Map(b) => {
+            let fields = attributes(b, 1).collect::<Result<Vec<_>>>()?;
+            encode_object(fields, id, out)?;
+        }
+    }
+    Ok(())
+}
+
+fn encode_object(mut fields: Vec<(&str, RawValue<'_>)>, id: &dyn Fn(&str) -> u32, out: &mut Vec<u8>) -> Result<()> {
+    fields.sort_by(|a, b| a.0.cmp(b.0));
+    fields.dedup_by(|b, a| a.0 == b.0);
+    let mut encoded = Vec::with_capacity(fields.len());
+    for (k, v) in fields {
+        let mut one = Vec::new();
+        encode(&v, id, &mut one)?;
+        encoded.push((id(k), one));
+    }
+    variant::put_object(out, &encoded);
+    Ok(())
+}
+
+/// Metadata and value of attributes that are not shredded; the common metadata if it has all names.
+pub fn encode_attributes<'a>(
+    names: &Names,
+    attributes: impl Iterator<Item = Result<(&'a str, RawValue<'a>)>>,
+) -> Result<(Vec<u8>, Vec<u8>)> {
+    let fields = attributes.collect::<Result<Vec<_>>>()?;
+    let mut used = Vec::new();
+    for (k, v) in &fields {
+        used.push(*k);
+        names_of(v, &mut used)?;
+    }
+    let mut out = Vec::new();
+    if used.iter().all(|n| names.id(n).is_some()) {
+        encode_object(fields, &|n| names.id(n).unwrap_or(0), &mut out)?;
+        return Ok((names.metadata.clone(), out));
+    }
+    used.sort_unstable();
+    used.dedup();
+    encode_object(fields, &|n| used.binary_search(&n).unwrap_or(0) as u32, &mut out)?;
+    Ok((variant::encode_metadata(&used), out))
+}
+
+impl VariantColumns {
+    /// With columns for `keys`.
+    pub fn new(keys: &[ShredKey]) -> Self {
+        let columns = keys.iter().map(|k| KeyColumns {
+            key: k.clone(),
+            typed_at: Vec::new(),
+            typed: match k.ty {
+                ShredType::String => Values::bytes(),
+                ShredType::Int => Values::I64(Vec::new()),
+                ShredType::Double => Values::F64(Vec::new()),
+                ShredType::Bool => Values::Bool(Vec::new()),
+            },
+            other_at: Vec::new(),
+            other: Values::bytes(),
+            next: 0,
+        });
+        VariantColumns {
+            metadata: Values::bytes(),
+            rest_at: Vec::new(),
+            rest: Values::bytes(),
+            keys: columns.collect(),
+            index: keys.iter().enumerate().map(|(i, k)| (k.name.clone(), i as u32)).collect(),
+            first: 0,
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Bytes held in memory.
+    pub fn size_bytes(&self) -> usize {
+        let key = |k: &KeyColumns| (k.typed_at.capacity() + k.other_at.capacity()) * 4 + k.typed.size_bytes() + k.other.size_bytes();
+        self.metadata.size_bytes() + self.rest.size_bytes() + self.rest_at.capacity() * 4 + self.keys.iter().map(key).sum::<usize>()
+    }
+
+    #[inline]
+    fn find(&self, guess: u32, key: &str) -> Option<u32> {
+        match self.keys.get(guess as usize) {
+            Some(k) if k.key.name == key => Some(guess),
+            _ => self.index.get(key).copied(),
+        }
+    }
+
+    /// Adds the attributes of entry `at`.
+    pub fn push<'a>(&mut self, at: u32, names: &Names, attributes: impl Iterator<Item = Result<(&'a str, RawValue<'a>)>>) -> Result<()> {
+        let mut guess = self.first;
+        let mut previous = None;
+        // What has no typed column; seldom anything.
+        let mut odd: Vec<(Option<u32>, &'a str, RawValue<'a>)> = Vec::new();
+        for kv in attributes {
+            let (key, value) = kv?;
+            let Some(k) = self.find(guess, key) else {
+                odd.push((None, key, value));
+                continue;
+            };
+            match previous {
+                Some(p) => {
+                    let p: &mut KeyColumns = &mut self.keys[p as usize];
+                    p.next = k;
+                }
+                None => self.first = k,
+            }
+            previous = Some(k);
+            let column = &mut self.keys[k as usize];
+            guess = column.next;
+            if column.typed_at.last() == Some(&at) || odd.iter().any(|o| o.0 == Some(k)) {
+                continue; // of a key sent twice the first stays
+            }
+            match (&mut column.typed, value) {
+                (Values::Bytes(dict, ids), RawValue::Str(s)) => ids.push(dict.intern(s.as_bytes())),
+                (Values::I64(v), RawValue::Int(i)) => v.push(i),
+                (Values::F64(v), RawValue::Double(d)) => v.push(d),
+                (Values::Bool(v), RawValue::Bool(b)) => v.push(b),
+                _ => {
+                    odd.push((Some(k), key, value));
+                    continue;
+                }
+            }
+            column.typed_at.push(at);
+        }
+        if odd.is_empty() {
+            push_bytes(&mut self.metadata, &names.metadata);
+            return Ok(());
+        }
+        self.push_odd(at, names, odd)
+    }
+
+    fn push_odd<'a>(&mut self, at: u32, names: &Names, odd: Vec<(Option<u32>, &'a str, RawValue<'a>)>) -> Result<()> {
+        let mut used: Vec<&'a str> = Vec::new();
+        for (_, k, v) in &odd {
+            used.push(k);
+            names_of(v, &mut used)?;
+        }
+        let common = used.iter().all(|n| names.id(n).is_some());
+        if !common {
+            // The specification wants the shredded names of the row listed too.
+            let shredded: Vec<String> = self.keys.iter().filter(|k| k.typed_at.last() == Some(&at)).map(|k| k.key.name.clone()).collect();
+            let mut all: Vec<&str> = used.iter().copied().chain(shredded.iter().map(String::as_str)).collect();
+            all.sort_unstable();
+            all.dedup();
+            push_bytes(&mut self.metadata, &variant::encode_metadata(&all));
+            return self.encode_odd(at, odd, &|n| all.binary_search(&n).unwrap_or(0) as u32);
+        }
+        push_bytes(&mut self.metadata, &names.metadata);
+        self.encode_odd(at, odd, &|n| names.id(n).unwrap_or(0))
+    }
+
+    fn encode_odd(&mut self, at: u32, odd: Vec<(Option<u32>, &str, RawValue<'_>)>, id: &dyn Fn(&str) -> u32) -> Result<()> {
+        let mut rest = Vec::new();
+        for (column, key, value) in odd {
+            let Some(k) = column else {
+                rest.push((key, value));
+                continue;
+            };
+            self.scratch.clear();
+            encode(&value, id, &mut self.scratch)?;
+            let column = &mut self.keys[k as usize];
+            column.other_at.push(at);
+            push_bytes(&mut column.other, &self.scratch);
+        }
+        if !rest.is_empty() {
+            self.scratch.clear();
+            encode_object(rest, id, &mut self.scratch)?;
+            self.rest_at.push(at);
+            push_bytes(&mut self.rest, &self.scratch);
+        }
+        Ok(())
+    }
+}

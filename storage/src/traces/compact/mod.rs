@@ -1,0 +1,4 @@
+//! Merging the blocks of a window, and letting old ones go: planned in pure functions, done elsewhere.
+
+pub mod plan;
+mod run;

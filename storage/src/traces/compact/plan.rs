@@ -1,0 +1,107 @@
+//! Which blocks to merge and which to remove: no I/O here.
+
+use std::collections::BTreeMap;
+
+use crate::traces::block::meta::BlockMeta;
+
+/// At most so many blocks are merged at a time: each holds a row group in memory.
+const MAX_FAN_IN: usize = 8;
+
+/// Blocks to merge, named, of one window: those of this writer, the smallest first. A window is merged once it holds
+/// `min_blocks`, or once it has been over for a window's length and holds more than one.
+pub fn merge(blocks: &[&BlockMeta], writer_id: &str, now_ms: i64, min_blocks: usize) -> Option<Vec<String>> {
+    let mut windows: BTreeMap<(i64, i64), Vec<&BlockMeta>> = BTreeMap::new();
+    for b in blocks.iter().filter(|b| b.writer_id == writer_id) {
+        windows.entry((b.window_start_ms, b.window_ms)).or_default().push(b);
+    }
+    for ((start, len), mut blocks) in windows {
+        blocks.sort_by(|a, b| (a.size_bytes, &a.ulid).cmp(&(b.size_bytes, &b.ulid)));
+        let over = now_ms >= start.saturating_add(2 * len);
+        // While the window is open, blocks of a like size: else each flush would rewrite all of the hour.
+        let take = match over {
+            true => blocks.len(),
+            false => {
+                let level = blocks[0].level;
+                blocks.retain(|b| b.level == level);
+                blocks.len()
+            }
+        };
+        if take >= 2 && (over || take >= min_blocks.max(2)) {
+            return Some(blocks.iter().take(MAX_FAN_IN.min(take)).map(|b| b.ulid.clone()).collect());
+        }
+    }
+    None
+}
+
+/// Blocks that retention lets go: all spans ended more than `retention_ms` ago (0: no limit), or the oldest while all
+/// together are larger than `retention_bytes` (0: no limit).
+pub fn expired(blocks: &[&BlockMeta], now_ms: i64, retention_ms: i64, retention_bytes: u64) -> Vec<String> {
+    let end_ms = |b: &BlockMeta| (b.max_start_unix_nano / 1_000_000) as i64;
+    let mut by_age: Vec<&&BlockMeta> = blocks.iter().collect();
+    by_age.sort_by(|a, b| (end_ms(a), &a.ulid).cmp(&(end_ms(b), &b.ulid)));
+    let mut total: u64 = blocks.iter().map(|b| b.size_bytes).sum();
+    let mut out = Vec::new();
+    for b in by_age {
+        let old = retention_ms > 0 && end_ms(b) < now_ms.saturating_sub(retention_ms);
+        if old || (retention_bytes > 0 && total > retention_bytes) {
+            total -= b.size_bytes;
+            out.push(b.ulid.clone());
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn block(ulid: &str, window: i64, size: u64, level: u32) -> BlockMeta {
+        BlockMeta {
+            version: 1,
+            ulid: ulid.into(),
+            tenant: "t".into(),
+            writer_id: "w".into(),
+            window_start_ms: window,
+            window_ms: 100,
+            min_start_unix_nano: window as u64 * 1_000_000,
+            max_start_unix_nano: (window as u64 + 99) * 1_000_000,
+            max_end_unix_nano: (window as u64 + 99) * 1_000_000,
+            spans: 1,
+            traces: 1,
+            size_bytes: size,
+            tail_offset: 0,
+            level,
+            sources: vec![],
+            checksums: String::new(),
+        }
+    }
+
+    #[test]
+    fn a_window_is_merged_when_full_or_over() {
+        let b = [block("a", 0, 5, 0), block("b", 0, 4, 0), block("c", 100, 1, 0)];
+        let b: Vec<&BlockMeta> = b.iter().collect();
+        assert_eq!(merge(&b, "w", 50, 4), None);
+        assert_eq!(merge(&b, "w", 50, 2), Some(vec!["b".into(), "a".into()]));
+        assert_eq!(merge(&b, "w", 200, 4), Some(vec!["b".into(), "a".into()]));
+        assert_eq!(merge(&b, "other", 200, 2), None, "another writer's blocks are left alone");
+    }
+
+    #[test]
+    fn an_open_window_merges_like_with_like() {
+        let b = [block("big", 0, 900, 1), block("x", 0, 5, 0), block("y", 0, 4, 0)];
+        let b: Vec<&BlockMeta> = b.iter().collect();
+        assert_eq!(merge(&b, "w", 50, 2), Some(vec!["y".into(), "x".into()]));
+        assert_eq!(merge(&b, "w", 50, 3), None);
+    }
+
+    #[test]
+    fn retention_by_time_and_by_bytes() {
+        let b = [block("a", 0, 5, 0), block("b", 100, 4, 0), block("c", 200, 1, 0)];
+        let b: Vec<&BlockMeta> = b.iter().collect();
+        assert_eq!(expired(&b, 1000, 0, 0), Vec::<String>::new());
+        assert_eq!(expired(&b, 500, 301, 0), ["a"]);
+        assert_eq!(expired(&b, 501, 301, 0), ["a", "b"]);
+        assert_eq!(expired(&b, 500, 0, 5), ["a"]);
+        assert_eq!(expired(&b, 500, 0, 4), ["a", "b"]);
+    }
+}

@@ -1,0 +1,18 @@
+//! OTLP trace protobuf: a decoder that borrows, an encoder, and the JSON form. No generated code: the fast path
+//! reads a request without building a tree of it.
+
+mod decode;
+mod encode;
+mod proto;
+mod raw;
+
+pub use decode::{Groups, decode_spans};
+pub use encode::{encode_request, encode_span, encode_trace};
+pub use proto::{Cursor, WireError, Writer};
+pub use raw::{
+    MAX_VALUE_DEPTH, RawEvent, RawLink, RawResource, RawScope, RawSpan, RawValue, array_values, attributes, events, is_root, links,
+    owned_attributes,
+};
+
+#[cfg(test)]
+mod tests;

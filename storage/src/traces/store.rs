@@ -1,0 +1,375 @@
+//! The span store: the one write path, and what readers see.
+//!
+//! An append goes: read and check -> WAL -> (commit) -> live spans -> acknowledged. A flush is a cut: the log is rotated
+//! and the live spans frozen under one lock, blocks are written, the manifest names them together with the segment from
+//! which the log counts, readers are given the blocks instead of the frozen spans, and the log is truncated.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
+use strandline_wal::{RecoveryReport, Ticket, Wal, WalError, WalErrorKind};
+
+use super::blocks::{self, BlockHandle};
+use super::live::{Live, LiveBody, Owner};
+use super::manifest::Manifest;
+use super::options::TraceStoreOptions;
+use super::otlp::encode_request;
+use super::record;
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::{Span, Trace, TraceId};
+
+/// A span store. Handles are cheap to clone.
+#[derive(Clone)]
+pub struct TraceStore(pub(super) Arc<Inner>);
+
+pub(super) struct Inner {
+    pub(super) options: TraceStoreOptions,
+    pub(super) wal: Wal,
+    /// Held shared from a record's place in the log to its place among the pending; alone by a cut.
+    pub(super) gate: RwLock<()>,
+    pub(super) state: RwLock<State>,
+    /// One flush, merge or removal at a time.
+    pub(super) maintenance: Mutex<Manifest>,
+    pub(super) refused: AtomicU64,
+    closed: AtomicBool,
+    counter: AtomicU64,
+    recovery: RecoveryReport,
+}
+
+/// What readers see, changed under one lock.
+pub(super) struct State {
+    pub(super) live: Live,
+    /// Requests in the log whose commit is not known yet; readers do not see them.
+    pub(super) pending: BTreeMap<u64, LiveBody>,
+    pub(super) pending_bytes: usize,
+    /// Cut off, being written to blocks.
+    pub(super) frozen: Vec<Arc<Live>>,
+    pub(super) blocks: Arc<Vec<Arc<BlockHandle>>>,
+}
+
+/// What became of an append.
+#[must_use = "spans are stored once the ticket resolves"]
+pub struct SpanAppend {
+    /// Spans that will be stored (or are already: what is sent twice is stored once).
+    pub accepted: u64,
+    /// Spans refused.
+    pub rejected: u64,
+    /// Why, with how many each.
+    pub reasons: Vec<String>,
+    /// Resolves when the accepted ones are durable and can be found.
+    pub ticket: AppendTicket,
+}
+
+/// A commit under way. Wait for it on a thread, or poll it.
+#[must_use = "spans are stored once the ticket resolves"]
+pub struct AppendTicket {
+    wal: Option<Ticket>,
+    store: Arc<Inner>,
+}
+
+fn wal_error(e: WalError) -> Error {
+    let kind = match e.kind {
+        WalErrorKind::Corrupt | WalErrorKind::Replay => ErrorKind::Corrupt,
+        WalErrorKind::TooLarge => ErrorKind::Invalid,
+        WalErrorKind::Closed => ErrorKind::Closed,
+        _ => ErrorKind::Unavailable,
+    };
+    Error::new(kind, e.to_string())
+}
+
+impl AppendTicket {
+    /// Blocks until the spans are durable and visible, or their commit failed.
+    pub fn wait(self) -> Result<()> {
+        let AppendTicket { wal, store } = self;
+        let Some(t) = wal else { return Ok(()) };
+        let seq = t.seq();
+        let done = t.wait();
+        store.settle(seq, done.is_ok());
+        done.map_err(wal_error)
+    }
+}
+
+impl Future for AppendTicket {
+    type Output = Result<()>;
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(t) = &mut self.wal else { return Poll::Ready(Ok(())) };
+        let seq = t.seq();
+        match Pin::new(t).poll(cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(done) => {
+                self.wal = None;
+                self.store.settle(seq, done.is_ok());
+                Poll::Ready(done.map_err(wal_error))
+            }
+        }
+    }
+}
+
+impl Inner {
+    /// The commit of a pending request is known. A cut may have taken it before.
+    fn settle(&self, seq: u64, durable: bool) {
+        let mut s = self.state.write();
+        if let Some(body) = s.pending.remove(&seq) {
+            s.pending_bytes = s.pending_bytes.saturating_sub(body.memory_bytes());
+            if durable {
+                s.live.apply(body, self.options.clock.now_ms());
+            }
+        }
+    }
+
+    pub(super) fn next_ulid(&self) -> String {
+        use std::hash::BuildHasher;
+        let n = self.counter.fetch_add(1, Ordering::Relaxed);
+        let random = foldhash::fast::RandomState::default();
+        let bits = u128::from(random.hash_one((n, &self.options.writer_id))) << 16 | u128::from(n & 0xffff);
+        ulid::Ulid::from_parts(self.options.clock.now_ms().max(0) as u64, bits).to_string()
+    }
+
+    fn check_open(&self) -> Result<()> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::new(ErrorKind::Closed, "the span store is closed"));
+        }
+        Ok(())
+    }
+}
+
+impl TraceStore {
+    /// Opens the store in its folder: blocks of the bucket and those not yet uploaded, and the log replayed.
+    pub fn open(options: TraceStoreOptions) -> Result<TraceStore> {
+        let fs = options.fs.clone();
+        let dir = options.dir.join("traces");
+        fs.create_dir_all(&dir).map_err(|e| Error::io("creating a folder", &dir, e))?;
+        fs.sync_dir(&options.dir).map_err(|e| Error::io("syncing a folder", &options.dir, e))?;
+        let manifest = Manifest::load(&fs, &dir)?;
+        let mut handles = blocks::list(&fs, &options.bucket, &options.tenant)?;
+        handles.extend(manifest.staged(&fs, &dir, &handles)?);
+        let mut live = Live::default();
+        let now = options.clock.now_ms();
+        let mut replay = |at: strandline_wal::Position, bytes: &[u8]| {
+            if at.segment < manifest.wal_floor {
+                return Ok(());
+            }
+            let applied = record::decode(bytes).and_then(|(refused, request)| {
+                let body = LiveBody::replay(Bytes::copy_from_slice(request), &refused)?;
+                live.apply(body, now);
+                Ok(())
+            });
+            // The frame's checksum held: what can't be read was written by another version, and must not be lost.
+            applied.map_err(|e| WalError::new(WalErrorKind::Replay, format!("segment {}: {e}", at.segment)))
+        };
+        let wal_dir = options.dir.join("wal").join("traces");
+        let (wal, recovery) = Wal::open(fs, &wal_dir, options.wal.clone(), &mut replay).map_err(wal_error)?;
+        let state = State { live, pending: BTreeMap::new(), pending_bytes: 0, frozen: Vec::new(), blocks: Arc::new(handles) };
+        Ok(TraceStore(Arc::new(Inner {
+            options,
+            wal,
+            gate: RwLock::new(()),
+            state: RwLock::new(state),
+            maintenance: Mutex::new(manifest),
+            refused: AtomicU64::new(0),
+            closed: AtomicBool::new(false),
+            counter: AtomicU64::new(0),
+            recovery,
+        })))
+    }
+
+    pub(super) fn next_ulid(&self) -> String {
+        self.0.next_ulid()
+    }
+
+    /// What the log's recovery found at opening.
+    pub fn recovery(&self) -> &RecoveryReport {
+        &self.0.recovery
+    }
+
+    /// Options it was opened with.
+    pub fn options(&self) -> &TraceStoreOptions {
+        &self.0.options
+    }
+
+    /// Appends an `ExportTraceServiceRequest`. Undecodable bytes are `Invalid`; a span that can't be stored is refused
+    /// alone. `LimitExceeded` (retryable) while too much waits to be flushed.
+    pub fn append_otlp(&self, request: Bytes) -> Result<SpanAppend> {
+        let inner = &self.0;
+        inner.check_open()?;
+        self.check_memory()?;
+        // The caller's buffer may be larger than its content.
+        let request = Bytes::copy_from_slice(&request);
+        let parsed = LiveBody::parse(request.clone(), &inner.options.limits, inner.options.clock.now_ms())?;
+        let (accepted, rejected) = (parsed.body.spans.len() as u64, parsed.refused.len() as u64);
+        let reasons = parsed.reasons.iter().map(|(r, n)| format!("{r} ({n} spans)")).collect();
+        inner.refused.fetch_add(rejected, Ordering::Relaxed);
+        let wal = if accepted == 0 {
+            None
+        } else {
+            let bytes = record::encode(&request, &parsed.refused);
+            let _shared = inner.gate.read();
+            let ticket = inner.wal.append(&bytes).map_err(wal_error)?;
+            let mut s = inner.state.write();
+            s.pending_bytes += parsed.body.memory_bytes();
+            s.pending.insert(ticket.seq(), parsed.body);
+            Some(ticket)
+        };
+        Ok(SpanAppend { accepted, rejected, reasons, ticket: AppendTicket { wal, store: inner.clone() } })
+    }
+
+    /// Appends spans.
+    pub fn append(&self, spans: &[Span]) -> Result<SpanAppend> {
+        self.append_otlp(encode_request(spans).into())
+    }
+
+    fn check_memory(&self) -> Result<()> {
+        let (used, max) = (self.live_bytes(), self.0.options.max_live_bytes);
+        if used > max {
+            return Err(Error::new(
+                ErrorKind::LimitExceeded,
+                format!("live spans hold {used} bytes of at most {max}; a flush will free them"),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Bytes of memory that spans hold which are not in a block yet.
+    pub fn live_bytes(&self) -> usize {
+        let s = self.0.state.read();
+        s.live.memory_bytes() + s.pending_bytes + s.frozen.iter().map(|l| l.memory_bytes()).sum::<usize>()
+    }
+
+    /// Number of spans that are not in a block yet.
+    pub fn live_spans(&self) -> u64 {
+        let s = self.0.state.read();
+        s.live.spans() + s.frozen.iter().map(|l| l.spans()).sum::<u64>()
+    }
+
+    /// Number of spans in blocks; an identical span in two blocks counts in both.
+    pub fn block_spans(&self) -> u64 {
+        self.blocks().iter().map(|b| b.meta.spans).sum()
+    }
+
+    /// Spans refused since opening.
+    pub fn refused_spans(&self) -> u64 {
+        self.0.refused.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of the log.
+    pub fn wal_bytes(&self) -> u64 {
+        self.0.wal.size_bytes()
+    }
+
+    /// The blocks that are read.
+    pub fn blocks(&self) -> Arc<Vec<Arc<BlockHandle>>> {
+        self.0.state.read().blocks.clone()
+    }
+
+    /// A trace, whole: joined over live spans and all blocks, identical spans once.
+    pub fn trace(&self, id: TraceId) -> Result<Option<Trace>> {
+        let (live, blocks) = {
+            let s = self.0.state.read();
+            let mut live = s.live.trace(id);
+            live.extend(s.frozen.iter().flat_map(|l| l.trace(id)));
+            (live, s.blocks.clone())
+        };
+        let mut owner = Owner::default();
+        let mut spans = live.iter().map(|(b, i)| owner.span(b, &b.spans[*i as usize])).collect::<Result<Vec<_>>>()?;
+        for block in blocks.iter() {
+            spans.extend(super::scan::trace_in(block, id)?);
+        }
+        self.trim_indexes(&blocks);
+        Ok(if spans.is_empty() { None } else { Some(Trace::new(id, spans)) })
+    }
+
+    /// Forgets footers and filters beyond the memory they may take.
+    pub(super) fn trim_indexes(&self, blocks: &[Arc<BlockHandle>]) {
+        let mut used: usize = blocks.iter().map(|b| b.memory_bytes()).sum();
+        for b in blocks {
+            if used <= self.0.options.max_index_bytes {
+                break;
+            }
+            used -= b.memory_bytes().min(used);
+            b.forget();
+        }
+    }
+
+    /// Commits what is queued and refuses further appends. Live spans stay in the log.
+    pub fn close(&self) -> Result<()> {
+        self.0.closed.store(true, Ordering::Release);
+        self.0.wal.close().map_err(wal_error)
+    }
+
+    /// Cuts all live spans to blocks and uploads them. If the upload fails the blocks are kept and served from the
+    /// data folder, and the next flush or maintenance tries again.
+    pub fn flush(&self) -> Result<()> {
+        let mut manifest = self.0.maintenance.lock();
+        self.cut(&mut manifest)?;
+        self.upload(&mut manifest)
+    }
+
+    /// Folders of blocks that were begun and not ended. Best effort: opening removes what is left.
+    fn remove_unfinished(&self, manifest: &Manifest) {
+        let (fs, dir) = (&self.0.options.fs, self.0.options.dir.join("traces"));
+        for e in fs.read_dir(&dir).unwrap_or_default() {
+            if e.is_dir && !manifest.staged.iter().any(|s| s == e.name()) {
+                let _ = fs.remove_dir_all(&e.path);
+            }
+        }
+    }
+
+    /// Live spans to staged blocks.
+    pub(super) fn cut(&self, manifest: &mut Manifest) -> Result<()> {
+        let inner = &self.0;
+        let floor = {
+            let _alone = inner.gate.write();
+            {
+                let s = inner.state.read();
+                if s.live.spans() == 0 && s.pending.is_empty() && s.frozen.is_empty() {
+                    return Ok(());
+                }
+            }
+            // All that is pending is durable once the log has rotated; whoever waits for it finds it taken.
+            let floor = inner.wal.rotate().map_err(wal_error)?;
+            let mut s = inner.state.write();
+            let now = inner.options.clock.now_ms();
+            s.pending_bytes = 0;
+            for (_, body) in std::mem::take(&mut s.pending) {
+                s.live.apply(body, now);
+            }
+            let live = std::mem::take(&mut s.live);
+            if live.spans() > 0 {
+                s.frozen.push(Arc::new(live));
+            }
+            floor
+        };
+        let frozen = inner.state.read().frozen.clone();
+        let dir = inner.options.dir.join("traces");
+        let target = super::flush::FlushTarget {
+            fs: &inner.options.fs,
+            dir: &dir,
+            tenant: &inner.options.tenant,
+            writer_id: &inner.options.writer_id,
+            window_ms: inner.options.window_ms,
+            options: &inner.options.flush_write,
+        };
+        let metas = super::flush::write_blocks(&target, &frozen, || inner.next_ulid()).inspect_err(|_| self.remove_unfinished(manifest))?;
+        manifest.wal_floor = floor;
+        manifest.staged.extend(metas.iter().map(|m| m.ulid.clone()));
+        manifest.save(&inner.options.fs, &dir)?;
+        let new = metas.into_iter().map(|m| {
+            let at = dir.join(&m.ulid);
+            BlockHandle::staged(m, inner.options.fs.clone(), at)
+        });
+        {
+            let mut s = inner.state.write();
+            let mut all = s.blocks.to_vec();
+            all.extend(new);
+            s.blocks = Arc::new(all);
+            s.frozen.clear();
+        }
+        inner.wal.truncate_before(floor).map_err(wal_error)
+    }
+}
