@@ -1,3 +1,6 @@
 //! PromQL and TraceQL over the read traits of Strandline's storage.
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
+
+#[cfg(feature = "promql")]
+pub mod promql;
