@@ -4,3 +4,5 @@
 
 #[cfg(feature = "traceql")]
 pub mod traceql;
+#[cfg(feature = "promql")]
+pub mod promql;

@@ -9,11 +9,14 @@ pub mod clock;
 pub mod codec;
 #[cfg(feature = "traces")]
 pub mod columnar;
+pub mod engine;
 pub mod error;
 pub mod index;
+pub mod metrics;
 pub mod model;
 pub mod read;
 #[cfg(feature = "traces")]
 pub mod traces;
 
+pub use engine::{Engine, EngineOptions};
 pub use error::{Error, ErrorKind, Result};

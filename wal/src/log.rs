@@ -147,6 +147,11 @@ impl Wal {
         Ticket::new(self.0.shared.clone(), seq)
     }
 
+    /// What became of the record with this sequence: `None` while undecided.
+    pub fn outcome(&self, seq: u64) -> Option<Result<(), WalError>> {
+        self.0.shared.outcome(seq)
+    }
+
     /// Commits what is queued, now, on this thread.
     pub fn commit(&self) -> Result<(), WalError> {
         self.ticket().wait()

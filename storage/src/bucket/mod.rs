@@ -2,7 +2,10 @@
 //!
 //! Keys are `/`-separated, relative to the bucket's root (or the prefix of its URL).
 
+mod cache;
 mod local;
+#[cfg(feature = "s3")]
+mod object;
 
 use std::path::Path;
 
@@ -10,7 +13,10 @@ use bytes::Bytes;
 
 use crate::error::Result;
 
+pub use cache::RangeCache;
 pub use local::LocalBucket;
+#[cfg(feature = "s3")]
+pub use object::{ObjectBucket, S3Settings};
 
 /// An object's key and size.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -87,9 +87,10 @@ impl XorAppender {
     pub fn capacity_bytes(&self) -> usize {
         self.buf.capacity()
     }
-    /// Takes the bytes, leaving an empty chunk.
+    /// Takes the bytes, leaving an empty chunk that still knows the last sample.
     pub fn take(&mut self) -> Vec<u8> {
-        std::mem::take(self).buf
+        let kept = XorAppender { t: self.t, v: self.v, ..XorAppender::default() };
+        std::mem::replace(self, kept).buf
     }
 }
 

@@ -125,9 +125,10 @@ impl Xor2Appender {
     pub fn capacity_bytes(&self) -> usize {
         self.buf.capacity()
     }
-    /// Takes the bytes, leaving an empty chunk.
+    /// Takes the bytes, leaving an empty chunk that still knows the last sample.
     pub fn take(&mut self) -> Vec<u8> {
-        std::mem::take(self).buf
+        let kept = Xor2Appender { t: self.t, last: self.last, ..Xor2Appender::default() };
+        std::mem::replace(self, kept).buf
     }
     /// Whether the sample can still go into this chunk: a start timestamp that first changes beyond index 127 can't.
     pub fn takes(&self, st: i64) -> bool {

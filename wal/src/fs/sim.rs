@@ -343,6 +343,7 @@ impl Fs for SimFs {
         let mut s = self.enter_write()?;
         Self::count_sync(&mut s)?;
         let s = &mut *s;
+        let cells: Vec<*const Mutex<File>> = s.durable.values().map(Arc::as_ptr).collect();
         let children: Vec<PathBuf> = s.dirs.keys().filter(|d| d.parent() == Some(dir)).cloned().collect();
         let gone: Vec<PathBuf> = s
             .durable
@@ -364,7 +365,6 @@ impl Fs for SimFs {
         }
         for c in children {
             // A folder that was renamed carries its durable entries: those whose cell was durable elsewhere.
-            let cells: Vec<*const Mutex<File>> = s.durable.values().map(Arc::as_ptr).collect();
             let inside: Vec<(PathBuf, FileRef)> = s
                 .live
                 .iter()

@@ -1,0 +1,116 @@
+//! Which group a series belongs to.
+
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
+use strandline_storage::model::{Labels, METRIC_NAME};
+
+use super::super::eval::source::Source;
+
+/// `by (...)` or `without (...)`.
+pub(crate) struct Grouping {
+    labels: Vec<String>,
+    without: bool,
+}
+
+impl Grouping {
+    pub fn new(labels: &[String], without: bool) -> Self {
+        let mut labels = labels.to_vec();
+        labels.sort_unstable();
+        labels.dedup();
+        Grouping { labels, without }
+    }
+
+    /// Groups by one more label.
+    pub fn add(&mut self, name: &str) {
+        if let Err(i) = self.labels.binary_search_by(|l| l.as_str().cmp(name)) {
+            self.labels.insert(i, name.to_owned());
+        }
+    }
+
+    /// Whether everything is one group.
+    pub fn is_single(&self) -> bool {
+        !self.without && self.labels.is_empty()
+    }
+
+    fn keeps(&self, name: &str) -> bool {
+        if self.without {
+            name != METRIC_NAME && self.labels.binary_search_by(|l| l.as_str().cmp(name)).is_err()
+        } else {
+            self.labels.binary_search_by(|l| l.as_str().cmp(name)).is_ok()
+        }
+    }
+
+    /// Writes the packed labels of series `i`'s group.
+    fn key(&self, source: &Source, i: usize, out: &mut Vec<u8>) {
+        out.clear();
+        if self.is_single() {
+            return;
+        }
+        source.visit_labels(i, &mut |n, v| {
+            if self.keeps(n) {
+                for s in [n, v] {
+                    out.extend_from_slice(&(s.len() as u32).to_le_bytes());
+                    out.extend_from_slice(s.as_bytes());
+                }
+            }
+        });
+    }
+
+    /// The group's labels.
+    pub fn labels_of(&self, l: &Labels) -> Labels {
+        l.without(|n| !self.keeps(n))
+    }
+}
+
+/// The groups met so far, in order of appearance.
+pub(crate) struct Groups {
+    index: HashMap<Box<[u8]>, usize, RandomState>,
+    key: Vec<u8>,
+    pub labels: Vec<Labels>,
+    /// Whether any series of the group lost its name.
+    pub drop_name: Vec<bool>,
+}
+
+impl Groups {
+    pub fn new() -> Self {
+        Groups { index: HashMap::with_hasher(RandomState::default()), key: Vec::new(), labels: Vec::new(), drop_name: Vec::new() }
+    }
+
+    pub fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// The number of series `i`'s group.
+    pub fn of(&mut self, grouping: &Grouping, source: &Source, i: usize) -> usize {
+        grouping.key(source, i, &mut self.key);
+        if let Some(g) = self.index.get(self.key.as_slice()) {
+            return *g;
+        }
+        let labels = if grouping.is_single() { Labels::empty() } else { grouping.labels_of(&source.labels(i)) };
+        self.insert(self.key.clone().into(), labels)
+    }
+
+    fn insert(&mut self, key: Box<[u8]>, labels: Labels) -> usize {
+        let g = self.labels.len();
+        self.index.insert(key, g);
+        self.labels.push(labels);
+        self.drop_name.push(false);
+        g
+    }
+
+    /// Numbers of another partition's groups in this one; new ones are added behind.
+    pub fn join(&mut self, other: Groups) -> Vec<usize> {
+        let mut keys: Vec<(usize, Box<[u8]>)> = other.index.into_iter().map(|(k, g)| (g, k)).collect();
+        keys.sort_unstable_by_key(|(g, _)| *g);
+        keys.into_iter()
+            .map(|(g, key)| {
+                let to = match self.index.get(&key) {
+                    Some(t) => *t,
+                    None => self.insert(key, other.labels[g].clone()),
+                };
+                self.drop_name[to] |= other.drop_name[g];
+                to
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,235 @@
+//! What an evaluation carries along: time, limits, the deadline.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use strandline_storage::model::{Matcher, TimeRange};
+use strandline_storage::read::{SelectRequest, SeriesSelection, SeriesSource};
+
+use super::super::annotations::Annotations;
+use super::super::ast::{At, DurationExpr};
+use super::super::error::{Error, Limit, Result};
+use super::EngineOptions;
+
+/// The times an expression is evaluated at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Steps {
+    pub start: i64,
+    pub step: i64,
+    pub n: usize,
+}
+
+impl Steps {
+    pub fn once(t: i64) -> Self {
+        Steps { start: t, step: 1, n: 1 }
+    }
+    pub fn between(start: i64, end: i64, step: i64) -> Self {
+        let n = if end < start { 0 } else { ((i128::from(end) - i128::from(start)) / i128::from(step.max(1)) + 1) as usize };
+        Steps { start, step, n }
+    }
+    pub fn at(&self, i: usize) -> i64 {
+        self.start.wrapping_add(self.step.wrapping_mul(i as i64))
+    }
+    pub fn last(&self) -> i64 {
+        self.at(self.n.saturating_sub(1))
+    }
+}
+
+/// Where a selector looks at each step: a fixed time under `@`, else the step's time moved by the offset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Refs {
+    pub steps: Steps,
+    pub fixed: Option<i64>,
+    pub offset: i64,
+}
+
+impl Refs {
+    #[inline]
+    pub fn at(&self, i: usize) -> i64 {
+        match self.fixed {
+            Some(t) => t,
+            None => self.steps.at(i).saturating_sub(self.offset),
+        }
+    }
+    /// The window `[first - before, last + after]`.
+    pub fn span(&self, before: i64, after: i64) -> TimeRange {
+        TimeRange::new(self.at(0).saturating_sub(before), self.at(self.steps.n.saturating_sub(1)).saturating_add(after))
+    }
+}
+
+/// One query's evaluation.
+pub(crate) struct Context<'a> {
+    pub source: &'a dyn SeriesSource,
+    pub options: &'a EngineOptions,
+    pub lookback: i64,
+    /// The whole query's steps, for `start()`, `end()`, `step()`, `range()`.
+    pub query: Steps,
+    pub query_end: i64,
+    pub started: Instant,
+    pub timeout: Duration,
+    pub cancel: Option<Arc<AtomicBool>>,
+    pub partial: bool,
+    pub threads: usize,
+    held: AtomicU64,
+    peak: AtomicU64,
+    total: AtomicU64,
+    series: AtomicU64,
+}
+
+impl<'a> Context<'a> {
+    pub fn new(source: &'a dyn SeriesSource, options: &'a EngineOptions, query: Steps, query_end: i64) -> Self {
+        Context {
+            source,
+            options,
+            lookback: options.lookback_ms,
+            query,
+            query_end,
+            started: Instant::now(),
+            timeout: options.timeout,
+            cancel: None,
+            partial: false,
+            threads: options.threads.max(1),
+            held: AtomicU64::new(0),
+            peak: AtomicU64::new(0),
+            total: AtomicU64::new(0),
+            series: AtomicU64::new(0),
+        }
+    }
+
+    /// Fails if the caller gave up or the time is over.
+    pub fn check(&self) -> Result<()> {
+        if let Some(c) = &self.cancel
+            && c.load(Ordering::Relaxed)
+        {
+            return Err(Error::Canceled);
+        }
+        if self.started.elapsed() > self.timeout {
+            return Err(Error::Timeout(self.timeout));
+        }
+        Ok(())
+    }
+
+    /// Counts samples now held in memory.
+    pub fn hold(&self, samples: usize) -> Result<()> {
+        let now = self.held.fetch_add(samples as u64, Ordering::Relaxed) + samples as u64;
+        self.peak.fetch_max(now, Ordering::Relaxed);
+        if now > self.options.max_samples {
+            return Err(Error::LimitExceeded { limit: Limit::Samples, allowed: self.options.max_samples, needed: now });
+        }
+        let bytes = now.saturating_mul(8);
+        if bytes > self.options.max_bytes {
+            return Err(Error::LimitExceeded { limit: Limit::Bytes, allowed: self.options.max_bytes, needed: bytes });
+        }
+        Ok(())
+    }
+
+    pub fn release(&self, samples: usize) {
+        let n = (samples as u64).min(self.held.load(Ordering::Relaxed));
+        self.held.fetch_sub(n, Ordering::Relaxed);
+    }
+
+    /// Counts samples read from storage.
+    pub fn read(&self, samples: usize) {
+        self.total.fetch_add(samples as u64, Ordering::Relaxed);
+    }
+
+    pub fn totals(&self) -> (u64, u64, u64) {
+        (self.total.load(Ordering::Relaxed), self.peak.load(Ordering::Relaxed), self.series.load(Ordering::Relaxed))
+    }
+
+    /// Selects series, counting them against the limit.
+    pub fn select(&self, matchers: &[Matcher], range: TimeRange, ann: &mut Annotations) -> Result<Box<dyn SeriesSelection>> {
+        self.check()?;
+        let mut req = SelectRequest::new(matchers.to_vec(), range);
+        req.sorted = false;
+        req.partial = self.partial;
+        let sel = self.source.select(&req)?;
+        for w in sel.warnings() {
+            ann.plain_warning(w);
+        }
+        let n = self.series.fetch_add(sel.len() as u64, Ordering::Relaxed) + sel.len() as u64;
+        if n > self.options.max_series {
+            return Err(Error::LimitExceeded { limit: Limit::Series, allowed: self.options.max_series, needed: n });
+        }
+        Ok(sel)
+    }
+
+    /// Milliseconds of a duration expression.
+    pub fn duration(&self, d: &DurationExpr, may_be_negative: bool) -> Result<i64> {
+        let step_s = if self.query.n > 1 || self.query_end != self.query.start { self.query.step as f64 / 1000.0 } else { 0.0 };
+        let secs = seconds(d, step_s, (self.query_end - self.query.start) as f64 / 1000.0)?;
+        if secs <= 0.0 && !may_be_negative {
+            return Err(Error::exec("duration must be greater than 0"));
+        }
+        if !(secs.abs() <= i64::MAX as f64 / 1e9) {
+            return Err(Error::exec("duration is out of range"));
+        }
+        Ok((secs * 1000.0).round() as i64)
+    }
+
+    pub fn offset(&self, d: &Option<DurationExpr>) -> Result<i64> {
+        d.as_ref().map_or(Ok(0), |d| self.duration(d, true))
+    }
+
+    pub fn refs(&self, steps: Steps, at: &Option<At>, offset: &Option<DurationExpr>) -> Result<Refs> {
+        let offset = self.offset(offset)?;
+        let fixed = at.map(|a| self.at_time(a).saturating_sub(offset));
+        Ok(Refs { steps, fixed, offset })
+    }
+
+    pub fn at_time(&self, a: At) -> i64 {
+        match a {
+            At::Time(t) => t,
+            At::Start => self.query.start,
+            At::End => self.query_end,
+        }
+    }
+
+    /// Splits `0..n` over threads where that pays, and gives the parts' results in order.
+    pub fn parallel<T: Send>(&self, n: usize, min_part: usize, f: impl Fn(Range<usize>) -> Result<T> + Sync) -> Result<Vec<T>> {
+        let parts = self.threads.min(n / min_part.max(1)).max(1);
+        if parts == 1 {
+            return Ok(vec![f(0..n)?]);
+        }
+        let bound = |i: usize| n * i / parts;
+        std::thread::scope(|s| {
+            let handles: Vec<_> = (1..parts).map(|i| s.spawn({ let f = &f; move || f(bound(i)..bound(i + 1)) })).collect();
+            let first = f(0..bound(1));
+            let mut out = vec![first];
+            for h in handles {
+                out.push(h.join().unwrap_or_else(|_| Err(Error::Internal("an evaluation thread panicked".into()))));
+            }
+            out.into_iter().collect()
+        })
+    }
+}
+
+fn seconds(d: &DurationExpr, step: f64, range: f64) -> Result<f64> {
+    use super::super::ast::ArithOp;
+    Ok(match d {
+        DurationExpr::Literal(n) => n.value,
+        DurationExpr::Step => step,
+        DurationExpr::Range => range,
+        DurationExpr::Paren(d) => seconds(d, step, range)?,
+        DurationExpr::Neg(d) => -seconds(d, step, range)?,
+        DurationExpr::MinMax(max, a, b) => {
+            let (a, b) = (seconds(a, step, range)?, seconds(b, step, range)?);
+            if *max { a.max(b) } else { a.min(b) }
+        }
+        DurationExpr::Arith(op, a, b) => {
+            let (a, b) = (seconds(a, step, range)?, seconds(b, step, range)?);
+            match op {
+                ArithOp::Add => a + b,
+                ArithOp::Sub => a - b,
+                ArithOp::Mul => a * b,
+                ArithOp::Div if b == 0.0 => return Err(Error::exec("division by zero")),
+                ArithOp::Div => a / b,
+                ArithOp::Mod if b == 0.0 => return Err(Error::exec("modulo by zero")),
+                ArithOp::Mod => a % b,
+                ArithOp::Pow => a.powf(b),
+            }
+        }
+    })
+}

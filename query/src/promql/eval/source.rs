@@ -1,0 +1,316 @@
+//! From stored samples to step values: instant selectors and windows over selections or subquery results.
+
+use std::sync::Arc;
+
+use strandline_storage::model::{CounterReset, FloatHistogram, Labels, METRIC_NAME, MatchOp, Matcher, TimeRange, is_stale};
+use strandline_storage::read::{SampleBuf, SeriesSelection};
+
+use super::super::annotations::Annotations;
+use super::super::ast::Span;
+use super::super::error::{Error, Result};
+use super::super::histogram::detect_reset;
+use super::super::window::{Extended, WindowSpec};
+use super::context::{Context, Refs, Steps};
+use super::series::{ABSENT, Hist, Series, is_absent};
+
+/// What an instant selector gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum InstantKind {
+    /// The sample.
+    Value,
+    /// Its time in seconds.
+    Timestamp,
+    /// Its start timestamp in seconds.
+    StartTimestamp,
+    /// Its time in milliseconds; histograms are an error.
+    Info,
+}
+
+/// Where the samples of a window come from.
+pub(crate) enum WindowInput {
+    Stored(Box<dyn SeriesSelection>),
+    Steps(Vec<Series>, Steps),
+}
+
+/// Series as they enter a pipe.
+pub(crate) enum Source {
+    Rows(Vec<Series>),
+    Instant { sel: Box<dyn SeriesSelection>, refs: Refs, kind: InstantKind, stats_only: bool },
+    Smoothed { sel: Box<dyn SeriesSelection>, refs: Refs, span: Span },
+    Window { input: WindowInput, spec: WindowSpec, drop_name: bool, stats_only: bool },
+}
+
+/// Memory reused from series to series.
+#[derive(Default)]
+pub(crate) struct Scratch {
+    pub buf: SampleBuf,
+    pub v: Vec<f64>,
+    pub h: Vec<Option<Hist>>,
+    pub window: super::super::window::Scratch,
+}
+
+/// The metric name all series have, if a matcher says so.
+pub(crate) fn constant_name(matchers: &[Matcher]) -> Option<String> {
+    matchers.iter().find(|m| m.name == METRIC_NAME && m.op == MatchOp::Equal).map(|m| m.value.clone())
+}
+
+impl Source {
+    pub fn len(&self) -> usize {
+        match self {
+            Source::Rows(r) => r.len(),
+            Source::Instant { sel, .. } | Source::Smoothed { sel, .. } => sel.len(),
+            Source::Window { input: WindowInput::Stored(sel), .. } => sel.len(),
+            Source::Window { input: WindowInput::Steps(r, _), .. } => r.len(),
+        }
+    }
+
+    fn selection(&self) -> Option<&dyn SeriesSelection> {
+        match self {
+            Source::Instant { sel, .. } | Source::Smoothed { sel, .. } => Some(&**sel),
+            Source::Window { input: WindowInput::Stored(sel), .. } => Some(&**sel),
+            _ => None,
+        }
+    }
+
+    fn rows(&self) -> &[Series] {
+        match self {
+            Source::Rows(r) => r,
+            Source::Window { input: WindowInput::Steps(r, _), .. } => r,
+            _ => &[],
+        }
+    }
+
+    pub fn labels(&self, i: usize) -> Labels {
+        match self.selection() {
+            Some(sel) => sel.labels(i),
+            None => self.rows()[i].labels.clone(),
+        }
+    }
+
+    pub fn visit_labels(&self, i: usize, f: &mut dyn FnMut(&str, &str)) {
+        match self.selection() {
+            Some(sel) => sel.visit_labels(i, f),
+            None => self.rows()[i].labels.iter().for_each(|(n, v)| f(n, v)),
+        }
+    }
+
+    /// The metric's name, for annotations.
+    pub fn name(&self, i: usize) -> String {
+        let mut out = String::new();
+        self.visit_labels(i, &mut |n, v| {
+            if n == METRIC_NAME {
+                v.clone_into(&mut out);
+            }
+        });
+        out
+    }
+
+    pub fn drop_name(&self, i: usize) -> bool {
+        match self {
+            Source::Rows(r) => r[i].drop_name,
+            Source::Instant { kind, .. } => *kind == InstantKind::Timestamp || *kind == InstantKind::StartTimestamp,
+            Source::Smoothed { .. } => false,
+            Source::Window { drop_name, input, .. } => {
+                *drop_name || matches!(input, WindowInput::Steps(r, _) if r[i].drop_name)
+            }
+        }
+    }
+
+    pub fn prefetch(&self, from: usize, to: usize) {
+        if let Some(sel) = self.selection() {
+            sel.prefetch(from, to.min(sel.len()));
+        }
+    }
+
+    /// Fills `s.v` and `s.h` with the steps of series `i`; whether there is any.
+    pub fn load(&self, ctx: &Context<'_>, i: usize, n: usize, s: &mut Scratch, ann: &mut Annotations) -> Result<bool> {
+        s.v.clear();
+        s.h.clear();
+        match self {
+            Source::Rows(rows) => {
+                s.v.extend_from_slice(&rows[i].v);
+                s.h.extend_from_slice(&rows[i].h);
+                Ok(true)
+            }
+            Source::Instant { sel, refs, kind, stats_only } => instant(ctx, &**sel, i, refs, *kind, *stats_only, n, s),
+            Source::Smoothed { sel, refs, span } => {
+                let range = refs.span(ctx.lookback - 1, ctx.lookback);
+                sel.read(i, range, &mut s.buf)?;
+                ctx.read(s.buf.len());
+                s.v.resize(n, ABSENT);
+                super::super::window::smooth_instant(s, refs, ctx.lookback, &mut || self.name(i), *span, ann);
+                Ok(s.v.iter().any(|v| !is_absent(*v)) || s.h.iter().any(Option::is_some))
+            }
+            Source::Window { input, spec, stats_only, .. } => {
+                match input {
+                    WindowInput::Stored(sel) => {
+                        sel.read(i, spec.read_range(), &mut s.buf)?;
+                        ctx.read(s.buf.len());
+                        if s.buf.is_empty() {
+                            return Ok(false);
+                        }
+                        if *stats_only {
+                            keep_stats(&mut s.buf);
+                        }
+                    }
+                    WindowInput::Steps(rows, steps) => row_samples(&rows[i], steps, &mut s.buf),
+                }
+                s.v.resize(n, ABSENT);
+                let Scratch { buf, v, h, window } = s;
+                spec.run(buf, v, h, window, &mut || self.name(i), ann)
+            }
+        }
+    }
+}
+
+/// Step values as samples, absent ones left out.
+fn row_samples(row: &Series, steps: &Steps, out: &mut SampleBuf) {
+    out.clear();
+    for i in 0..row.v.len() {
+        if let Some(h) = row.hist(i) {
+            // Hints of stored neighbours mean nothing between the samples of a subquery.
+            let h = match h.counter_reset {
+                CounterReset::NotReset | CounterReset::Reset => {
+                    Arc::new(FloatHistogram { counter_reset: CounterReset::Unknown, ..(**h).clone() })
+                }
+                _ => h.clone(),
+            };
+            out.push_histogram(steps.at(i), h, 0);
+        } else if !is_absent(row.v[i]) {
+            out.push(steps.at(i), row.v[i], 0);
+        }
+    }
+}
+
+/// Leaves sum and count of histograms, with resets between them marked, since they can't be found later.
+fn keep_stats(buf: &mut SampleBuf) {
+    if !buf.has_histograms() {
+        return;
+    }
+    let mut prev: Option<Hist> = None;
+    for slot in &mut buf.h {
+        let Some(h) = slot else { continue };
+        let hint = match (h.counter_reset, &prev) {
+            (CounterReset::Unknown, Some(p)) if !p.is_stale() => {
+                if detect_reset(h, p) { CounterReset::Reset } else { CounterReset::NotReset }
+            }
+            (hint, _) => hint,
+        };
+        let stats = FloatHistogram { schema: h.schema, counter_reset: hint, count: h.count, sum: h.sum, ..Default::default() };
+        prev = Some(std::mem::replace(h, Arc::new(stats)));
+    }
+}
+
+#[allow(clippy::too_many_arguments)]
+fn instant(
+    ctx: &Context<'_>,
+    sel: &dyn SeriesSelection,
+    i: usize,
+    refs: &Refs,
+    kind: InstantKind,
+    stats_only: bool,
+    n: usize,
+    s: &mut Scratch,
+) -> Result<bool> {
+    let of = |t: i64, v: f64, st: i64, histogram: bool| -> Result<f64> {
+        Ok(match kind {
+            InstantKind::Value => v,
+            InstantKind::Timestamp => t as f64 / 1000.0,
+            InstantKind::StartTimestamp => st as f64 / 1000.0,
+            InstantKind::Info if histogram => return Err(Error::exec("info sample should be float")),
+            InstantKind::Info => t as f64,
+        })
+    };
+    if (n == 1 || refs.fixed.is_some()) && !stats_only {
+        let at = refs.at(0);
+        let range = TimeRange::new(at.saturating_sub(ctx.lookback - 1), at);
+        let Some(x) = sel.newest(i, range, &mut s.buf)? else { return Ok(false) };
+        ctx.read(1);
+        if x.h.as_ref().map_or(is_stale(x.v), |h| h.is_stale()) {
+            return Ok(false);
+        }
+        if let (Some(h), InstantKind::Value) = (&x.h, kind) {
+            s.v.resize(n, ABSENT);
+            s.h.resize(n, Some(h.clone()));
+        } else {
+            s.v.resize(n, of(x.t, x.v, x.st, x.h.is_some())?);
+        }
+        return Ok(true);
+    }
+    sel.read(i, refs.span(ctx.lookback - 1, 0), &mut s.buf)?;
+    let buf = &mut s.buf;
+    ctx.read(buf.len());
+    if buf.is_empty() {
+        return Ok(false);
+    }
+    if stats_only {
+        keep_stats(buf);
+    }
+    s.v.resize(n, ABSENT);
+    let (mut next, mut any) = (0usize, false);
+    let len = buf.t.len();
+    for step in 0..n {
+        let at = refs.at(step);
+        while next < len && buf.t[next] <= at {
+            next += 1;
+        }
+        let Some(last) = next.checked_sub(1) else { continue };
+        let t = buf.t[last];
+        if t <= at.saturating_sub(ctx.lookback) {
+            continue;
+        }
+        if let Some(h) = buf.histogram(last) {
+            if h.is_stale() {
+                continue;
+            }
+            if kind == InstantKind::Value {
+                if s.h.is_empty() {
+                    s.h.resize(n, None);
+                }
+                s.h[step] = Some(h.clone());
+            } else {
+                s.v[step] = of(t, f64::NAN, buf.start(last), true)?;
+            }
+            any = true;
+            continue;
+        }
+        let v = buf.v[last];
+        if !is_stale(v) {
+            s.v[step] = if kind == InstantKind::Value { v } else { of(t, v, buf.start(last), false)? };
+            any = true;
+        }
+    }
+    Ok(any)
+}
+
+/// The samples of a range vector at one time, as the matrix an instant query answers with.
+pub(crate) fn matrix_samples(
+    sel: &dyn SeriesSelection,
+    i: usize,
+    range: i64,
+    at: i64,
+    ext: Extended,
+    buf: &mut SampleBuf,
+) -> Result<(Vec<i64>, Vec<f64>, Vec<Option<Hist>>)> {
+    let (before, after) = ext.reach();
+    sel.read(i, TimeRange::new(at.saturating_sub(range).saturating_sub(before).saturating_add(1), at.saturating_add(after)), buf)?;
+    let (mut t, mut v, mut h) = (Vec::new(), Vec::new(), Vec::new());
+    for k in 0..buf.len() {
+        match buf.histogram(k) {
+            Some(x) if x.is_stale() => continue,
+            Some(x) => {
+                h.resize(t.len(), None);
+                h.push(Some(x.clone()));
+                v.push(ABSENT);
+            }
+            None if is_stale(buf.v[k]) => continue,
+            None => v.push(buf.v[k]),
+        }
+        t.push(buf.t[k]);
+    }
+    if !h.is_empty() {
+        h.resize(t.len(), None);
+    }
+    ext.cut(at - range, at, &mut t, &mut v, &mut h)?;
+    Ok((t, v, h))
+}

@@ -1,0 +1,177 @@
+//! Numbers and strings as Go writes them, which is what Prometheus' API and label values show.
+
+use std::fmt::Write;
+
+/// Shortest digits that give back `v`, and the decimal exponent of the first one.
+fn digits(v: f64) -> (String, i32) {
+    let s = format!("{:e}", v.abs());
+    let (mantissa, exp) = s.split_once('e').unwrap_or((&s, "0"));
+    (mantissa.replace('.', ""), exp.parse().unwrap_or(0))
+}
+
+fn special(v: f64) -> Option<&'static str> {
+    if v.is_nan() {
+        Some("NaN")
+    } else if v == f64::INFINITY {
+        Some("+Inf")
+    } else if v == f64::NEG_INFINITY {
+        Some("-Inf")
+    } else {
+        None
+    }
+}
+
+/// `%f` with the fewest digits that give the value back.
+pub fn plain(v: f64) -> String {
+    match special(v) {
+        Some(s) => s.to_owned(),
+        None => format!("{v}"),
+    }
+}
+
+/// `%e` with the fewest digits; the exponent has two digits at least.
+pub fn exponent(v: f64) -> String {
+    if let Some(s) = special(v) {
+        return s.to_owned();
+    }
+    let (d, exp) = digits(v);
+    let mut s = String::with_capacity(d.len() + 6);
+    if v.is_sign_negative() {
+        s.push('-');
+    }
+    s.push_str(&d[..1]);
+    if d.len() > 1 {
+        s.push('.');
+        s.push_str(&d[1..]);
+    }
+    let _ = write!(s, "e{}{:02}", if exp < 0 { '-' } else { '+' }, exp.abs());
+    s
+}
+
+/// `%g` with the fewest digits.
+pub fn general(v: f64) -> String {
+    if let Some(s) = special(v) {
+        return s.to_owned();
+    }
+    let exp = digits(v).1;
+    if v != 0.0 && !(-4..6).contains(&exp) {
+        return exponent(v);
+    }
+    plain(v)
+}
+
+/// The form sample values have in JSON, without the quotes.
+pub fn json(v: f64) -> String {
+    let a = v.abs();
+    if a != 0.0 && (a < 1e-6 || a >= 1e21) && a.is_finite() { exponent(v) } else { plain(v) }
+}
+
+/// A label value of a float as OpenMetrics writes it: never without a fraction.
+pub fn open_metrics(v: f64) -> String {
+    if v == f64::INFINITY {
+        return "+Inf".into();
+    }
+    if v == 1.0 || v == 0.0 || v == -1.0 {
+        return format!("{v}.0");
+    }
+    let s = general(v);
+    if s.contains(['e', '.']) || special(v).is_some() { s } else { s + ".0" }
+}
+
+/// A double-quoted Go string.
+pub fn quote(s: &str) -> String {
+    let mut out = String::with_capacity(s.len() + 2);
+    out.push('"');
+    for c in s.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            '\u{7}' => out.push_str("\\a"),
+            '\u{8}' => out.push_str("\\b"),
+            '\u{b}' => out.push_str("\\v"),
+            '\u{c}' => out.push_str("\\f"),
+            c if (c as u32) < 0x20 || c as u32 == 0x7f => {
+                let _ = write!(out, "\\x{:02x}", c as u32);
+            }
+            c => match super::lexer::raw_byte_of(c) {
+                Some(b) => {
+                    let _ = write!(out, "\\x{b:02x}");
+                }
+                None => out.push(c),
+            },
+        }
+    }
+    out.push('"');
+    out
+}
+
+/// A duration of milliseconds as Prometheus writes it, e.g. `1h30m`.
+pub fn duration(ms: i64) -> String {
+    if ms == 0 {
+        return "0s".into();
+    }
+    let mut s = String::new();
+    let mut rest = ms.unsigned_abs();
+    if ms < 0 {
+        s.push('-');
+    }
+    // Years and weeks only where nothing is left over, so that 90 days don't read as 12w6d.
+    for (unit, len, exact) in [
+        ("y", 365 * 86_400_000, true),
+        ("w", 7 * 86_400_000, true),
+        ("d", 86_400_000, false),
+        ("h", 3_600_000, false),
+        ("m", 60_000, false),
+        ("s", 1000, false),
+        ("ms", 1, false),
+    ] {
+        if exact && rest % len != 0 {
+            continue;
+        }
+        let n = rest / len;
+        if n > 0 {
+            let _ = write!(s, "{n}{unit}");
+            rest -= n * len;
+        }
+    }
+    s
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_go_writes_floats() {
+        assert_eq!(plain(12_340_000.0), "12340000");
+        assert_eq!(plain(-0.0), "-0");
+        assert_eq!(general(1_234_567.0), "1.234567e+06");
+        assert_eq!(general(0.00001), "1e-05");
+        assert_eq!(general(1.5), "1.5");
+        assert_eq!(general(1e6), "1e+06");
+        assert_eq!(general(100_000.0), "100000");
+        assert_eq!(json(1e21), "1e+21");
+        assert_eq!(json(0.0000001), "1e-07");
+        assert_eq!(json(123456789012345680000.0), "123456789012345680000");
+        assert_eq!(json(f64::INFINITY), "+Inf");
+        assert_eq!(open_metrics(1.0), "1.0");
+        assert_eq!(open_metrics(0.5), "0.5");
+    }
+
+    #[test]
+    fn durations() {
+        assert_eq!(duration(5_400_000), "1h30m");
+        assert_eq!(duration(604_800_000), "1w");
+        assert_eq!(duration(90 * 86_400_000), "90d");
+        assert_eq!(duration(1), "1ms");
+        assert_eq!(duration(-300_000), "-5m");
+    }
+
+    #[test]
+    fn quoting() {
+        assert_eq!(quote("a\"b\\\n\u{1}"), r#""a\"b\\\n\x01""#);
+    }
+}

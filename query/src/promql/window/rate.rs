@@ -1,0 +1,369 @@
+//! rate, increase, delta and their kin: differences over a window, mindful of counter resets.
+
+use strandline_storage::model::{CounterReset, FloatHistogram};
+
+use super::super::annotations::{Annotations, HistogramOp};
+use super::super::eval::series::Hist;
+use super::super::histogram::arith::{self, add, sub};
+use super::super::histogram::{compact, detect_reset, equal};
+use super::{Cursor, Name, Out, Window, WindowFn, WindowSpec, Work};
+
+/// Whether start timestamps say that the counter began anew between two samples.
+pub(super) fn start_reset(prev_st: i64, prev_t: i64, st: i64, t: i64) -> bool {
+    // 0 is unknown, and a start at the sample itself is OTel's unknown start.
+    if st == 0 || st >= t || st < prev_t {
+        return false;
+    }
+    if st > prev_t {
+        return true;
+    }
+    // The start is the sample before: a delta, unless that one's own start is unknown or nonsense.
+    prev_st <= prev_t && prev_st != 0 && prev_st != prev_t
+}
+
+/// Whether a sample's start lies before the sample before it without being the same start.
+fn start_overlap(prev_st: i64, prev_t: i64, st: i64) -> bool {
+    st != 0 && st < prev_t && st != prev_st
+}
+
+/// What extrapolation needs to know of a window.
+struct Edges {
+    first_t: i64,
+    last_t: i64,
+    samples: usize,
+    /// First value, for counters that can't have been below zero.
+    first: f64,
+    /// Start timestamp of the first sample.
+    first_st: i64,
+}
+
+/// The factor that stretches a difference to the whole window, and whether the counter is known to have started
+/// at zero inside it. `None` if one sample is all there is.
+fn stretch(spec: &WindowSpec, w: (i64, i64), e: &Edges, diff: f64) -> Option<(f64, bool)> {
+    let counter = spec.func.is_counter();
+    let mut to_start = (e.first_t - w.0) as f64 / 1000.0;
+    let mut to_end = (w.1 - e.last_t) as f64 / 1000.0;
+    let mut sampled = (e.last_t - e.first_t) as f64 / 1000.0;
+    let gaps = e.samples - 1;
+    let average = if gaps > 0 { sampled / gaps as f64 } else { 0.0 };
+    let threshold = average * 1.1;
+    let mut from_zero = false;
+    if counter && e.first_st != 0 && e.first_st > w.0 && e.first_st < e.first_t {
+        // The counter is known to have been zero at a time within the window.
+        from_zero = true;
+        to_start = 0.0;
+        sampled = (e.last_t - e.first_st) as f64 / 1000.0;
+    } else if gaps == 0 {
+        return None;
+    } else {
+        if to_start >= threshold {
+            to_start = average / 2.0;
+        }
+        if counter && diff > 0.0 && e.first >= 0.0 {
+            // A counter is never negative: extrapolation stops where it would have been zero.
+            to_start = to_start.min(sampled * (e.first / diff));
+        }
+    }
+    if to_end >= threshold {
+        to_end = average / 2.0;
+    }
+    let mut factor = if sampled != 0.0 { (sampled + to_start + to_end) / sampled } else { 1.0 };
+    if spec.func == WindowFn::Rate {
+        factor /= spec.range as f64 / 1000.0;
+    }
+    Some((factor, from_zero))
+}
+
+/// All steps of a series of floats, with resets found once.
+#[allow(clippy::too_many_arguments)]
+pub(super) fn floats(
+    spec: &WindowSpec,
+    t: &[i64],
+    v: &[f64],
+    st: &[i64],
+    out: &mut [f64],
+    work: &mut Work<'_>,
+    name: Name<'_>,
+    ann: &mut Annotations,
+) -> bool {
+    let counter = spec.func.is_counter();
+    let (resets, overlaps) = (&mut *work.marks, &mut *work.overlaps);
+    resets.clear();
+    overlaps.clear();
+    if counter {
+        for i in 1..v.len() {
+            if v[i] < v[i - 1] || (!st.is_empty() && start_reset(st[i - 1], t[i - 1], st[i], t[i])) {
+                resets.push(i);
+            }
+            if !st.is_empty() && start_overlap(st[i - 1], t[i - 1], st[i]) {
+                overlaps.push(i);
+            }
+        }
+    }
+    let mut c = Cursor::default();
+    let (mut next_reset, mut any) = (0usize, false);
+    let mut warned = overlaps.is_empty();
+    for (step, slot) in out.iter_mut().enumerate() {
+        let end = spec.refs.at(step);
+        let start = end.saturating_sub(spec.range);
+        c.slide(t, start, end);
+        if c.is_empty() {
+            continue;
+        }
+        let (lo, hi) = (c.lo, c.hi - 1);
+        let mut diff = v[hi] - v[lo];
+        if counter {
+            while next_reset < resets.len() && resets[next_reset] <= lo {
+                next_reset += 1;
+            }
+            for &r in resets[next_reset..].iter().take_while(|r| **r <= hi) {
+                diff += v[r - 1];
+            }
+            if !warned && overlaps.iter().any(|o| *o > lo && *o <= hi) {
+                ann.start_time_overlap(&name(), spec.span);
+                warned = true;
+            }
+        }
+        let e = Edges { first_t: t[lo], last_t: t[hi], samples: c.hi - c.lo, first: v[lo], first_st: st.get(lo).copied().unwrap_or(0) };
+        let Some((factor, from_zero)) = stretch(spec, (start, end), &e, diff) else { continue };
+        if from_zero {
+            diff += v[lo];
+        }
+        *slot = diff * factor;
+        any = true;
+    }
+    any
+}
+
+/// rate, increase and delta of one window that may hold histograms.
+pub(super) fn extrapolated(spec: &WindowSpec, w: &Window<'_>, name: Name<'_>, ann: &mut Annotations) -> Out {
+    if !w.hh.is_empty() && !w.ft.is_empty() {
+        ann.mixed_floats_histograms(&name(), spec.span);
+        return Out::None;
+    }
+    let st0 = |st: &[i64]| st.first().copied().unwrap_or(0);
+    if w.hh.is_empty() {
+        let mut one = [f64::NAN];
+        let (mut values, mut marks, mut overlaps) = (Vec::new(), Vec::new(), Vec::new());
+        let mut work = Work { values: &mut values, marks: &mut marks, overlaps: &mut overlaps };
+        let mut single = WindowSpec { params: Vec::new(), ..copy(spec) };
+        single.refs.fixed = Some(w.end);
+        return if floats(&single, w.ft, w.fv, w.fst, &mut one, &mut work, name, ann) { Out::F(one[0]) } else { Out::None };
+    }
+    let n = w.hh.len();
+    let counter = spec.func.is_counter();
+    let mut result = None;
+    if n > 1 {
+        let Some(h) = histogram_difference(spec, w, counter, name, ann) else { return Out::None };
+        result = Some(h);
+    }
+    let e = Edges { first_t: w.ht[0], last_t: w.ht[n - 1], samples: n, first: w.hh[0].count, first_st: st0(w.hst) };
+    let diff = result.as_ref().map_or(0.0, |h| h.count);
+    let Some((factor, from_zero)) = stretch(spec, (w.start, w.end), &e, diff) else { return Out::None };
+    let mut h = match result {
+        None => (*w.hh[0]).clone(),
+        Some(mut h) => {
+            if from_zero && !add_noting(&mut h, &w.hh[0], spec, name, ann) {
+                return Out::None;
+            }
+            h
+        }
+    };
+    arith::mul(&mut h, factor);
+    Out::H(h)
+}
+
+fn copy(s: &WindowSpec) -> WindowSpec {
+    WindowSpec { params: Vec::new(), ..*s }
+}
+
+/// `base += other`; whether they fit.
+pub(super) fn add_noting(base: &mut FloatHistogram, other: &FloatHistogram, spec: &WindowSpec, name: Name<'_>, ann: &mut Annotations) -> bool {
+    note(add(base, other), HistogramOp::Add, spec, name, ann)
+}
+
+/// `base -= other`; whether they fit.
+pub(super) fn sub_noting(base: &mut FloatHistogram, other: &FloatHistogram, spec: &WindowSpec, name: Name<'_>, ann: &mut Annotations) -> bool {
+    note(sub(base, other), HistogramOp::Sub, spec, name, ann)
+}
+
+fn note(
+    r: Result<arith::Combined, arith::Incompatible>,
+    op: HistogramOp,
+    spec: &WindowSpec,
+    name: Name<'_>,
+    ann: &mut Annotations,
+) -> bool {
+    match r {
+        Ok(c) => {
+            // Resets are dealt with by the caller, so contradicting hints say nothing new.
+            if c.reconciled {
+                ann.bounds_reconciled(op, spec.span);
+            }
+            true
+        }
+        Err(_) => {
+            ann.mixed_exponential_custom(&name(), spec.span);
+            false
+        }
+    }
+}
+
+/// Last less first, resets added back.
+fn histogram_difference(spec: &WindowSpec, w: &Window<'_>, counter: bool, name: Name<'_>, ann: &mut Annotations) -> Option<FloatHistogram> {
+    let n = w.hh.len();
+    let (first, last) = (&w.hh[0], &w.hh[n - 1]);
+    let gauge = |h: &Hist| h.counter_reset == CounterReset::Gauge;
+    if counter && (gauge(first) || gauge(last)) {
+        ann.not_counter(&name(), spec.span);
+    }
+    let reset_at = |i: usize, prev: &FloatHistogram| {
+        (w.hst.len() > i && start_reset(w.hst[i - 1], w.ht[i - 1], w.hst[i], w.ht[i])) || detect_reset(&w.hh[i], prev)
+    };
+    let mut prev: Hist = first.clone();
+    if counter && reset_at(1, &prev) {
+        // Nothing of the first sample is used then, so it may have any layout.
+        let second = &w.hh[1];
+        prev = FloatHistogram { schema: second.schema, custom_values: second.custom_values.clone(), ..Default::default() }.into();
+    }
+    let custom = prev.uses_custom_buckets();
+    if last.uses_custom_buckets() != custom {
+        ann.mixed_exponential_custom(&name(), spec.span);
+        return None;
+    }
+    let mut schema = last.schema.min(prev.schema);
+    if counter {
+        for h in &w.hh[1..n - 1] {
+            if gauge(h) {
+                ann.not_counter(&name(), spec.span);
+            }
+            schema = schema.min(h.schema);
+            if h.uses_custom_buckets() != custom {
+                ann.mixed_exponential_custom(&name(), spec.span);
+                return None;
+            }
+        }
+    }
+    let mut h = arith::at_schema(last, schema);
+    if !sub_noting(&mut h, &prev, spec, name, ann) {
+        return None;
+    }
+    if counter {
+        let mut warned = false;
+        for i in 1..n {
+            if !warned && w.hst.len() > i && start_overlap(w.hst[i - 1], w.ht[i - 1], w.hst[i]) {
+                ann.start_time_overlap(&name(), spec.span);
+                warned = true;
+            }
+            if reset_at(i, &prev) && !add_noting(&mut h, &prev, spec, name, ann) {
+                return None;
+            }
+            prev = w.hh[i].clone();
+        }
+    } else if !gauge(first) || !gauge(last) {
+        ann.not_gauge(&name(), spec.span);
+    }
+    h.counter_reset = CounterReset::Gauge;
+    compact(&mut h);
+    Some(h)
+}
+
+/// irate and idelta: the last two samples.
+pub(super) fn instant(spec: &WindowSpec, w: &Window<'_>, name: Name<'_>, ann: &mut Annotations) -> Out {
+    let rate = spec.func == WindowFn::Irate;
+    // (t, st, value), the last two of either kind in order.
+    let mut last: Vec<(i64, i64, Option<&Hist>, f64)> = Vec::with_capacity(4);
+    for i in w.ft.len().saturating_sub(2)..w.ft.len() {
+        last.push((w.ft[i], w.fst.get(i).copied().unwrap_or(0), None, w.fv[i]));
+    }
+    for i in w.ht.len().saturating_sub(2)..w.ht.len() {
+        last.push((w.ht[i], w.hst.get(i).copied().unwrap_or(0), Some(&w.hh[i]), 0.0));
+    }
+    last.sort_by_key(|s| s.0);
+    let [.., a, b] = last[..] else { return Out::None };
+    let interval = b.0 - a.0;
+    if interval == 0 {
+        return Out::None;
+    }
+    let seconds = interval as f64 / 1000.0;
+    let st_reset = start_reset(a.1, a.0, b.1, b.0);
+    match (a.2, b.2) {
+        (None, None) => {
+            let v = if rate && (b.3 < a.3 || st_reset) { b.3 } else { b.3 - a.3 };
+            Out::F(if rate { v / seconds } else { v })
+        }
+        (Some(x), Some(y)) => {
+            let gauges = (x.counter_reset == CounterReset::Gauge, y.counter_reset == CounterReset::Gauge);
+            if rate && (gauges.0 || gauges.1) {
+                ann.not_counter(&name(), spec.span);
+            }
+            if !rate && !(gauges.0 && gauges.1) {
+                ann.not_gauge(&name(), spec.span);
+            }
+            let mut h = (**y).clone();
+            if (!rate || (!st_reset && !detect_reset(y, x))) && !sub_noting(&mut h, x, spec, name, ann) {
+                return Out::None;
+            }
+            h.counter_reset = CounterReset::Gauge;
+            compact(&mut h);
+            if rate {
+                arith::div(&mut h, seconds);
+            }
+            Out::H(h)
+        }
+        _ => {
+            ann.mixed_floats_histograms(&name(), spec.span);
+            Out::None
+        }
+    }
+}
+
+/// A sample of either kind with its times.
+type Any<'a> = (i64, i64, Option<&'a Hist>, f64);
+
+/// Visits neighbouring samples of both kinds in order of time.
+fn pairs(w: &Window<'_>, mut f: impl FnMut(&Any<'_>, &Any<'_>)) {
+    let (mut i, mut j) = (0, 0);
+    let mut prev: Option<Any<'_>> = None;
+    while i < w.ft.len() || j < w.ht.len() {
+        let float = j >= w.ht.len() || (i < w.ft.len() && w.ft[i] < w.ht[j]);
+        let cur: Any<'_> = if float {
+            i += 1;
+            (w.ft[i - 1], w.fst.get(i - 1).copied().unwrap_or(0), None, w.fv[i - 1])
+        } else {
+            j += 1;
+            (w.ht[j - 1], w.hst.get(j - 1).copied().unwrap_or(0), Some(&w.hh[j - 1]), 0.0)
+        };
+        if let Some(p) = &prev {
+            f(p, &cur);
+        }
+        prev = Some(cur);
+    }
+}
+
+/// Number of resets.
+pub(super) fn resets(w: &Window<'_>) -> Out {
+    let mut n = 0u64;
+    pairs(w, |a, b| {
+        let st = start_reset(a.1, a.0, b.1, b.0);
+        n += u64::from(match (a.2, b.2) {
+            (None, None) => b.3 < a.3 || st,
+            (Some(x), Some(y)) => st || detect_reset(y, x),
+            _ => true,
+        });
+    });
+    Out::F(n as f64)
+}
+
+/// Number of changes.
+pub(super) fn changes(w: &Window<'_>) -> Out {
+    let mut n = 0u64;
+    pairs(w, |a, b| {
+        n += u64::from(match (a.2, b.2) {
+            (None, None) => b.3 != a.3 && !(a.3.is_nan() && b.3.is_nan()),
+            (Some(x), Some(y)) => !equal(y, x),
+            _ => true,
+        });
+    });
+    Out::F(n as f64)
+}

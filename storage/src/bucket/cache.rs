@@ -1,0 +1,162 @@
+//! Pages of the bucket's objects, in memory up to a bound. Objects are immutable, so a page never gets stale.
+
+use std::collections::{HashMap, VecDeque};
+
+use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
+
+use super::Bucket;
+use crate::error::{Error, Result};
+
+/// Objects are read in whole pages of this size.
+const PAGE: u64 = 64 << 10;
+/// Missing pages that lie no farther apart than this are fetched in one request.
+const GAP_PAGES: u64 = 4;
+/// No single request asks for more.
+const MAX_REQUEST_PAGES: u64 = 64;
+
+type Key = (std::sync::Arc<str>, u64);
+
+#[derive(Default)]
+struct State {
+    pages: HashMap<Key, (Bytes, bool)>,
+    order: VecDeque<Key>,
+    bytes: u64,
+    names: HashMap<String, std::sync::Arc<str>>,
+}
+
+/// A bounded cache of pages with second-chance eviction.
+pub struct RangeCache {
+    state: Mutex<State>,
+    max_bytes: u64,
+}
+
+impl RangeCache {
+    /// Holds at most `max_bytes` of pages.
+    pub fn new(max_bytes: u64) -> Self {
+        RangeCache { state: Mutex::default(), max_bytes: max_bytes.max(4 * PAGE) }
+    }
+
+    /// Bytes held.
+    pub fn size_bytes(&self) -> u64 {
+        self.state.lock().bytes
+    }
+
+    /// `len` bytes of an object of `total` bytes from `offset`.
+    pub fn read(&self, bucket: &dyn Bucket, key: &str, total: u64, offset: u64, len: usize) -> Result<Bytes> {
+        let end = offset.checked_add(len as u64).filter(|e| *e <= total);
+        let end = end.ok_or_else(|| Error::corrupt(format!("{len} bytes asked of {total}")).at(key).offset(offset))?;
+        if len == 0 {
+            return Ok(Bytes::new());
+        }
+        let (first, last) = (offset / PAGE, (end - 1) / PAGE);
+        let mut pages = self.held(key, first, last);
+        let missing: Vec<u64> = (first..=last).filter(|p| !pages.contains_key(p)).collect();
+        for (p, b) in self.fetch(bucket, key, total, &missing)? {
+            pages.insert(p, b);
+        }
+        let page = |p: u64| pages.get(&p).ok_or_else(|| Error::corrupt("a page is missing").at(key));
+        if first == last {
+            let at = (offset % PAGE) as usize;
+            return Ok(page(first)?.slice(at..at + len));
+        }
+        let mut out = BytesMut::with_capacity(len);
+        for p in first..=last {
+            let b = page(p)?;
+            let from = if p == first { (offset % PAGE) as usize } else { 0 };
+            let to = if p == last { (end - p * PAGE) as usize } else { b.len() };
+            out.extend_from_slice(&b[from..to]);
+        }
+        Ok(out.freeze())
+    }
+
+    /// Fetches what is missing of the ranges, near ones together. Failures show when the data is read.
+    pub fn prefetch(&self, bucket: &dyn Bucket, key: &str, total: u64, ranges: &[(u64, usize)]) {
+        let mut wanted: Vec<u64> = Vec::new();
+        for (o, n) in ranges.iter().filter(|(o, _)| *o < total) {
+            let end = (o + *n as u64).min(total);
+            wanted.extend(o / PAGE..=end.saturating_sub(1).max(*o) / PAGE);
+        }
+        wanted.sort_unstable();
+        wanted.dedup();
+        // No more than half of the cache at once, or the first pages go before they are read.
+        wanted.truncate((self.max_bytes / 2 / PAGE) as usize);
+        let missing: Vec<u64> = match (wanted.first(), wanted.last()) {
+            (Some(a), Some(b)) => {
+                let held = self.held(key, *a, *b);
+                wanted.into_iter().filter(|p| !held.contains_key(p)).collect()
+            }
+            _ => return,
+        };
+        let _ = self.fetch(bucket, key, total, &missing);
+    }
+
+    fn held(&self, key: &str, first: u64, last: u64) -> HashMap<u64, Bytes> {
+        let mut s = self.state.lock();
+        let Some(name) = s.names.get(key).cloned() else { return HashMap::new() };
+        let mut out = HashMap::new();
+        for p in first..=last {
+            if let Some((b, used)) = s.pages.get_mut(&(name.clone(), p)) {
+                *used = true;
+                out.insert(p, b.clone());
+            }
+        }
+        out
+    }
+
+    fn fetch(&self, bucket: &dyn Bucket, key: &str, total: u64, missing: &[u64]) -> Result<Vec<(u64, Bytes)>> {
+        let mut runs: Vec<(u64, u64)> = Vec::new();
+        for p in missing {
+            match runs.last_mut() {
+                Some((a, b)) if p - *b <= GAP_PAGES && p - *a < MAX_REQUEST_PAGES => *b = *p,
+                _ => runs.push((*p, *p)),
+            }
+        }
+        if runs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let ranges: Vec<(u64, usize)> = runs.iter().map(|(a, b)| (a * PAGE, (((b + 1) * PAGE).min(total) - a * PAGE) as usize)).collect();
+        let got = bucket.get_ranges(key, &ranges)?;
+        let mut out = Vec::new();
+        for ((a, b), bytes) in runs.into_iter().zip(got) {
+            for p in a..=b {
+                let from = ((p - a) * PAGE) as usize;
+                let to = (from + PAGE as usize).min(bytes.len());
+                if from >= to {
+                    return Err(Error::corrupt("the bucket gave fewer bytes than asked").at(key));
+                }
+                // A copy of its own, so that evicting a page frees its memory.
+                out.push((p, Bytes::copy_from_slice(&bytes[from..to])));
+            }
+        }
+        self.keep(key, &out);
+        Ok(out)
+    }
+
+    fn keep(&self, key: &str, pages: &[(u64, Bytes)]) {
+        let mut s = self.state.lock();
+        let name = s.names.entry(key.to_owned()).or_insert_with(|| key.into()).clone();
+        for (p, b) in pages {
+            let k = (name.clone(), *p);
+            if s.pages.insert(k.clone(), (b.clone(), false)).is_none() {
+                s.bytes += b.len() as u64;
+                s.order.push_back(k);
+            }
+        }
+        while s.bytes > self.max_bytes {
+            let Some(k) = s.order.pop_front() else { break };
+            match s.pages.get_mut(&k) {
+                Some((_, used)) if *used => {
+                    *used = false;
+                    s.order.push_back(k);
+                }
+                Some((b, _)) => {
+                    let n = b.len() as u64;
+                    s.pages.remove(&k);
+                    s.bytes -= n;
+                }
+                None => {}
+            }
+        }
+    }
+}

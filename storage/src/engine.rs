@@ -1,0 +1,186 @@
+//! One tenant's data folder: the lock, the version, the stores, and the thread that keeps them tidy.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+use strandline_wal::fs::Fs;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::metrics::{MetricOptions, MetricStore};
+#[cfg(feature = "traces")]
+use crate::traces::{TraceStore, TraceStoreOptions};
+
+/// The version of the data folder's layout that this code writes.
+pub const LAYOUT_VERSION: u32 = 1;
+
+/// What an engine is made of.
+#[derive(Clone)]
+pub struct EngineOptions {
+    /// The metric store's options; file system, clock and folder of the engine are taken from here.
+    pub metrics: MetricOptions,
+    /// The span store's options.
+    #[cfg(feature = "traces")]
+    pub traces: TraceStoreOptions,
+    /// Keep a thread that flushes, compacts, uploads and retains. Without it, call [`Engine::maintain`].
+    pub background: bool,
+}
+
+/// An open data folder; clones share it. Only one process may have it open for writing.
+#[derive(Clone)]
+pub struct Engine(Arc<Inner>);
+
+struct Inner {
+    metrics: MetricStore,
+    #[cfg(feature = "traces")]
+    traces: TraceStore,
+    stop: Arc<(Mutex<bool>, Condvar)>,
+    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+    lock: Mutex<Option<Box<dyn Send + Sync>>>,
+}
+
+impl Engine {
+    /// Opens (or creates) the folder: takes its lock, checks its version, replays the logs.
+    pub fn open(options: EngineOptions) -> Result<Self> {
+        Self::open_with(options, &mut |_| {})
+    }
+
+    /// As [`Engine::open`], telling the number of samples replayed so far.
+    pub fn open_with(options: EngineOptions, progress: &mut dyn FnMut(u64)) -> Result<Self> {
+        let (fs, dir) = (options.metrics.fs.clone(), options.metrics.dir.clone());
+        fs.create_dir_all(&dir).map_err(|e| Error::io("creating the data folder", &dir, e))?;
+        let lock = take_lock(&fs, &dir)?;
+        check_version(&fs, &dir)?;
+        let metrics = MetricStore::open_with(options.metrics, progress)?;
+        #[cfg(feature = "traces")]
+        let traces = TraceStore::open(TraceStoreOptions { writer_id: metrics.writer_id().to_owned(), ..options.traces })?;
+        let engine = Engine(Arc::new(Inner {
+            metrics,
+            #[cfg(feature = "traces")]
+            traces,
+            stop: Arc::default(),
+            thread: Mutex::new(None),
+            lock: Mutex::new(Some(lock)),
+        }));
+        if options.background {
+            engine.spawn_upkeep()?;
+        }
+        Ok(engine)
+    }
+
+    /// The metric store.
+    pub fn metrics(&self) -> &MetricStore {
+        &self.0.metrics
+    }
+
+    /// The span store.
+    #[cfg(feature = "traces")]
+    pub fn traces(&self) -> &TraceStore {
+        &self.0.traces
+    }
+
+    /// Cuts everything to blocks and uploads them. The error says what could not be done; what was acknowledged
+    /// stays safe either way.
+    pub fn flush(&self) -> Result<()> {
+        self.0.metrics.flush()?;
+        #[cfg(feature = "traces")]
+        self.0.traces.flush()?;
+        self.0.metrics.upload()
+    }
+
+    /// One turn of upkeep, for engines without a background thread.
+    pub fn maintain(&self) -> Result<()> {
+        self.0.metrics.maintain()?;
+        #[cfg(feature = "traces")]
+        self.0.traces.maintain()?;
+        Ok(())
+    }
+
+    fn spawn_upkeep(&self) -> Result<()> {
+        let stop = self.0.stop.clone();
+        let inner = Arc::downgrade(&self.0);
+        let turn = move || {
+            loop {
+                let mut stopped = stop.0.lock();
+                if !*stopped {
+                    stop.1.wait_for(&mut stopped, Duration::from_secs(1));
+                }
+                if *stopped {
+                    return;
+                }
+                drop(stopped);
+                let Some(inner) = inner.upgrade() else { return };
+                if let Err(e) = Engine(inner).maintain() {
+                    tracing::error!(error = %e, "upkeep failed; it will be tried again");
+                }
+            }
+        };
+        let t = std::thread::Builder::new().name("strandline-upkeep".into()).spawn(turn);
+        let t = t.map_err(|e| Error::new(ErrorKind::Unavailable, format!("starting the upkeep thread: {e}")))?;
+        *self.0.thread.lock() = Some(t);
+        Ok(())
+    }
+
+    /// Ends upkeep, makes everything acknowledged durable, and lets go of the folder. Never waits for the network.
+    pub fn close(&self) -> Result<()> {
+        self.0.stop_upkeep();
+        let metrics = self.0.metrics.close();
+        #[cfg(feature = "traces")]
+        let metrics = metrics.and(self.0.traces.close());
+        self.0.lock.lock().take();
+        metrics
+    }
+}
+
+impl Inner {
+    fn stop_upkeep(&self) {
+        *self.stop.0.lock() = true;
+        self.stop.1.notify_all();
+        let Some(t) = self.thread.lock().take() else { return };
+        // The thread may be waiting for the bucket, or be the one that drops the engine: it is not waited for then.
+        let until = std::time::Instant::now() + Duration::from_secs(2);
+        while !t.is_finished() && t.thread().id() != std::thread::current().id() && std::time::Instant::now() < until {
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        *self.stop.0.lock() = true;
+        self.stop.1.notify_all();
+    }
+}
+
+fn take_lock(fs: &Arc<dyn Fs>, dir: &Path) -> Result<Box<dyn Send + Sync>> {
+    let path: PathBuf = dir.join("LOCK");
+    fs.lock(&path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::WouldBlock => Error::new(
+            ErrorKind::Unavailable,
+            format!("the data folder {} is in use by another process: stop it, or choose another folder", dir.display()),
+        ),
+        _ => Error::io("taking the lock of the data folder", &path, e),
+    })
+}
+
+fn check_version(fs: &Arc<dyn Fs>, dir: &Path) -> Result<()> {
+    let path = dir.join("VERSION");
+    match fs.read(&path) {
+        Ok(b) => {
+            let text = String::from_utf8_lossy(&b);
+            let found: u32 = text.trim().parse().map_err(|_| Error::corrupt(format!("VERSION holds {text:?}, not a number")).at(&path))?;
+            if found > LAYOUT_VERSION {
+                return Err(Error::invalid(format!(
+                    "the data folder has layout version {found}, this binary knows up to {LAYOUT_VERSION}: use the newer strandline that wrote it"
+                ))
+                .at(&path));
+            }
+            Ok(())
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            fs.write_atomic(&path, format!("{LAYOUT_VERSION}\n").as_bytes()).map_err(|e| Error::io("writing VERSION", &path, e))
+        }
+        Err(e) => Err(Error::io("reading VERSION", &path, e)),
+    }
+}

@@ -1,0 +1,31 @@
+//! Blocks: Prometheus TSDB blocks with Thanos' metadata.
+
+pub mod chunks;
+pub mod index;
+mod meta;
+mod reader;
+mod source;
+mod tombstones;
+mod writer;
+
+pub use meta::{BlockMeta, BlockStats, Compaction, ParentBlock, StrandlineMeta, ThanosFile, ThanosMeta};
+pub use reader::{Block, BlockSelection};
+pub use source::{LocalSource, RangeRead};
+pub use tombstones::{Tombstones, decode as decode_tombstones, encode as encode_tombstones};
+pub use writer::BlockWriter;
+
+/// File names in a block.
+pub const META: &str = "meta.json";
+/// The index.
+pub const INDEX: &str = "index";
+/// The folder of chunk segments.
+pub const CHUNKS: &str = "chunks";
+/// Deletes that are not applied yet.
+pub const TOMBSTONES: &str = "tombstones";
+
+/// Takes deleted stretches out of samples.
+pub(crate) fn remove_ranges(out: &mut crate::read::SampleBuf, gone: &[crate::model::TimeRange]) {
+    if !gone.is_empty() {
+        reader::remove(out, 0, gone);
+    }
+}

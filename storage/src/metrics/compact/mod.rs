@@ -1,0 +1,6 @@
+//! Compaction and retention: planned by pure functions, acted out by others.
+
+pub mod plan;
+mod run;
+
+pub use plan::{PlanBlock, Step, compaction, retention};

@@ -1,0 +1,282 @@
+//! Acting out a compaction: the merged block is written beside its sources, the manifest swaps them, and the sources
+//! in the bucket are marked. A crash at any step leaves either the sources or the result.
+
+use std::sync::Arc;
+
+use super::plan::{self, PlanBlock, Step};
+use crate::error::{Error, ErrorKind, Result};
+use crate::metrics::block::index::{SeriesEntry, SymbolTable};
+use crate::metrics::block::{Block, BlockMeta, BlockWriter, ParentBlock, remove_ranges};
+use crate::metrics::deletes::Delete;
+use crate::metrics::flush::{Chunks, apart, encode};
+use crate::metrics::manifest::{LocalBlock, Obsolete};
+use crate::metrics::merge;
+use crate::metrics::store::{MetricStore, Work};
+use crate::metrics::version::BlockEntry;
+use crate::model::{Labels, TimeRange};
+use crate::read::SampleBuf;
+use crate::{chunk, model};
+
+/// Chunks smaller than this are joined with their neighbours.
+const SMALL_CHUNK: usize = 60;
+
+impl MetricStore {
+    fn plan_blocks(&self) -> Vec<PlanBlock> {
+        let v = self.version();
+        let pending = |m: &BlockMeta| {
+            let applied = m.strandline.as_ref().map_or(&[][..], |s| &s.deletes_applied);
+            v.deletes.iter().filter(|d| d.range().overlaps(m.range()) && !applied.contains(&d.spec.ulid)).count()
+        };
+        v.blocks
+            .iter()
+            .map(|b| PlanBlock {
+                ulid: b.meta.ulid.clone(),
+                range: b.meta.range(),
+                level: b.meta.compaction.level,
+                size_bytes: b.meta.size_bytes(),
+                ours: b.meta.writer() == Some(self.writer_id()),
+                pending_deletes: pending(&b.meta),
+            })
+            .collect()
+    }
+
+    /// Runs compactions until there is nothing to do, at most `most`. Gives how many ran.
+    pub fn compact(&self, most: usize) -> Result<usize> {
+        let mut work = self.0.work.lock();
+        let mut n = 0;
+        while n < most && self.compact_once(&mut work)? {
+            n += 1;
+        }
+        Ok(n)
+    }
+
+    pub(in crate::metrics) fn compact_once(&self, work: &mut Work) -> Result<bool> {
+        let o = &self.0.options;
+        let step = plan::compaction(
+            &self.plan_blocks(),
+            o.clock.now_ms(),
+            o.rules.range_ms,
+            o.max_block_range_ms,
+            o.rules.out_of_order_window_ms.min(o.rules.range_ms) / 4,
+        );
+        match step {
+            Some(s) => self.run_step(&s, work).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    /// Applies retention. Gives how many blocks went.
+    pub(in crate::metrics) fn apply_retention(&self, work: &mut Work) -> Result<usize> {
+        let o = &self.0.options;
+        let gone = plan::retention(&self.plan_blocks(), o.clock.now_ms(), o.retention_ms, o.retention_bytes);
+        if gone.is_empty() {
+            return Ok(0);
+        }
+        let n = gone.len();
+        self.swap(&gone, None, "retention", work)?;
+        Ok(n)
+    }
+
+    fn run_step(&self, step: &Step, work: &mut Work) -> Result<()> {
+        let v = self.version();
+        let entries: Vec<Arc<BlockEntry>> = v.blocks.iter().filter(|b| step.inputs.contains(&b.meta.ulid)).cloned().collect();
+        let blocks = entries.iter().map(|e| e.open()).collect::<Result<Vec<_>>>()?;
+        let hull = entries.iter().fold(TimeRange::new(i64::MAX, i64::MIN), |r, e| {
+            TimeRange::new(r.min_ms.min(e.meta.min_time), r.max_ms.max(e.meta.max_time - 1))
+        });
+        let level = entries.iter().map(|e| e.meta.compaction.level).max().unwrap_or(0) + 1;
+        let mut sources: Vec<String> = entries.iter().flat_map(|e| e.meta.compaction.sources.clone()).collect();
+        sources.sort();
+        sources.dedup();
+        let mut meta = self.block_meta(self.new_ulid(work), hull, level, sources);
+        meta.compaction.parents = entries
+            .iter()
+            .map(|e| ParentBlock { ulid: e.meta.ulid.clone(), min_time: e.meta.min_time, max_time: e.meta.max_time })
+            .collect();
+        if let Some(s) = &mut meta.strandline {
+            s.deletes_applied = v.deletes.iter().map(|d| d.spec.ulid.clone()).collect();
+        }
+        let written = self.merge(&blocks, &v.deletes, meta)?;
+        let names: Vec<String> = entries.iter().map(|e| e.meta.ulid.clone()).collect();
+        tracing::info!(inputs = names.len(), output = written.as_ref().map(|m| m.ulid.as_str()), "compacted metric blocks");
+        self.swap(&names, written, "compacted", work)
+    }
+
+    /// One pass over all blocks in label order.
+    fn merge(&self, blocks: &[Arc<Block>], deletes: &[Arc<Delete>], meta: BlockMeta) -> Result<Option<BlockMeta>> {
+        let mut symbols = SymbolTable::default();
+        for b in blocks {
+            b.index().each_symbol(&mut |s| symbols.add(s))?;
+        }
+        let mut w = BlockWriter::create(self.0.options.fs.clone(), &self.local_dir(), meta, symbols)?;
+        match self.merge_into(blocks, deletes, &mut w) {
+            Ok(()) => w.finish(),
+            Err(e) => {
+                w.abort();
+                Err(e)
+            }
+        }
+    }
+
+    fn merge_into(&self, blocks: &[Arc<Block>], deletes: &[Arc<Delete>], w: &mut BlockWriter) -> Result<()> {
+        let mut cursors = blocks.iter().map(Cursor::new).collect::<Result<Vec<_>>>()?;
+        while let Some(labels) = cursors.iter().filter_map(|c| c.labels.as_ref()).min().cloned() {
+            let mut chunks = Chunks::new();
+            for c in cursors.iter_mut().filter(|c| c.labels.as_ref() == Some(&labels)) {
+                c.take(&mut chunks)?;
+            }
+            chunks.sort_by_key(|(_, r, _)| (r.min_ms, r.max_ms));
+            let gone: Vec<TimeRange> = deletes.iter().filter(|d| d.covers(&labels)).map(|d| d.range()).collect();
+            let chunks = self.settle(chunks, &gone)?;
+            if !chunks.is_empty() {
+                w.add(&labels, &chunks)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Chunks as they are where they can stay; otherwise decoded, joined and encoded anew.
+    fn settle(&self, chunks: Chunks, gone: &[TimeRange]) -> Result<Chunks> {
+        let touched = chunks.iter().any(|(_, r, _)| gone.iter().any(|g| g.overlaps(*r)));
+        let small = |c: &(chunk::Encoding, TimeRange, bytes::Bytes)| c.0.is_float() && chunk::num_samples(&c.2) < SMALL_CHUNK;
+        let fragmented = chunks.windows(2).any(|w| small(&w[0]) && small(&w[1]));
+        if !touched && !fragmented && apart(&chunks) {
+            return Ok(chunks);
+        }
+        let mut buf = SampleBuf::default();
+        for (e, _, data) in &chunks {
+            chunk::decode(*e, data, model::TimeRange::all(), &mut buf)?;
+        }
+        merge::settle(&mut buf);
+        remove_ranges(&mut buf, gone);
+        let rules = self.0.head.rules();
+        Ok(encode(&buf, rules.range_ms, rules.xor2))
+    }
+
+    /// Replaces blocks by one (or none): manifest, version, then whatever must be marked or removed.
+    fn swap(&self, gone: &[String], written: Option<BlockMeta>, reason: &str, work: &mut Work) -> Result<()> {
+        let dir = self.0.options.dir.join("metrics");
+        {
+            let mut manifest = self.0.manifest.lock();
+            let mut next = manifest.clone();
+            for g in gone {
+                let local = next.blocks.iter().position(|b| b.ulid == *g).map(|i| next.blocks.remove(i));
+                let in_bucket = local.as_ref().is_none_or(|l| l.uploaded_ms.is_some());
+                if in_bucket {
+                    next.obsolete.push(Obsolete { ulid: g.clone(), reason: reason.to_owned() });
+                }
+            }
+            if let Some(m) = &written {
+                next.blocks.push(LocalBlock { ulid: m.ulid.clone(), uploaded_ms: None });
+            }
+            next.save(&self.0.options.fs, &dir)?;
+            *manifest = next;
+        }
+        let old: Vec<Arc<BlockEntry>> = self.version().blocks.iter().filter(|b| gone.contains(&b.meta.ulid)).cloned().collect();
+        self.rebuild_version(work)?;
+        self.bury(old);
+        Ok(())
+    }
+}
+
+/// A block being read series by series.
+struct Cursor<'a> {
+    block: &'a Arc<Block>,
+    refs: roaring::bitmap::IntoIter,
+    entry: SeriesEntry,
+    labels: Option<Labels>,
+    reference: u32,
+}
+
+impl<'a> Cursor<'a> {
+    fn new(block: &'a Arc<Block>) -> Result<Self> {
+        let refs = block.index().all()?.into_iter();
+        let mut c = Cursor { block, refs, entry: SeriesEntry::default(), labels: None, reference: 0 };
+        c.advance()?;
+        Ok(c)
+    }
+
+    fn advance(&mut self) -> Result<()> {
+        self.labels = match self.refs.next() {
+            Some(r) => {
+                self.block.index().series(r, &mut self.entry)?;
+                self.reference = r;
+                Some(self.block.index().labels(&self.entry)?)
+            }
+            None => None,
+        };
+        Ok(())
+    }
+
+    fn take(&mut self, out: &mut Chunks) -> Result<()> {
+        let tombstones = self.block.tombstones().get(&(self.reference as u64)).map_or(&[][..], |t| t);
+        for c in &self.entry.chunks {
+            self.block.chunks().with(c.reference, 1024, |e, data| {
+                if tombstones.iter().any(|t| t.overlaps(c.range)) {
+                    let mut buf = SampleBuf::default();
+                    chunk::decode(e, data, TimeRange::all(), &mut buf)?;
+                    remove_ranges(&mut buf, tombstones);
+                    out.extend(encode(&buf, i64::MAX / 4, e == chunk::Encoding::Xor2));
+                } else {
+                    out.push((e, c.range, bytes::Bytes::copy_from_slice(data)));
+                }
+                Ok(())
+            })?;
+        }
+        self.advance()
+    }
+}
+
+impl MetricStore {
+    /// Rewrites every block of ours that a delete still concerns.
+    pub fn clean_tombstones(&self) -> Result<()> {
+        let mut work = self.0.work.lock();
+        self.flush_locked(&mut work)?;
+        while let Some(b) = self.plan_blocks().into_iter().find(|b| b.ours && b.pending_deletes > 0) {
+            self.run_step(&Step { inputs: vec![b.ulid], range: b.range }, &mut work)?;
+        }
+        Ok(())
+    }
+
+    /// Copies (by hard link) every block into `snapshots/<name>` of the data folder, after a flush. Gives the name.
+    pub fn snapshot(&self) -> Result<String> {
+        let mut work = self.0.work.lock();
+        self.flush_locked(&mut work)?;
+        let name = self.new_ulid(&mut work);
+        let fs = &self.0.options.fs;
+        let dir = self.0.options.dir.join("snapshots").join(&name);
+        let io = |e| Error::io("writing a snapshot", &dir, e);
+        fs.create_dir_all(&dir).map_err(io)?;
+        for b in self.blocks() {
+            let target = dir.join(&b.meta.ulid);
+            self.link_block(&b, &target).map_err(|e| e.at(&target))?;
+        }
+        fs.sync_dir(&dir).map_err(io)?;
+        Ok(name)
+    }
+
+    /// Puts the files of a block into a folder: linked where the block is local, fetched where it is not.
+    pub(in crate::metrics) fn link_block(&self, b: &BlockEntry, target: &std::path::Path) -> Result<()> {
+        use crate::metrics::version::Place;
+        let fs = &self.0.options.fs;
+        let io = |e| Error::io("copying a block", target, e);
+        fs.create_dir_all(&target.join(crate::metrics::block::CHUNKS)).map_err(io)?;
+        let files = b.meta.thanos.as_ref().map_or(&[][..], |t| &t.files);
+        for f in files {
+            let to = target.join(&f.rel_path);
+            let local = match &b.place {
+                Place::Local(dir) => Some(dir.join(&f.rel_path)),
+                Place::Bucket(prefix) => self.0.options.bucket.as_ref().and_then(|k| k.local_path(&format!("{prefix}/{}", f.rel_path))),
+            };
+            match (local, &b.place, &self.0.options.bucket) {
+                (Some(from), _, _) => fs.hard_link(&from, &to).map_err(io)?,
+                (None, Place::Bucket(prefix), Some(bucket)) => {
+                    let content = bucket.get(&format!("{prefix}/{}", f.rel_path))?;
+                    fs.write_atomic(&to, &content).map_err(io)?;
+                }
+                _ => return Err(Error::new(ErrorKind::Unavailable, "there is no bucket")),
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,162 @@
+//! Flush: a cut of the head becomes blocks, one a range, and readers move over in one step.
+
+use std::sync::Arc;
+
+use super::block::index::SymbolTable;
+use super::block::{BlockMeta, BlockWriter, Compaction, StrandlineMeta, ThanosMeta};
+use super::head::{Cut, FrozenSeries, Value, encode_run};
+use super::manifest::LocalBlock;
+use super::merge;
+use super::store::{MetricStore, Work};
+use super::version::{BlockEntry, Place, Version};
+use crate::chunk::{self, Encoding};
+use crate::error::Result;
+use crate::metrics::head::AnyHistogram;
+use crate::model::TimeRange;
+use crate::read::SampleBuf;
+
+pub(super) type Chunks = Vec<(Encoding, TimeRange, bytes::Bytes)>;
+
+impl MetricStore {
+    /// Cuts everything in the head to blocks. Returns when the blocks are on the local disk and readers see them.
+    pub fn flush(&self) -> Result<()> {
+        let mut work = self.0.work.lock();
+        self.flush_locked(&mut work)
+    }
+
+    pub(super) fn flush_locked(&self, work: &mut Work) -> Result<()> {
+        let head = &self.0.head;
+        let cut = head.cut()?;
+        let mut written = Vec::new();
+        let done = self.write_cut(&cut, work, &mut written).and_then(|()| self.publish(&cut, &written));
+        if let Err(e) = done {
+            // The cut's chunks stay in the head and its records in the log; the next flush takes them along.
+            head.uncut(&cut);
+            for m in &written {
+                let dir = self.local_dir().join(&m.ulid);
+                let _ = self.0.options.fs.remove_dir_all(&dir);
+            }
+            return Err(e);
+        }
+        head.wal().truncate_before(cut.wal_segment).map_err(super::head::wal_error)?;
+        self.collect();
+        Ok(())
+    }
+
+    /// Gives back what flushed and idle series held.
+    pub(super) fn collect(&self) {
+        if self.0.head.collect(self.0.options.series_idle_ms) {
+            let mut current = self.0.version.write();
+            *current = Arc::new(Version { pin: self.0.head.pin(), ..(**current).clone() });
+        }
+    }
+
+    fn write_cut(&self, cut: &Cut, work: &mut Work, written: &mut Vec<BlockMeta>) -> Result<()> {
+        let head = &self.0.head;
+        let slots = head.cut_slots(cut);
+        let ranges = head.cut_ranges(cut);
+        for range in ranges {
+            let mut symbols = SymbolTable::default();
+            head.with_registry(|r| {
+                for s in &slots {
+                    r.visit(*s, &mut |n, v| {
+                        symbols.add(n);
+                        symbols.add(v);
+                    });
+                }
+            });
+            let meta = self.block_meta(self.new_ulid(work), range, 1, Vec::new());
+            let mut w = BlockWriter::create(self.0.options.fs.clone(), &self.local_dir(), meta, symbols)?;
+            for slot in &slots {
+                let added = head.frozen(cut, *slot, range).and_then(|f| self.add_frozen(&mut w, f));
+                if let Err(e) = added {
+                    w.abort();
+                    return Err(e);
+                }
+            }
+            if let Some(m) = w.finish()? {
+                written.push(m);
+            }
+        }
+        Ok(())
+    }
+
+    fn add_frozen(&self, w: &mut BlockWriter, f: FrozenSeries) -> Result<()> {
+        if f.chunks.is_empty() {
+            return Ok(());
+        }
+        let rules = self.0.head.rules();
+        let chunks = if apart(&f.chunks) { f.chunks } else { join_chunks(&f.chunks, rules.range_ms, rules.xor2)? };
+        w.add(&f.labels, &chunks)
+    }
+
+    pub(super) fn block_meta(&self, ulid: String, range: TimeRange, level: u32, sources: Vec<String>) -> BlockMeta {
+        let o = &self.0.options;
+        let mut labels: std::collections::BTreeMap<String, String> = o.external_labels.iter().cloned().collect();
+        if labels.is_empty() {
+            labels.insert("tenant".into(), o.tenant.clone());
+        }
+        let sources = if sources.is_empty() { vec![ulid.clone()] } else { sources };
+        BlockMeta {
+            ulid,
+            min_time: range.min_ms,
+            max_time: range.max_ms + 1,
+            compaction: Compaction { level, sources, ..Compaction::default() },
+            version: 1,
+            thanos: Some(ThanosMeta { labels, source: "strandline".into(), ..ThanosMeta::default() }),
+            strandline: Some(StrandlineMeta { writer: self.0.writer.clone(), ..StrandlineMeta::default() }),
+            ..BlockMeta::default()
+        }
+    }
+
+    /// Manifest first (it makes the blocks exist and moves the log's floor), then the version.
+    fn publish(&self, cut: &Cut, written: &[BlockMeta]) -> Result<()> {
+        let mut manifest = self.0.manifest.lock();
+        let mut next = manifest.clone();
+        next.blocks.extend(written.iter().map(|m| LocalBlock { ulid: m.ulid.clone(), uploaded_ms: None }));
+        next.wal_floor = cut.wal_segment;
+        next.next_series_id = self.0.head.next_series_id();
+        next.save(&self.0.options.fs, &self.0.options.dir.join("metrics"))?;
+        *manifest = next;
+        drop(manifest);
+        let mut current = self.0.version.write();
+        let mut blocks = current.blocks.clone();
+        for m in written {
+            let place = Place::Local(self.local_dir().join(&m.ulid));
+            blocks.push(Arc::new(BlockEntry::new(m.clone(), place, self.0.opener.clone())));
+        }
+        self.0.head.published(cut);
+        let next = Version { pin: self.0.head.pin(), flushed_epoch: self.0.head.flushed_epoch(), ..(**current).clone() };
+        *current = Arc::new(next.with_blocks(blocks));
+        Ok(())
+    }
+}
+
+/// Whether chunks follow one another without overlap.
+pub(super) fn apart(chunks: &Chunks) -> bool {
+    chunks.windows(2).all(|w| w[0].1.max_ms < w[1].1.min_ms)
+}
+
+/// Decodes chunks that overlap (or are too small), settles their samples, and encodes them anew.
+pub(super) fn join_chunks(chunks: &Chunks, range_ms: i64, xor2: bool) -> Result<Chunks> {
+    let mut buf = SampleBuf::default();
+    for (e, _, data) in chunks {
+        chunk::decode(*e, data, TimeRange::all(), &mut buf)?;
+    }
+    merge::settle(&mut buf);
+    Ok(encode(&buf, range_ms, xor2))
+}
+
+/// Encodes samples as the head would.
+pub(super) fn encode(buf: &SampleBuf, range_ms: i64, xor2: bool) -> Chunks {
+    let samples: Vec<(i64, i64, Value)> = (0..buf.len())
+        .map(|i| {
+            let v = match buf.histogram(i) {
+                Some(h) => Value::Histogram(AnyHistogram::Float(h.clone())),
+                None => Value::Float(buf.v[i]),
+            };
+            (buf.t[i], buf.start(i), v)
+        })
+        .collect();
+    encode_run(&samples, range_ms, xor2).into_iter().map(|f| (f.encoding, f.range, f.data.into())).collect()
+}

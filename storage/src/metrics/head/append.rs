@@ -1,0 +1,410 @@
+//! THE write path: resolve and validate, log, apply, publish, acknowledge; nothing else writes.
+//!
+//! Accept or refuse is decided under the stripe's lock, in the order of the log, counting batches still in flight.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin as StdPin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+
+use strandline_wal::Ticket;
+
+use super::batch::{Batch, Rejected, SeriesHandle, SeriesKey};
+use super::pin::Pin;
+use super::series::{Series, Value};
+use super::stripe::{PendingBatch, PendingItem, Refusal, Verdict};
+use super::{Head, STRIPES, wal_error};
+use crate::error::{Error, ErrorKind, Result};
+use crate::index::{RawLabels, canonical};
+use crate::metrics::record::{AnyHistogram, FloatRecord, RecordWriter};
+use crate::model::{Labels, METRIC_NAME};
+
+const NONE: u32 = u32::MAX;
+
+/// The outcome of an append before it is durable.
+pub struct Appended {
+    /// Samples taken, those included that were there already.
+    pub accepted: u64,
+    /// Samples refused, each alone.
+    pub rejected: Vec<Rejected>,
+    /// Exemplars taken.
+    pub exemplars: u64,
+    /// Wait for it before acknowledging.
+    pub commit: Commit,
+}
+
+/// A commit under way: wait on a thread, or await. Only then the samples are durable, and visible.
+#[must_use = "samples are durable and visible once the commit is waited for"]
+pub struct Commit {
+    head: Arc<Head>,
+    ticket: Option<Ticket>,
+    stripes: u16,
+}
+
+impl Commit {
+    /// Blocks until all is durable and applied.
+    pub fn wait(mut self) -> Result<()> {
+        let outcome = self.ticket.take().map_or(Ok(()), |t| t.wait());
+        self.head.settle(self.stripes, outcome)
+    }
+}
+
+impl Future for Commit {
+    type Output = Result<()>;
+    fn poll(mut self: StdPin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        let outcome = match &mut self.ticket {
+            None => Ok(()),
+            Some(t) => match StdPin::new(t).poll(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(r) => r,
+            },
+        };
+        self.ticket = None;
+        Poll::Ready(self.head.settle(self.stripes, outcome))
+    }
+}
+
+/// Scratch of one append.
+#[derive(Default)]
+struct Work {
+    slots: Vec<u32>,
+    rejected: Vec<Rejected>,
+    accepted: u64,
+    exemplars: u64,
+    stripes: u16,
+    /// Items whose series was dropped between finding it and locking it.
+    again: Vec<u32>,
+}
+
+impl Head {
+    /// Appends a batch. What can't be taken is refused alone. The error is for the batch as a whole: then nothing
+    /// was acknowledged and the same batch may be sent again.
+    pub fn append(self: &Arc<Self>, batch: &Batch) -> Result<Appended> {
+        let _pin: Pin = self.pin();
+        let mut w = Work { slots: vec![NONE; batch.series.len()], ..Work::default() };
+        self.resolve(batch, &mut w)?;
+        let order = by_stripe(batch.items.iter().map(|i| w.slots[i.series as usize]));
+        self.write_stripes(batch, &order, &mut w)?;
+        if !w.again.is_empty() {
+            // A drop raced with us; once more by name finds or makes the series anew.
+            let again = std::mem::take(&mut w.again);
+            w.slots.iter_mut().for_each(|s| *s = NONE);
+            self.resolve(batch, &mut w)?;
+            let mut order: Vec<Vec<u32>> = vec![Vec::new(); STRIPES];
+            for i in again {
+                let slot = w.slots[batch.items[i as usize].series as usize];
+                if slot != NONE {
+                    order[slot as usize % STRIPES].push(i);
+                }
+            }
+            self.write_stripes(batch, &order, &mut w)?;
+            if !w.again.is_empty() {
+                return Err(Error::new(ErrorKind::Unavailable, "series were dropped while being written; send the batch again"));
+            }
+        }
+        self.write_extras(batch, &mut w)?;
+        let ticket = Some(self.wal.ticket());
+        Ok(Appended {
+            accepted: w.accepted,
+            rejected: w.rejected,
+            exemplars: w.exemplars,
+            commit: Commit { head: self.clone(), ticket, stripes: w.stripes },
+        })
+    }
+
+    /// Finds the handle of a series, making the series if need be.
+    pub fn handle(self: &Arc<Self>, labels: &Labels) -> Result<SeriesHandle> {
+        let mut b = super::BatchBuilder::default();
+        b.series(labels);
+        let batch = b.finish();
+        let _pin = self.pin();
+        let slot = self.find_or_create(&batch.raw, false).map_err(|(why, detail)| {
+            let kind = if why == Refusal::SeriesLimit { ErrorKind::LimitExceeded } else { ErrorKind::Invalid };
+            Error::new(kind, format!("series {labels}: {detail}"))
+        })?;
+        let (stripe, index) = Self::stripe_of(slot);
+        let id = self.stripes[stripe].lock().series.get(index as usize).map_or(0, |s| s.id);
+        Ok(SeriesHandle { slot, id })
+    }
+
+    fn resolve(&self, batch: &Batch, w: &mut Work) -> Result<()> {
+        let mut missing = Vec::new();
+        {
+            let registry = self.registry.read();
+            for (i, key) in batch.series.iter().enumerate() {
+                match *key {
+                    SeriesKey::Handle(h) => w.slots[i] = h.slot,
+                    SeriesKey::Raw { start, len } => {
+                        let raw = batch.raw.get(start as usize..start as usize + len as usize).unwrap_or(&[]);
+                        match registry.find(registry.hasher().hash(raw), raw) {
+                            Some(slot) => w.slots[i] = slot,
+                            None => missing.push(i),
+                        }
+                    }
+                }
+            }
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let mut refused: HashMap<u32, (Refusal, Box<str>)> = HashMap::new();
+        for i in missing {
+            let SeriesKey::Raw { start, len } = batch.series[i] else { continue };
+            let raw = batch.raw.get(start as usize..start as usize + len as usize).unwrap_or(&[]);
+            match self.find_or_create(raw, batch.require_name) {
+                Ok(slot) => w.slots[i] = slot,
+                Err((why, detail)) => {
+                    refused.insert(i as u32, (why, detail.into()));
+                }
+            }
+        }
+        if !refused.is_empty() {
+            for (i, item) in batch.items.iter().enumerate() {
+                if let Some((why, detail)) = refused.get(&item.series) {
+                    w.rejected.push(Rejected { item: i as u32, why: *why, detail: Some(detail.clone()) });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn find_or_create(&self, raw: &[u8], require_name: bool) -> std::result::Result<u32, (Refusal, String)> {
+        let labels = self.check_labels(raw, require_name).map_err(|e| (Refusal::InvalidLabels, e))?;
+        let mut sorted = Vec::new();
+        canonical(labels.iter(), &mut sorted);
+        let mut slots = self.creation.lock();
+        let hash = {
+            let registry = self.registry.read();
+            let hash = registry.hasher().hash(&sorted);
+            if let Some(slot) = registry.find(hash, &sorted) {
+                return Ok(slot);
+            }
+            if registry.len() >= self.limits.max_series {
+                return Err((
+                    Refusal::SeriesLimit,
+                    format!("the limit of {} active series is reached; {labels} is new", self.limits.max_series),
+                ));
+            }
+            hash
+        };
+        let slot = slots.free.pop().unwrap_or_else(|| {
+            slots.next += 1;
+            slots.next - 1
+        });
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let (stripe, index) = Self::stripe_of(slot);
+        {
+            let mut s = self.stripes[stripe].lock();
+            while s.series.len() <= index as usize {
+                s.series.push(Series::default());
+            }
+            if let Some(x) = s.series.get_mut(index as usize) {
+                *x = Series::new(id);
+            }
+        }
+        self.registry.write().insert(slot, hash, &labels);
+        Ok(slot)
+    }
+
+    fn check_labels(&self, raw: &[u8], require_name: bool) -> std::result::Result<Labels, String> {
+        let l = &self.limits;
+        let mut pairs: Vec<(&str, &str)> = Vec::new();
+        for p in RawLabels(raw) {
+            let Some((n, v)) = p else { return Err("the labels are not decodable".into()) };
+            let text = |b| std::str::from_utf8(b).map_err(|_| "a label is not UTF-8".to_owned());
+            let (n, v) = (text(n)?, text(v)?);
+            if n.is_empty() {
+                return Err("a label has no name".into());
+            }
+            if n.len() > l.max_label_name_bytes {
+                return Err(format!("label name of {} bytes is longer than {}", n.len(), l.max_label_name_bytes));
+            }
+            if v.len() > l.max_label_value_bytes {
+                return Err(format!("value of label {n} has {} bytes, more than {}", v.len(), l.max_label_value_bytes));
+            }
+            if !v.is_empty() {
+                pairs.push((n, v));
+            }
+        }
+        pairs.sort_unstable_by_key(|p| p.0);
+        if let Some(d) = pairs.windows(2).find(|w| w[0].0 == w[1].0) {
+            return Err(format!("label {} stands twice", d[0].0));
+        }
+        if pairs.len() > l.max_labels {
+            return Err(format!("{} labels are more than {}", pairs.len(), l.max_labels));
+        }
+        if pairs.is_empty() {
+            return Err("the series has no labels".into());
+        }
+        let named = pairs.binary_search_by_key(&METRIC_NAME, |p| p.0).is_ok();
+        if require_name && !named {
+            return Err("the series has no metric name".into());
+        }
+        Ok(Labels::from_sorted(pairs.into_iter()))
+    }
+
+    fn write_stripes(&self, batch: &Batch, order: &[Vec<u32>], w: &mut Work) -> Result<()> {
+        let now_ms = self.clock.now_ms();
+        let mut record = RecordWriter::default();
+        let mut floats = Vec::new();
+        for (k, items) in order.iter().enumerate().filter(|(_, i)| !i.is_empty()) {
+            record.clear();
+            self.write_stripe(k, batch, items, now_ms, &mut record, &mut floats, w)?;
+        }
+        Ok(())
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn write_stripe(
+        &self,
+        k: usize,
+        batch: &Batch,
+        items: &[u32],
+        now_ms: i64,
+        record: &mut RecordWriter,
+        floats: &mut Vec<FloatRecord>,
+        w: &mut Work,
+    ) -> Result<()> {
+        let mut deltas: Vec<FloatRecord> = Vec::new();
+        let mut histograms = Vec::new();
+        let mut pending: Vec<PendingItem> = Vec::with_capacity(items.len());
+        let mut logged = Vec::new();
+        floats.clear();
+        let mut s = self.stripes[k].lock();
+        if !s.pending.is_empty() {
+            s.apply(&self.rules, &|seq| self.decided(seq));
+        }
+        for i in items {
+            let item = &batch.items[*i as usize];
+            let slot = w.slots[item.series as usize];
+            let index = slot / STRIPES as u32;
+            let Some((id, was_logged)) = s.series.get(index as usize).map(|x| (x.id, x.logged)) else { continue };
+            let stale_handle = matches!(batch.series[item.series as usize], SeriesKey::Handle(h) if h.id != id);
+            if stale_handle {
+                let detail = Some("the handle's series was dropped; resolve it again".into());
+                w.rejected.push(Rejected { item: *i, why: Refusal::InvalidLabels, detail });
+                continue;
+            }
+            if id == 0 {
+                w.again.push(*i);
+                continue;
+            }
+            match self.judge(&s, index, item.t, &item.value, now_ms, &pending) {
+                Verdict::Known => {
+                    w.accepted += 1;
+                    continue;
+                }
+                Verdict::Refuse(why) => {
+                    w.rejected.push(Rejected { item: *i, why, detail: None });
+                    continue;
+                }
+                Verdict::Store => w.accepted += 1,
+            }
+            if !was_logged {
+                record.series(id, &self.registry.read().labels(slot));
+                logged.push(index);
+                if let Some(x) = s.series.get_mut(index as usize) {
+                    x.logged = true;
+                }
+            }
+            let st = if self.rules.xor2 { item.st } else { 0 };
+            match &item.value {
+                Value::Float(v) => floats.push(FloatRecord { id, t: item.t, st, v: *v }),
+                Value::Delta(v) => deltas.push(FloatRecord { id, t: item.t, st: item.st, v: *v }),
+                Value::Histogram(h) => histograms.push((id, item.t, st, h)),
+            }
+            pending.push(PendingItem { index, t: item.t, st, value: item.value.clone() });
+        }
+        if pending.is_empty() {
+            return Ok(());
+        }
+        record.floats(floats);
+        record.deltas(&deltas);
+        for (id, t, st, h) in histograms {
+            record.histogram(id, t, st, h);
+        }
+        match self.wal.append(&record.out) {
+            // The ticket of the whole batch is taken at its end; a sequence covers all before it.
+            Ok(ticket) => s.push_pending(PendingBatch { seq: ticket.seq(), items: pending, logged }),
+            Err(e) => {
+                for index in logged {
+                    if let Some(x) = s.series.get_mut(index as usize) {
+                        x.logged = false;
+                    }
+                }
+                drop(s);
+                self.roll_back();
+                return Err(wal_error(e));
+            }
+        }
+        w.stripes |= 1 << k;
+        Ok(())
+    }
+
+    fn judge(&self, s: &super::Stripe, index: u32, t: i64, v: &Value, now_ms: i64, pending: &[PendingItem]) -> Verdict {
+        let invalid = match v {
+            Value::Histogram(AnyHistogram::Int(h)) => h.validate().is_err(),
+            Value::Histogram(AnyHistogram::Float(h)) => h.validate().is_err(),
+            _ => false,
+        };
+        if invalid {
+            return Verdict::Refuse(Refusal::InvalidHistogram);
+        }
+        s.admit(index, t, v, now_ms, &self.rules, pending)
+    }
+
+    fn write_extras(&self, batch: &Batch, w: &mut Work) -> Result<()> {
+        if batch.exemplars.is_empty() && batch.metadata.is_empty() {
+            return Ok(());
+        }
+        let mut record = RecordWriter::default();
+        for (series, e) in &batch.exemplars {
+            let slot = w.slots.get(*series as usize).copied().unwrap_or(NONE);
+            if slot == NONE {
+                continue;
+            }
+            let (stripe, index) = Self::stripe_of(slot);
+            let labels = self.registry.read().labels(slot);
+            let id = self.stripes[stripe].lock().series.get(index as usize).map_or(0, |s| s.id);
+            w.exemplars += 1;
+            if id != 0 && self.exemplars.lock().push(id, &labels, e.clone()) {
+                record.series(id, &labels);
+                record.exemplar(id, e);
+            }
+        }
+        for (family, m) in &batch.metadata {
+            let mut store = self.metadata.lock();
+            if store.is_new(family, m) {
+                store.insert(family, m.clone());
+                record.metadata(family, m);
+            }
+        }
+        if !record.is_empty() {
+            let _covered_by_the_batch_ticket = self.wal.append(&record.out).map_err(wal_error)?;
+        }
+        Ok(())
+    }
+
+    fn settle(&self, stripes: u16, outcome: std::result::Result<(), strandline_wal::WalError>) -> Result<()> {
+        if let Err(e) = outcome {
+            self.roll_back();
+            return Err(wal_error(e));
+        }
+        for k in (0..STRIPES).filter(|k| stripes & (1 << k) != 0) {
+            let mut s = self.stripes[k].lock();
+            s.apply(&self.rules, &|seq| self.decided(seq));
+        }
+        Ok(())
+    }
+}
+
+/// Item indices by stripe, order kept.
+fn by_stripe(slots: impl Iterator<Item = u32>) -> Vec<Vec<u32>> {
+    let mut out: Vec<Vec<u32>> = vec![Vec::new(); STRIPES];
+    for (i, slot) in slots.enumerate().filter(|(_, s)| *s != NONE) {
+        out[slot as usize % STRIPES].push(i as u32);
+    }
+    out
+}

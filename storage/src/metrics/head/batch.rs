@@ -1,0 +1,128 @@
+//! What a caller hands to the head: series by their label bytes or by handle, and items of them.
+
+use super::series::Value;
+use super::stripe::Refusal;
+use crate::model::{Exemplar, Labels, MetricMetadata};
+
+/// A series that was resolved before. Cheap to copy; if the series was dropped since, the append says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SeriesHandle {
+    pub(crate) slot: u32,
+    pub(crate) id: u64,
+}
+
+/// How a batch names a series.
+#[derive(Clone, Copy, Debug)]
+pub enum SeriesKey {
+    /// Label bytes in [`Batch::raw`], as remote write encodes them; any order, looked up fastest when sorted.
+    Raw {
+        /// First byte.
+        start: u32,
+        /// Number of bytes.
+        len: u32,
+    },
+    /// Resolved before.
+    Handle(SeriesHandle),
+}
+
+/// One sample. Items of a series lie together, oldest first.
+#[derive(Clone, Debug)]
+pub struct Item {
+    /// Index in [`Batch::series`].
+    pub series: u32,
+    /// Unix milliseconds.
+    pub t: i64,
+    /// Start timestamp, 0 if unknown.
+    pub st: i64,
+    /// The value.
+    pub value: Value,
+}
+
+/// Samples, exemplars and metadata to append together.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    /// Label bytes that [`SeriesKey::Raw`] points into.
+    pub raw: bytes::Bytes,
+    /// Series by name or handle.
+    pub series: Vec<SeriesKey>,
+    /// Samples in the order of `series`.
+    pub items: Vec<Item>,
+    /// Exemplars by index of their series.
+    pub exemplars: Vec<(u32, Exemplar)>,
+    /// Metadata by metric family.
+    pub metadata: Vec<(String, MetricMetadata)>,
+    /// Refuse series without a metric name.
+    pub require_name: bool,
+}
+
+/// Collects label bytes and items for a [`Batch`].
+#[derive(Debug, Default)]
+pub struct BatchBuilder {
+    raw: Vec<u8>,
+    scratch: Vec<u8>,
+    batch: Batch,
+}
+
+impl BatchBuilder {
+    /// Adds a series by its labels; gives its index in the batch.
+    pub fn series(&mut self, labels: &Labels) -> u32 {
+        self.series_from(labels.iter())
+    }
+
+    /// Adds a series by pairs sorted by name.
+    pub fn series_from<'a>(&mut self, sorted: impl Iterator<Item = (&'a str, &'a str)>) -> u32 {
+        crate::index::canonical(sorted, &mut self.scratch);
+        let start = self.raw.len() as u32;
+        self.raw.extend_from_slice(&self.scratch);
+        self.batch.series.push(SeriesKey::Raw { start, len: self.scratch.len() as u32 });
+        (self.batch.series.len() - 1) as u32
+    }
+
+    /// Adds a series by its handle.
+    pub fn handle(&mut self, h: SeriesHandle) -> u32 {
+        self.batch.series.push(SeriesKey::Handle(h));
+        (self.batch.series.len() - 1) as u32
+    }
+
+    /// Adds a sample to a series of this batch; series must be filled one after another.
+    pub fn push(&mut self, series: u32, t: i64, st: i64, value: Value) {
+        self.batch.items.push(Item { series, t, st, value });
+    }
+
+    /// Adds an exemplar.
+    pub fn exemplar(&mut self, series: u32, e: Exemplar) {
+        self.batch.exemplars.push((series, e));
+    }
+
+    /// Adds metadata of a metric family.
+    pub fn metadata(&mut self, family: String, m: MetricMetadata) {
+        self.batch.metadata.push((family, m));
+    }
+
+    /// Samples so far.
+    pub fn len(&self) -> usize {
+        self.batch.items.len()
+    }
+
+    /// Whether there is no sample.
+    pub fn is_empty(&self) -> bool {
+        self.batch.items.is_empty()
+    }
+
+    /// The batch.
+    pub fn finish(mut self) -> Batch {
+        self.batch.raw = self.raw.into();
+        self.batch
+    }
+}
+
+/// An item that was not taken.
+#[derive(Clone, Debug)]
+pub struct Rejected {
+    /// Index in [`Batch::items`].
+    pub item: u32,
+    /// Why.
+    pub why: Refusal,
+    /// More about it, where the reason alone does not tell.
+    pub detail: Option<Box<str>>,
+}

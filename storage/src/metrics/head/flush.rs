@@ -1,0 +1,245 @@
+//! A flush seen from the head: cut, read what was cut, and drop it once blocks hold it.
+//!
+//! The cut is exact: with all stripes locked, what is queued is committed and applied, the log rotates, and every
+//! sealed chunk gets the cut's epoch. Records below the new segment and chunks with the epoch are the same samples.
+
+use std::sync::atomic::Ordering;
+
+use super::series::{Sealed, Series};
+use super::{Head, STRIPES, wal_error};
+use crate::chunk::Encoding;
+use crate::error::Result;
+use crate::metrics::record::RecordWriter;
+use crate::model::{Labels, TimeRange};
+
+/// A cut that was made.
+#[derive(Clone, Copy, Debug)]
+pub struct Cut {
+    pub(crate) epoch: u8,
+    /// Records below this segment are in the cut.
+    pub wal_segment: u64,
+    /// Times the cut spans; empty (min > max) if it holds nothing.
+    pub range: TimeRange,
+}
+
+/// One series of a cut.
+pub struct FrozenSeries {
+    /// Its labels.
+    pub labels: Labels,
+    /// Encoding, range, and bytes of its chunks, by first time.
+    pub chunks: Vec<(Encoding, TimeRange, bytes::Bytes)>,
+}
+
+impl Head {
+    /// Cuts everything the head holds, for a flush. Appends wait meanwhile.
+    pub fn cut(&self) -> Result<Cut> {
+        // Whatever failed before must be out of the way; and whatever fails here must not stay in it.
+        self.roll_back();
+        self.cut_locked().inspect_err(|_| self.roll_back())
+    }
+
+    fn cut_locked(&self) -> Result<Cut> {
+        let mut all: Vec<_> = self.stripes.iter().map(|s| s.lock()).collect();
+        self.wal.commit().map_err(wal_error)?;
+        for s in &mut all {
+            s.apply(&self.rules, &|seq| self.decided(seq));
+        }
+        let range =
+            all.iter().fold(TimeRange::new(i64::MAX, i64::MIN), |r, s| TimeRange::new(r.min_ms.min(s.min_t), r.max_ms.max(s.max_t)));
+        let wal_segment = self.wal.rotate().map_err(wal_error)?;
+        let epoch = self.next_epoch();
+        let mut record = RecordWriter::default();
+        for (k, s) in all.iter_mut().enumerate() {
+            s.cut(epoch, &self.rules);
+            self.carry_deltas(k, s, &mut record)?;
+        }
+        self.carry_extras(&mut record)?;
+        Ok(Cut { epoch, wal_segment, range })
+    }
+
+    /// Accumulated sums go into the new segment: the old ones, whose deltas made them, are about to go.
+    fn carry_deltas(&self, k: usize, s: &mut super::Stripe, record: &mut RecordWriter) -> Result<()> {
+        record.clear();
+        let registry = self.registry.read();
+        for index in 0..s.series.len() {
+            let Some(x) = s.series.get_mut(index).filter(|x| x.id != 0) else { continue };
+            let Some(d) = x.extra.as_ref().and_then(|e| e.delta) else { continue };
+            record.series(x.id, &registry.labels((index * STRIPES + k) as u32));
+            record.delta_state(x.id, d.last_t, d.sum);
+            x.logged = true;
+        }
+        drop(registry);
+        if !record.is_empty() {
+            let _committed_with_the_next = self.wal.append(&record.out).map_err(wal_error)?;
+        }
+        Ok(())
+    }
+
+    fn carry_extras(&self, record: &mut RecordWriter) -> Result<()> {
+        record.clear();
+        for (id, labels, e) in self.exemplars.lock().iter() {
+            record.series(id, labels);
+            record.exemplar(id, e);
+        }
+        for (family, all) in self.metadata.lock().iter() {
+            all.iter().for_each(|m| record.metadata(family, m));
+        }
+        if !record.is_empty() {
+            let _committed_with_the_next = self.wal.append(&record.out).map_err(wal_error)?;
+        }
+        self.wal.commit().map_err(wal_error)
+    }
+
+    /// Slots that hold chunks of a cut, in label order.
+    pub fn cut_slots(&self, cut: &Cut) -> Vec<u32> {
+        let mut slots = Vec::new();
+        for (k, stripe) in self.stripes.iter().enumerate() {
+            let s = stripe.lock();
+            for (index, x) in s.series.iter().enumerate() {
+                if x.id != 0 && x.sealed().iter().any(|c| c.epoch() == cut.epoch) {
+                    slots.push((index * STRIPES + k) as u32);
+                }
+            }
+        }
+        let registry = self.registry.read();
+        slots.sort_unstable_by(|a, b| registry.compare(*a, *b));
+        slots
+    }
+
+    /// The chunks of one series in a cut that overlap `range`.
+    pub fn frozen(&self, cut: &Cut, slot: u32, range: TimeRange) -> Result<FrozenSeries> {
+        let (stripe, index) = Self::stripe_of(slot);
+        let mut chunks = Vec::new();
+        let mut in_files: Vec<Sealed> = Vec::new();
+        {
+            let s = self.stripes[stripe].lock();
+            let Some(x) = s.series.get(index as usize) else { return Ok(FrozenSeries { labels: Labels::empty(), chunks }) };
+            for c in x.sealed().iter().filter(|c| c.epoch() == cut.epoch && c.range().overlaps(range)) {
+                if c.file == 0 {
+                    chunks.push((c.encoding(), c.range(), bytes::Bytes::copy_from_slice(s.heap.get(c.at))));
+                } else {
+                    in_files.push(*c);
+                }
+            }
+        }
+        for c in in_files {
+            let data = self.spill.file(c.file)?.read_at(c.at as u64, c.len());
+            let data = data.map_err(|e| crate::Error::io("reading a head chunk file", "head", e))?;
+            chunks.push((c.encoding(), c.range(), data));
+        }
+        chunks.sort_by_key(|(_, r, _)| (r.min_ms, r.max_ms));
+        Ok(FrozenSeries { labels: self.registry.read().labels(slot), chunks })
+    }
+
+    /// The aligned ranges that chunks of a cut lie in.
+    pub fn cut_ranges(&self, cut: &Cut) -> Vec<TimeRange> {
+        let width = self.rules.range_ms;
+        let mut starts = std::collections::BTreeSet::new();
+        for stripe in &self.stripes {
+            for x in stripe.lock().series.iter().filter(|x| x.id != 0) {
+                // Chunks never cross a range.
+                starts.extend(x.sealed().iter().filter(|c| c.epoch() == cut.epoch).map(|c| c.min_t.div_euclid(width) * width));
+            }
+        }
+        starts.into_iter().map(|s| TimeRange::new(s, s + width - 1)).collect()
+    }
+
+    /// The cut's blocks could not be made: its chunks belong to the next cut.
+    pub fn uncut(&self, cut: &Cut) {
+        for stripe in &self.stripes {
+            let mut s = stripe.lock();
+            let (mut min_t, mut max_t) = (i64::MAX, i64::MIN);
+            for e in s.series.iter_mut().filter_map(|x| x.extra.as_mut()) {
+                for c in e.sealed.iter_mut().filter(|c| c.epoch() == cut.epoch) {
+                    c.set_epoch(0);
+                    min_t = min_t.min(c.min_t);
+                    max_t = max_t.max(c.max_t());
+                }
+            }
+            s.min_t = s.min_t.min(min_t);
+            s.max_t = s.max_t.max(max_t);
+        }
+    }
+
+    /// Ids from here on were never used.
+    pub fn next_series_id(&self) -> u64 {
+        self.next_id.load(Ordering::Relaxed)
+    }
+
+    /// The cut's blocks are published under a new version: readers of it skip the cut's chunks here.
+    /// Call it with the version's swap, under one lock.
+    pub fn published(&self, cut: &Cut) {
+        self.flushed.store(cut.epoch, Ordering::Release);
+        let n = self.pins.advance();
+        self.droppable.lock().push((n, cut.epoch));
+    }
+
+    /// The flushed epoch, for a new version.
+    pub fn flushed_epoch(&self) -> u8 {
+        self.flushed.load(Ordering::Acquire)
+    }
+
+    /// Gives back what no reader can see any more: flushed chunks, series without samples that were idle for
+    /// `idle_ms`, and the slots of those dropped before. True if series went: then a version with a new pin lets
+    /// their slots go as soon as the last older reader is done.
+    pub fn collect(&self, idle_ms: i64) -> bool {
+        let oldest = self.pins.oldest();
+        let due: Vec<u8> = {
+            let mut d = self.droppable.lock();
+            let due = d.iter().filter(|(n, _)| *n <= oldest).map(|(_, e)| *e).collect();
+            d.retain(|(n, _)| *n > oldest);
+            due
+        };
+        self.free_limbo(oldest);
+        if due.is_empty() && idle_ms > 0 && self.droppable.lock().is_empty() && !self.any_idle() {
+            return false;
+        }
+        let horizon = self.clock.now_ms().saturating_sub(idle_ms);
+        let mut slots = self.creation.lock();
+        let mut dropped = Vec::new();
+        for (k, stripe) in self.stripes.iter().enumerate() {
+            let mut s = stripe.lock();
+            let empty = s.drop_flushed(&self.spill, &|e| due.contains(&e));
+            for index in empty {
+                let Some(x) = s.series.get_mut(index as usize) else { continue };
+                let keeps_delta = x.extra.as_ref().and_then(|e| e.delta).is_some_and(|d| d.last_t > horizon - 3_600_000);
+                if x.last_t() <= horizon && !keeps_delta {
+                    // From here on an appender that found the slot sees that it is dead, and looks again.
+                    *x = Series::default();
+                    dropped.push(index * STRIPES as u32 + k as u32);
+                }
+            }
+        }
+        if dropped.is_empty() {
+            return false;
+        }
+        let mut registry = self.registry.write();
+        dropped.iter().for_each(|slot| registry.remove(*slot));
+        drop(registry);
+        let n = self.pins.advance();
+        slots.limbo.push((n, dropped));
+        true
+    }
+
+    fn any_idle(&self) -> bool {
+        self.stripes.iter().any(|s| s.lock().series.iter().any(|x| x.id != 0 && x.open_chunk().is_none() && x.extra.is_none()))
+    }
+
+    fn free_limbo(&self, oldest: u64) {
+        let mut slots = self.creation.lock();
+        let (due, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut slots.limbo).into_iter().partition(|(n, _)| *n <= oldest);
+        slots.limbo = rest;
+        if due.is_empty() {
+            return;
+        }
+        let freed: Vec<u32> = due.into_iter().flat_map(|(_, s)| s).collect();
+        self.registry.write().free(&freed);
+        slots.free.extend(freed);
+    }
+}
+
+impl std::fmt::Debug for Head {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Head").field("series", &self.registry.read().len()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,135 @@
+//! Rebuilding the head from the log. Records hold only what was admitted, in order, so replay puts every sample
+//! through the same door as the live path and decides the same.
+
+use hashbrown::HashMap;
+
+use super::extras::{ExemplarStore, MetadataStore};
+use super::series::{DeltaState, Series, Value};
+use super::stripe::{HeadRules, Stripe};
+use super::{HeadLimits, STRIPES, Slots};
+use crate::error::Result;
+use crate::index::{Registry, canonical};
+use crate::metrics::record::{self, Entry, FloatRecord};
+use crate::model::Labels;
+
+/// A head under reconstruction.
+pub struct Replay {
+    pub(super) registry: Registry,
+    pub(super) stripes: Vec<Stripe>,
+    pub(super) slots: Slots,
+    pub(super) next_id: u64,
+    pub(super) exemplars: ExemplarStore,
+    pub(super) metadata: MetadataStore,
+    rules: HeadRules,
+    by_id: HashMap<u64, u32, foldhash::fast::RandomState>,
+    scratch: Vec<FloatRecord>,
+    raw: Vec<u8>,
+    /// Samples seen.
+    pub samples: u64,
+    /// Samples of series whose definition was damaged away.
+    pub orphans: u64,
+}
+
+impl Replay {
+    /// An empty head.
+    pub fn new(rules: HeadRules, limits: &HeadLimits) -> Self {
+        Replay {
+            registry: Registry::default(),
+            stripes: (0..STRIPES).map(|_| Stripe::new()).collect(),
+            slots: Slots::default(),
+            next_id: 1,
+            exemplars: ExemplarStore::new(limits.max_exemplars),
+            metadata: MetadataStore::new(limits.max_metadata),
+            rules,
+            by_id: HashMap::default(),
+            scratch: Vec::new(),
+            raw: Vec::new(),
+            samples: 0,
+            orphans: 0,
+        }
+    }
+
+    /// Ids must rise over the life of the store, also across truncated logs.
+    pub fn reserve_ids(&mut self, next_id: u64) {
+        self.next_id = self.next_id.max(next_id);
+    }
+
+    /// Takes one record of the log.
+    pub fn record(&mut self, bytes: &[u8]) -> Result<()> {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let done = record::decode(bytes, &mut scratch, &mut |e| self.entry(e));
+        self.scratch = scratch;
+        done
+    }
+
+    fn entry(&mut self, e: Entry<'_>) {
+        match e {
+            Entry::Series { id, labels } => self.series(id, &labels),
+            Entry::Floats(items) => {
+                for i in items {
+                    self.sample(i.id, i.t, i.st, Value::Float(i.v));
+                }
+            }
+            Entry::Deltas(items) => {
+                for i in items {
+                    self.sample(i.id, i.t, i.st, Value::Delta(i.v));
+                }
+            }
+            Entry::Histogram { id, t, st, h } => self.sample(id, t, st, Value::Histogram(h)),
+            Entry::Exemplar { id, exemplar } => {
+                if let Some(slot) = self.by_id.get(&id) {
+                    self.exemplars.push(id, &self.registry.labels(*slot), exemplar);
+                }
+            }
+            Entry::Metadata { family, metadata } => self.metadata.insert(&family, metadata),
+            Entry::DeltaState { id, last_t, sum } => {
+                if let Some(s) = self.by_id.get(&id).copied().and_then(|slot| self.series_mut(slot)) {
+                    s.extra().delta = Some(DeltaState { last_t, sum });
+                }
+            }
+        }
+    }
+
+    fn series_mut(&mut self, slot: u32) -> Option<&mut Series> {
+        self.stripes[slot as usize % STRIPES].series.get_mut(slot as usize / STRIPES)
+    }
+
+    fn series(&mut self, id: u64, labels: &Labels) {
+        self.next_id = self.next_id.max(id + 1);
+        if self.by_id.contains_key(&id) {
+            return;
+        }
+        canonical(labels.iter(), &mut self.raw);
+        let hash = self.registry.hasher().hash(&self.raw);
+        // A series that was dropped and came again has a new id and the same labels: one series here.
+        let slot = match self.registry.find(hash, &self.raw) {
+            Some(slot) => slot,
+            None => {
+                let slot = self.slots.next;
+                self.slots.next += 1;
+                self.registry.insert(slot, hash, labels);
+                let stripe = &mut self.stripes[slot as usize % STRIPES].series;
+                while stripe.len() <= slot as usize / STRIPES {
+                    stripe.push(Series::default());
+                }
+                slot
+            }
+        };
+        if let Some(s) = self.series_mut(slot) {
+            if s.id == 0 {
+                *s = Series::new(id);
+            }
+            s.id = id;
+            s.logged = true;
+        }
+        self.by_id.insert(id, slot);
+    }
+
+    fn sample(&mut self, id: u64, t: i64, st: i64, v: Value) {
+        self.samples += 1;
+        match self.by_id.get(&id) {
+            Some(slot) => self.stripes[*slot as usize % STRIPES].apply_one(slot / STRIPES as u32, t, st, v, &self.rules),
+            None => self.orphans += 1,
+        }
+    }
+}

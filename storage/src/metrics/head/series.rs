@@ -1,0 +1,358 @@
+//! One series in memory: its open chunk, and where its sealed chunks lie.
+
+use crate::chunk::{self, Encoding, FloatHistogramAppender, HistogramAppender, Xor2Appender, XorAppender};
+use crate::metrics::record::AnyHistogram;
+use crate::model::{CounterReset, TimeRange};
+
+/// The value of an item to append.
+#[derive(Clone, Debug)]
+pub enum Value {
+    /// A float.
+    Float(f64),
+    /// An increase over the time since the last point; the head adds it up.
+    Delta(f64),
+    /// A native histogram.
+    Histogram(AnyHistogram),
+}
+
+/// The chunk that takes new samples. Floats of the default encoding lie in the series record itself.
+#[derive(Debug)]
+pub enum OpenChunk {
+    Xor(XorAppender),
+    Other(Box<OtherChunk>),
+}
+
+#[derive(Debug)]
+pub enum OtherChunk {
+    Xor2(Xor2Appender),
+    Histogram(HistogramAppender),
+    FloatHistogram(FloatHistogramAppender),
+    /// Sealed away; the last time is still known.
+    Empty(i64),
+}
+
+/// A finished chunk: 24 bytes, its data in the stripe's heap or in a spill file.
+#[derive(Clone, Copy, Debug)]
+pub struct Sealed {
+    pub min_t: i64,
+    span_ms: u32,
+    /// Length (20 bits), encoding (4 bits), cut epoch (8 bits).
+    packed: u32,
+    /// 0: the stripe's heap; else a spill file.
+    pub file: u32,
+    /// Index in the heap or offset in the file.
+    pub at: u32,
+}
+
+/// No chunk is larger; [`OpenChunk`] seals long before.
+pub const MAX_CHUNK_BYTES: usize = (1 << 20) - 1;
+
+impl Sealed {
+    pub fn new(range: TimeRange, encoding: Encoding, len: usize, file: u32, at: u32) -> Self {
+        let span_ms = (range.max_ms - range.min_ms) as u32;
+        Sealed { min_t: range.min_ms, span_ms, packed: (len.min(MAX_CHUNK_BYTES) as u32) | (encoding as u32) << 20, file, at }
+    }
+    pub fn max_t(&self) -> i64 {
+        self.min_t + self.span_ms as i64
+    }
+    pub fn range(&self) -> TimeRange {
+        TimeRange::new(self.min_t, self.max_t())
+    }
+    pub fn len(&self) -> usize {
+        (self.packed & 0xf_ffff) as usize
+    }
+    pub fn encoding(&self) -> Encoding {
+        match (self.packed >> 20) & 0xf {
+            2 => Encoding::Histogram,
+            3 => Encoding::FloatHistogram,
+            4 => Encoding::Xor2,
+            _ => Encoding::Xor,
+        }
+    }
+    /// 0 until a flush took it.
+    pub fn epoch(&self) -> u8 {
+        (self.packed >> 24) as u8
+    }
+    pub fn set_epoch(&mut self, epoch: u8) {
+        self.packed = (self.packed & 0xff_ffff) | (epoch as u32) << 24;
+    }
+}
+
+/// What only some series have, behind one pointer.
+#[derive(Debug, Default)]
+pub struct Extra {
+    pub sealed: Vec<Sealed>,
+    /// Late samples, sorted by time, until there are enough for a chunk.
+    pub late: Vec<(i64, i64, Value)>,
+    pub delta: Option<DeltaState>,
+}
+
+/// The running sum of a series that comes as increases.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DeltaState {
+    pub last_t: i64,
+    pub sum: f64,
+}
+
+/// A series record.
+#[derive(Debug)]
+pub struct Series {
+    /// The reference in the WAL; never reused. 0: the slot is empty.
+    pub id: u64,
+    pub open: OpenChunk,
+    pub extra: Option<Box<Extra>>,
+    /// Where the open chunk should end, as an offset in its range.
+    next_at: u32,
+    /// Batches in flight that hold samples of it.
+    pub pending: u16,
+    /// Its labels stand in the WAL since the last cut.
+    pub logged: bool,
+}
+
+impl Default for Series {
+    fn default() -> Self {
+        Series { id: 0, open: OpenChunk::Xor(XorAppender::default()), extra: None, next_at: 0, pending: 0, logged: false }
+    }
+}
+
+/// Late samples become a chunk at this many.
+pub const LATE_CHUNK: usize = 32;
+
+/// A chunk that was just finished.
+pub struct Finished {
+    /// First and last sample.
+    pub range: TimeRange,
+    /// How it is encoded.
+    pub encoding: Encoding,
+    /// Its bytes.
+    pub data: Vec<u8>,
+}
+
+impl Series {
+    pub fn new(id: u64) -> Self {
+        Series { id, ..Series::default() }
+    }
+
+    pub fn extra(&mut self) -> &mut Extra {
+        self.extra.get_or_insert_default()
+    }
+
+    pub fn sealed(&self) -> &[Sealed] {
+        self.extra.as_ref().map_or(&[], |e| &e.sealed)
+    }
+
+    /// Time of the newest applied sample; `i64::MIN` if there never was one.
+    pub fn last_t(&self) -> i64 {
+        match &self.open {
+            OpenChunk::Xor(a) if self.ever(a) => a.last().0,
+            OpenChunk::Xor(_) => i64::MIN,
+            OpenChunk::Other(o) => match &**o {
+                OtherChunk::Xor2(a) => a.last().0,
+                OtherChunk::Histogram(a) => a.last().0,
+                OtherChunk::FloatHistogram(a) => a.last().0,
+                OtherChunk::Empty(t) => *t,
+            },
+        }
+    }
+
+    /// A fresh appender stands at (0, +0.0 with no samples): `next_at` tells it from one that was sealed.
+    fn ever(&self, a: &XorAppender) -> bool {
+        !a.is_empty() || self.next_at != 0
+    }
+
+    /// The newest applied float, if the newest sample is one.
+    pub fn last_float(&self) -> Option<f64> {
+        match &self.open {
+            OpenChunk::Xor(a) if self.ever(a) => Some(a.last().1),
+            OpenChunk::Xor(_) => None,
+            OpenChunk::Other(o) => match &**o {
+                OtherChunk::Xor2(a) => Some(a.last().1),
+                _ => None,
+            },
+        }
+    }
+
+    /// The open chunk's bytes and encoding, if it holds a sample.
+    pub fn open_chunk(&self) -> Option<(Encoding, &[u8])> {
+        let (e, b): (Encoding, &[u8]) = match &self.open {
+            OpenChunk::Xor(a) => (Encoding::Xor, a.bytes()),
+            OpenChunk::Other(o) => match &**o {
+                OtherChunk::Xor2(a) => (Encoding::Xor2, a.bytes()),
+                OtherChunk::Histogram(a) => (Encoding::Histogram, a.bytes()),
+                OtherChunk::FloatHistogram(a) => (Encoding::FloatHistogram, a.bytes()),
+                OtherChunk::Empty(_) => return None,
+            },
+        };
+        (!b.is_empty()).then_some((e, b))
+    }
+
+    fn open_len(&self) -> u16 {
+        self.open_chunk().map_or(0, |(_, b)| chunk::num_samples(b) as u16)
+    }
+
+    /// The first sample's time of the open chunk.
+    pub fn open_min_t(&self) -> Option<i64> {
+        let (e, b) = self.open_chunk()?;
+        first_time(e, b)
+    }
+
+    /// Appends a sample later than all before; gives the chunk that had to end for it.
+    pub fn append(&mut self, t: i64, st: i64, v: &Value, range_ms: i64, xor2: bool) -> Option<Finished> {
+        match v {
+            Value::Float(v) | Value::Delta(v) => self.append_float(t, st, *v, range_ms, xor2),
+            Value::Histogram(h) => self.append_histogram(t, h, range_ms),
+        }
+    }
+
+    fn append_float(&mut self, t: i64, st: i64, v: f64, range_ms: i64, xor2: bool) -> Option<Finished> {
+        let mut done = None;
+        let n = match &self.open {
+            OpenChunk::Xor(a) if !xor2 => a.len(),
+            OpenChunk::Other(o) if xor2 => match &**o {
+                OtherChunk::Xor2(a) if a.takes(st) => a.len(),
+                _ => 0,
+            },
+            _ => 0,
+        };
+        if n == 0 {
+            done = self.finish();
+            self.begin_float(xor2);
+        } else if self.is_full(t, n, range_ms) {
+            done = self.finish();
+            self.begin_float(xor2);
+        }
+        let start_of_range = t.div_euclid(range_ms) * range_ms;
+        match &mut self.open {
+            OpenChunk::Xor(a) => a.append(t, v),
+            OpenChunk::Other(o) => {
+                if let OtherChunk::Xor2(a) = &mut **o {
+                    a.append(t, v, st);
+                }
+            }
+        }
+        if done.is_some() || n == 0 {
+            // Until a quarter is there, the end of the range is the plan.
+            self.next_at = range_ms.min(u32::MAX as i64) as u32;
+        } else if n + 1 == chunk::TARGET_SAMPLES / 4
+            && let Some(first) = self.open_min_t()
+        {
+            let end = chunk::predicted_end(first, t, start_of_range + range_ms);
+            self.next_at = (end - start_of_range).clamp(1, range_ms) as u32;
+        }
+        done
+    }
+
+    fn begin_float(&mut self, xor2: bool) {
+        match (&self.open, xor2) {
+            (OpenChunk::Xor(_), false) => {}
+            (_, false) => self.open = OpenChunk::Xor(XorAppender::default()),
+            (_, true) => self.open = OpenChunk::Other(Box::new(OtherChunk::Xor2(Xor2Appender::default()))),
+        }
+    }
+
+    /// Whether the open chunk must end before a sample at `t`.
+    fn is_full(&self, t: i64, n: u16, range_ms: i64) -> bool {
+        let range_of = |t: i64| t.div_euclid(range_ms);
+        let last = self.last_t();
+        let bytes = self.open_chunk().map_or(0, |(_, b)| b.len());
+        range_of(t) != range_of(last)
+            || t - range_of(t) * range_ms >= self.next_at as i64
+            || n >= chunk::MAX_SAMPLES
+            || bytes > chunk::MAX_BYTES - 20
+            || (t - last) > u32::MAX as i64
+    }
+
+    fn append_histogram(&mut self, t: i64, h: &AnyHistogram, range_ms: i64) -> Option<Finished> {
+        let n = self.open_len();
+        let bytes = self.open_chunk().map_or(0, |(_, b)| b.len());
+        let other_range = n > 0 && t.div_euclid(range_ms) != self.last_t().div_euclid(range_ms);
+        let full = other_range || (bytes >= 1024 && n >= 10) || bytes >= 1 << 16 || n >= chunk::MAX_SAMPLES;
+        let mut reset = CounterReset::Unknown;
+        if n > 0 && !full {
+            let appended = match (&mut self.open, h) {
+                (OpenChunk::Other(o), h) => match (&mut **o, h) {
+                    (OtherChunk::Histogram(a), AnyHistogram::Int(h)) => Some(a.append(t, h)),
+                    (OtherChunk::FloatHistogram(a), AnyHistogram::Float(h)) => Some(a.append(t, h)),
+                    _ => None,
+                },
+                _ => None,
+            };
+            match appended {
+                Some(Ok(())) => {
+                    self.next_at = 1;
+                    return None;
+                }
+                Some(Err(r)) => reset = r,
+                None => {}
+            }
+        }
+        let done = self.finish();
+        let hint = |own: CounterReset| if own == CounterReset::Gauge || reset == CounterReset::Unknown { own } else { reset };
+        let fresh = match h {
+            AnyHistogram::Int(h) => OtherChunk::Histogram(HistogramAppender::new(t, h, hint(h.counter_reset))),
+            AnyHistogram::Float(h) => OtherChunk::FloatHistogram(FloatHistogramAppender::new(t, h, hint(h.counter_reset))),
+        };
+        self.open = OpenChunk::Other(Box::new(fresh));
+        self.next_at = 1;
+        done
+    }
+
+    /// Ends the open chunk, if it holds a sample; the series still knows its last time.
+    pub fn finish(&mut self) -> Option<Finished> {
+        let (encoding, data) = self.open_chunk()?;
+        let range = TimeRange::new(first_time(encoding, data)?, self.last_t());
+        let copy = if matches!(self.open, OpenChunk::Xor(_)) { Vec::new() } else { data.to_vec() };
+        let data = match &mut self.open {
+            OpenChunk::Xor(a) => {
+                self.next_at = self.next_at.max(1);
+                a.take()
+            }
+            OpenChunk::Other(o) => {
+                **o = OtherChunk::Empty(range.max_ms);
+                copy
+            }
+        };
+        Some(Finished { range, encoding, data })
+    }
+
+    /// Puts a late sample aside; gives a chunk when there are enough. False if the same time is there already.
+    pub fn insert_late(&mut self, t: i64, st: i64, v: &Value) -> bool {
+        let late = &mut self.extra().late;
+        match late.binary_search_by_key(&t, |l| l.0) {
+            Ok(_) => false,
+            Err(at) => {
+                late.insert(at, (t, st, v.clone()));
+                true
+            }
+        }
+    }
+
+    /// The late samples as chunks of one type and one range each.
+    pub fn finish_late(&mut self, range_ms: i64, xor2: bool) -> Vec<Finished> {
+        let Some(e) = &mut self.extra else { return Vec::new() };
+        let late = std::mem::take(&mut e.late);
+        encode_run(&late, range_ms, xor2)
+    }
+}
+
+/// Encodes samples in rising time into chunks as the head would.
+pub fn encode_run(samples: &[(i64, i64, Value)], range_ms: i64, xor2: bool) -> Vec<Finished> {
+    let mut s = Series::default();
+    let mut out: Vec<Finished> = samples.iter().filter_map(|(t, st, v)| s.append(*t, *st, v, range_ms, xor2)).collect();
+    out.extend(s.finish());
+    out
+}
+
+/// The time of a chunk's first sample.
+pub fn first_time(encoding: Encoding, data: &[u8]) -> Option<i64> {
+    let head = match encoding {
+        Encoding::Xor => 2,
+        Encoding::Xor2 => 3,
+        Encoding::Histogram | Encoding::FloatHistogram => {
+            let mut out = crate::read::SampleBuf::default();
+            chunk::decode(encoding, data, TimeRange::all(), &mut out).ok()?;
+            return out.t.first().copied();
+        }
+    };
+    crate::codec::BitReader::new(data.get(head..)?).varint()
+}

@@ -1,0 +1,124 @@
+//! Where finished chunks lie: first on the heap, then in mapped files that the kernel may drop and read again.
+//!
+//! Spill files are scratch: the WAL holds the same samples until a flush, so they are never synced, and what a former
+//! process left is removed at start.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use parking_lot::RwLock;
+use strandline_wal::fs::{FileRead, Fs};
+
+use crate::error::{Error, Result};
+
+/// Boxes by index, indices reused.
+#[derive(Debug, Default)]
+pub struct ChunkHeap {
+    chunks: Vec<Option<Box<[u8]>>>,
+    free: Vec<u32>,
+    bytes: usize,
+}
+
+impl ChunkHeap {
+    pub fn insert(&mut self, data: Box<[u8]>) -> u32 {
+        self.bytes += data.len();
+        match self.free.pop() {
+            Some(i) => {
+                self.chunks[i as usize] = Some(data);
+                i
+            }
+            None => {
+                self.chunks.push(Some(data));
+                (self.chunks.len() - 1) as u32
+            }
+        }
+    }
+    pub fn get(&self, i: u32) -> &[u8] {
+        self.chunks.get(i as usize).and_then(|c| c.as_deref()).unwrap_or(&[])
+    }
+    pub fn remove(&mut self, i: u32) {
+        if let Some(c) = self.chunks.get_mut(i as usize).and_then(|c| c.take()) {
+            self.bytes -= c.len();
+            self.free.push(i);
+        }
+        if self.free.len() == self.chunks.len() {
+            *self = ChunkHeap::default();
+        }
+    }
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+    pub fn overhead_bytes(&self) -> usize {
+        self.chunks.capacity() * 16 + self.free.capacity() * 4
+    }
+}
+
+struct SpillFile {
+    file: Arc<dyn FileRead>,
+    path: PathBuf,
+    chunks: AtomicU32,
+}
+
+/// The spill files of a head.
+pub struct Spill {
+    fs: Arc<dyn Fs>,
+    dir: PathBuf,
+    files: RwLock<HashMap<u32, SpillFile>>,
+    next: AtomicU32,
+    bytes: AtomicU64,
+}
+
+impl Spill {
+    /// Empties the folder and makes it anew.
+    pub fn open(fs: Arc<dyn Fs>, dir: &Path) -> Result<Self> {
+        if fs.exists(dir) {
+            fs.remove_dir_all(dir).map_err(|e| Error::io("removing old head chunk files", dir, e))?;
+        }
+        fs.create_dir_all(dir).map_err(|e| Error::io("creating the head chunk folder", dir, e))?;
+        Ok(Spill { fs, dir: dir.to_owned(), files: RwLock::default(), next: AtomicU32::new(1), bytes: AtomicU64::new(0) })
+    }
+
+    /// Writes chunks into a new file; gives its number and their offsets.
+    pub fn write(&self, chunks: &[&[u8]]) -> Result<(u32, Vec<u32>)> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let path = self.dir.join(format!("{number:08}.chunks"));
+        let mut buf = Vec::with_capacity(chunks.iter().map(|c| c.len()).sum());
+        let mut offsets = Vec::with_capacity(chunks.len());
+        for c in chunks {
+            offsets.push(buf.len() as u32);
+            buf.extend_from_slice(c);
+        }
+        let written = self.fs.create(&path).and_then(|mut f| f.write_all(&buf)).and_then(|()| self.fs.open(&path));
+        let file = written.map_err(|e| Error::io("writing a head chunk file", &path, e))?;
+        self.bytes.fetch_add(buf.len() as u64, Ordering::Relaxed);
+        let chunks = AtomicU32::new(chunks.len() as u32);
+        self.files.write().insert(number, SpillFile { file, path, chunks });
+        Ok((number, offsets))
+    }
+
+    /// The file of a number, to read from after all locks are gone.
+    pub fn file(&self, number: u32) -> Result<Arc<dyn FileRead>> {
+        let files = self.files.read();
+        files.get(&number).map(|f| f.file.clone()).ok_or_else(|| Error::corrupt(format!("head chunk file {number} is gone")))
+    }
+
+    /// One chunk of the file is dropped; with the last one the file goes (readers keep their map).
+    pub fn release(&self, number: u32) {
+        let gone = {
+            let files = self.files.read();
+            files.get(&number).is_some_and(|f| f.chunks.fetch_sub(1, Ordering::AcqRel) == 1)
+        };
+        if gone && let Some(f) = self.files.write().remove(&number) {
+            self.bytes.fetch_sub(f.file.len(), Ordering::Relaxed);
+            // A file that can't be removed now is removed at the next start.
+            let _ = self.fs.remove_file(&f.path);
+        }
+    }
+
+    /// Bytes in spill files.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+}

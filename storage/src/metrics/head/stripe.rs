@@ -1,0 +1,379 @@
+//! A share of the series under one lock: admit, apply, roll back, seal.
+
+use std::collections::VecDeque;
+
+use super::series::{DeltaState, Finished, LATE_CHUNK, Sealed, Series, Value};
+use super::spill::{ChunkHeap, Spill};
+use crate::error::Result;
+use crate::index::Slab;
+
+/// How the head takes samples.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadRules {
+    /// Width of aligned ranges.
+    pub range_ms: i64,
+    /// How much older than its series' last a sample may be.
+    pub out_of_order_window_ms: i64,
+    /// How old a sample may be against the clock.
+    pub max_sample_age_ms: i64,
+    /// How far ahead of the clock a sample may be.
+    pub max_future_ms: i64,
+    /// Encode floats as XOR2, with start timestamps.
+    pub xor2: bool,
+}
+
+/// Why a sample was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// Older than its series' last sample by more than the window.
+    OutOfOrder,
+    /// Older than `max_sample_age`.
+    TooOld,
+    /// Ahead of the clock by more than the tolerance.
+    TooFarInFuture,
+    /// The series has another value at that time.
+    Duplicate,
+    /// The histogram contradicts itself.
+    InvalidHistogram,
+    /// The labels are not acceptable.
+    InvalidLabels,
+    /// The limit of series is reached.
+    SeriesLimit,
+    /// The limit of accumulated delta series is reached.
+    DeltaLimit,
+}
+
+impl Refusal {
+    /// A word for counters.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Refusal::OutOfOrder => "out_of_order",
+            Refusal::TooOld => "too_old",
+            Refusal::TooFarInFuture => "too_far_in_future",
+            Refusal::Duplicate => "duplicate_timestamp",
+            Refusal::InvalidHistogram => "invalid_histogram",
+            Refusal::InvalidLabels => "invalid_labels",
+            Refusal::SeriesLimit => "series_limit",
+            Refusal::DeltaLimit => "delta_limit",
+        }
+    }
+    /// A sentence for senders.
+    pub fn message(self) -> &'static str {
+        match self {
+            Refusal::OutOfOrder => "out of order sample: older than the series' last by more than out_of_order_window",
+            Refusal::TooOld => "sample too old: beyond max_sample_age",
+            Refusal::TooFarInFuture => "sample too far in the future: check the sender's clock",
+            Refusal::Duplicate => "duplicate sample for timestamp: another value is stored for that time",
+            Refusal::InvalidHistogram => "the histogram contradicts itself",
+            Refusal::InvalidLabels => "the labels are not valid",
+            Refusal::SeriesLimit => "the limit of active series is reached",
+            Refusal::DeltaLimit => "the limit of series with delta temporality is reached",
+        }
+    }
+}
+
+/// What becomes of a sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Store,
+    /// The same sample is there (or on its way): nothing to do, and no fault of the sender.
+    Known,
+    Refuse(Refusal),
+}
+
+#[derive(Debug)]
+pub struct PendingItem {
+    pub index: u32,
+    pub t: i64,
+    pub st: i64,
+    pub value: Value,
+}
+
+#[derive(Debug)]
+pub struct PendingBatch {
+    pub seq: u64,
+    pub items: Vec<PendingItem>,
+    /// Series whose labels this batch's record carries.
+    pub logged: Vec<u32>,
+}
+
+/// Series under one lock, by index in the stripe.
+#[derive(Debug, Default)]
+pub struct Stripe {
+    pub series: Slab<Series>,
+    pub heap: ChunkHeap,
+    pub pending: VecDeque<PendingBatch>,
+    pub samples: u64,
+    pub chunks: u64,
+    pub min_t: i64,
+    pub max_t: i64,
+}
+
+fn same(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Float(a) | Value::Delta(a), Value::Float(b) | Value::Delta(b)) => a.to_bits() == b.to_bits(),
+        (Value::Histogram(a), Value::Histogram(b)) => a == b,
+        _ => false,
+    }
+}
+
+impl Stripe {
+    pub fn new() -> Self {
+        Stripe { min_t: i64::MAX, max_t: i64::MIN, ..Stripe::default() }
+    }
+
+    /// The last sample of a series in flight: later batches first, items behind one another in a batch.
+    fn last_pending(&self, index: u32) -> Option<(i64, &Value)> {
+        let items = self.pending.iter().rev().flat_map(|b| b.items.iter().rev());
+        items.filter(|i| i.index == index).map(|i| (i.t, &i.value)).max_by_key(|(t, _)| *t)
+    }
+
+    /// Decides on a sample, counting what is still pending here and in `batch` (not yet in the queue).
+    pub fn admit(&self, index: u32, t: i64, v: &Value, now_ms: i64, rules: &HeadRules, batch: &[PendingItem]) -> Verdict {
+        if t > now_ms.saturating_add(rules.max_future_ms) {
+            return Verdict::Refuse(Refusal::TooFarInFuture);
+        }
+        if t < now_ms.saturating_sub(rules.max_sample_age_ms) {
+            return Verdict::Refuse(Refusal::TooOld);
+        }
+        let Some(s) = self.series.get(index as usize) else { return Verdict::Refuse(Refusal::InvalidLabels) };
+        let mut last_t = s.last_t();
+        if let Value::Delta(_) = v {
+            return self.admit_delta(s, index, t, batch);
+        }
+        let mut newest: Option<&Value> = None;
+        // Samples of one series lie together in a batch: only its tail can be of this one.
+        for p in batch.iter().rev().take_while(|p| p.index == index) {
+            if p.t == t {
+                return if same(&p.value, v) { Verdict::Known } else { Verdict::Refuse(Refusal::Duplicate) };
+            }
+            last_t = last_t.max(p.t);
+        }
+        if s.pending > 0
+            && let Some((pt, pv)) = self.last_pending(index)
+            && pt >= last_t
+        {
+            last_t = pt;
+            newest = Some(pv);
+        }
+        if t > last_t {
+            return Verdict::Store;
+        }
+        if t == last_t {
+            let known = match (newest, s.last_float(), v) {
+                (Some(p), _, v) => Some(same(p, v)),
+                (None, Some(f), Value::Float(v)) => Some(f.to_bits() == v.to_bits()),
+                _ => None,
+            };
+            match known {
+                Some(true) => return Verdict::Known,
+                Some(false) => return Verdict::Refuse(Refusal::Duplicate),
+                None => {}
+            }
+        }
+        if t < last_t.saturating_sub(rules.out_of_order_window_ms) {
+            return Verdict::Refuse(Refusal::OutOfOrder);
+        }
+        self.admit_late(s, t, v)
+    }
+
+    /// A late sample may be there already: in the open chunk or among the late ones.
+    fn admit_late(&self, s: &Series, t: i64, v: &Value) -> Verdict {
+        let judge = |stored: &Value| if same(stored, v) { Verdict::Known } else { Verdict::Refuse(Refusal::Duplicate) };
+        if let Some(e) = &s.extra
+            && let Ok(i) = e.late.binary_search_by_key(&t, |l| l.0)
+        {
+            return judge(&e.late[i].2);
+        }
+        if let Some((encoding, data)) = s.open_chunk()
+            && encoding.is_float()
+            && s.open_min_t().is_some_and(|m| m <= t)
+        {
+            let mut out = crate::read::SampleBuf::default();
+            let range = crate::model::TimeRange::new(t, t);
+            if crate::chunk::decode(encoding, data, range, &mut out).is_ok()
+                && let Some(stored) = out.v.first()
+            {
+                return judge(&Value::Float(*stored));
+            }
+        }
+        Verdict::Store
+    }
+
+    /// A point that ends at or before what is accumulated is a retry.
+    fn admit_delta(&self, s: &Series, index: u32, t: i64, batch: &[PendingItem]) -> Verdict {
+        let applied = s.extra.as_ref().and_then(|e| e.delta).map_or(i64::MIN, |d| d.last_t);
+        let in_batch = batch.iter().rev().take_while(|p| p.index == index).map(|p| p.t).max();
+        let in_flight = if s.pending > 0 { self.last_pending(index).map(|(t, _)| t) } else { None };
+        let last = [Some(applied), in_batch, in_flight].into_iter().flatten().max().unwrap_or(i64::MIN);
+        if t <= last.max(s.last_t()) { Verdict::Known } else { Verdict::Store }
+    }
+
+    /// Queues what was logged under `seq`.
+    pub fn push_pending(&mut self, batch: PendingBatch) {
+        for i in &batch.items {
+            if let Some(s) = self.series.get_mut(i.index as usize) {
+                s.pending = s.pending.saturating_add(1);
+            }
+        }
+        self.pending.push_back(batch);
+    }
+
+    /// Applies, in the order of their sequences, the batches that `done` says are durable. `done` gives `None` while a
+    /// commit is undecided; failed batches are left for [`Stripe::roll_back`].
+    pub fn apply(&mut self, rules: &HeadRules, done: &dyn Fn(u64) -> Option<bool>) {
+        while let Some(b) = self.pending.front() {
+            if done(b.seq) != Some(true) {
+                return;
+            }
+            let Some(b) = self.pending.pop_front() else { return };
+            for i in b.items {
+                self.unpend(i.index);
+                self.apply_one(i.index, i.t, i.st, i.value, rules);
+            }
+        }
+    }
+
+    fn unpend(&mut self, index: u32) {
+        if let Some(s) = self.series.get_mut(index as usize) {
+            s.pending = s.pending.saturating_sub(1);
+        }
+    }
+
+    /// Drops all that is pending: its commit failed. Gives the series that must be logged again.
+    pub fn roll_back(&mut self) {
+        while let Some(b) = self.pending.pop_front() {
+            for i in &b.items {
+                self.unpend(i.index);
+            }
+            for index in b.logged {
+                if let Some(s) = self.series.get_mut(index as usize) {
+                    s.logged = false;
+                }
+            }
+        }
+    }
+
+    /// Puts a durable sample into its series; replay comes here too.
+    pub fn apply_one(&mut self, index: u32, t: i64, st: i64, mut value: Value, rules: &HeadRules) {
+        let Some(s) = self.series.get_mut(index as usize) else { return };
+        if let Value::Delta(d) = value {
+            let state = s.extra().delta.get_or_insert(DeltaState { last_t: i64::MIN, sum: 0.0 });
+            if t <= state.last_t {
+                return;
+            }
+            state.sum += d;
+            state.last_t = t;
+            value = Value::Float(state.sum);
+        }
+        self.samples += 1;
+        self.min_t = self.min_t.min(t);
+        self.max_t = self.max_t.max(t);
+        if t > s.last_t() {
+            let fresh = s.open_chunk().is_none();
+            if let Some(done) = s.append(t, st, &value, rules.range_ms, rules.xor2) {
+                self.chunks += 1;
+                self.seal(index, done);
+            } else if fresh {
+                self.chunks += 1;
+            }
+            return;
+        }
+        if s.insert_late(t, st, &value) && s.extra().late.len() >= LATE_CHUNK {
+            self.seal_late(index, rules);
+        }
+    }
+
+    fn seal_late(&mut self, index: u32, rules: &HeadRules) {
+        let Some(s) = self.series.get_mut(index as usize) else { return };
+        for done in s.finish_late(rules.range_ms, rules.xor2) {
+            self.chunks += 1;
+            self.seal(index, done);
+        }
+    }
+
+    fn seal(&mut self, index: u32, done: Finished) {
+        let len = done.data.len();
+        let at = self.heap.insert(done.data.into_boxed_slice());
+        if let Some(s) = self.series.get_mut(index as usize) {
+            let sealed = &mut s.extra().sealed;
+            if sealed.len() == sealed.capacity() {
+                sealed.reserve_exact((sealed.len() / 2).max(2));
+            }
+            sealed.push(Sealed::new(done.range, done.encoding, len, 0, at));
+        }
+    }
+
+    /// Ends every chunk and marks all that no flush took yet with `epoch`.
+    pub fn cut(&mut self, epoch: u8, rules: &HeadRules) {
+        for index in 0..self.series.len() as u32 {
+            let Some(s) = self.series.get_mut(index as usize).filter(|s| s.id != 0) else { continue };
+            s.logged = false;
+            if let Some(done) = s.finish() {
+                self.seal(index, done);
+            }
+            if self.series.get(index as usize).and_then(|s| s.extra.as_ref()).is_some_and(|e| !e.late.is_empty()) {
+                self.seal_late(index, rules);
+            }
+            if let Some(e) = self.series.get_mut(index as usize).and_then(|s| s.extra.as_mut()) {
+                e.sealed.iter_mut().filter(|c| c.epoch() == 0).for_each(|c| c.set_epoch(epoch));
+            }
+        }
+        self.min_t = i64::MAX;
+        self.max_t = i64::MIN;
+    }
+
+    /// Moves heap chunks of at least `min_bytes` in all into a file.
+    pub fn spill(&mut self, spill: &Spill, min_bytes: usize) -> Result<()> {
+        if self.heap.bytes() < min_bytes.max(1) {
+            return Ok(());
+        }
+        let mut places = Vec::new();
+        for (index, s) in self.series.iter().enumerate() {
+            for (k, c) in s.sealed().iter().enumerate().filter(|(_, c)| c.file == 0) {
+                places.push((index, k, c.at));
+            }
+        }
+        let data: Vec<&[u8]> = places.iter().map(|(_, _, at)| self.heap.get(*at)).collect();
+        let (file, offsets) = spill.write(&data)?;
+        for ((index, k, at), offset) in places.into_iter().zip(offsets) {
+            self.heap.remove(at);
+            if let Some(c) = self.series.get_mut(index).and_then(|s| s.extra.as_mut()).and_then(|e| e.sealed.get_mut(k)) {
+                c.file = file;
+                c.at = offset;
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops chunks whose epoch `flushed` says is published. Gives the series that hold nothing any more.
+    pub fn drop_flushed(&mut self, spill: &Spill, flushed: &dyn Fn(u8) -> bool) -> Vec<u32> {
+        let mut empty = Vec::new();
+        for index in 0..self.series.len() {
+            let Some(s) = self.series.get_mut(index).filter(|s| s.id != 0) else { continue };
+            if let Some(e) = &mut s.extra {
+                let heap = &mut self.heap;
+                let chunks = &mut self.chunks;
+                e.sealed.retain(|c| {
+                    let gone = c.epoch() != 0 && flushed(c.epoch());
+                    if gone {
+                        *chunks = chunks.saturating_sub(1);
+                        if c.file == 0 { heap.remove(c.at) } else { spill.release(c.file) }
+                    }
+                    !gone
+                });
+                if e.sealed.is_empty() && e.late.is_empty() && e.delta.is_none() {
+                    s.extra = None;
+                } else {
+                    e.sealed.shrink_to(e.sealed.len() + 1);
+                }
+            }
+            let held = s.extra.as_ref().is_some_and(|e| !e.sealed.is_empty() || !e.late.is_empty());
+            if s.pending == 0 && !held && s.open_chunk().is_none() {
+                empty.push(index as u32);
+            }
+        }
+        empty
+    }
+}

@@ -1,0 +1,81 @@
+//! The manifest: which local blocks exist, and from which log segment on the head must be rebuilt.
+//!
+//! It is swapped in one rename after a flush or compaction has put its blocks in place: what it does not name does
+//! not exist, and is removed at the next start.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use strandline_wal::fs::Fs;
+
+use crate::error::{Error, Result};
+
+/// A block in the local folder.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct LocalBlock {
+    /// Folder name.
+    pub ulid: String,
+    /// In the bucket too, since when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uploaded_ms: Option<i64>,
+}
+
+/// A block that compaction has replaced and that must still be marked and removed in the bucket.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Obsolete {
+    /// Folder name.
+    pub ulid: String,
+    /// Why, for the mark.
+    pub reason: String,
+}
+
+/// The state of a store's folder.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Manifest {
+    /// Of this file.
+    pub version: u32,
+    /// Records in segments below are in blocks.
+    pub wal_floor: u64,
+    /// Series ids from here on were never used.
+    pub next_series_id: u64,
+    /// Local blocks.
+    pub blocks: Vec<LocalBlock>,
+    /// Blocks of ours in the bucket that are no longer wanted.
+    #[serde(default)]
+    pub obsolete: Vec<Obsolete>,
+}
+
+impl Default for Manifest {
+    fn default() -> Self {
+        Manifest { version: 1, wal_floor: 0, next_series_id: 1, blocks: Vec::new(), obsolete: Vec::new() }
+    }
+}
+
+impl Manifest {
+    fn path(dir: &Path) -> PathBuf {
+        dir.join("manifest.json")
+    }
+
+    /// Reads it; an absent one is that of an empty store.
+    pub fn load(fs: &Arc<dyn Fs>, dir: &Path) -> Result<Self> {
+        let path = Self::path(dir);
+        let json = match fs.read(&path) {
+            Ok(b) => b,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(e) => return Err(Error::io("reading the manifest", &path, e)),
+        };
+        let m: Manifest = serde_json::from_slice(&json).map_err(|e| Error::corrupt(format!("manifest: {e}")).at(&path))?;
+        if m.version != 1 {
+            return Err(Error::invalid(format!("the manifest has version {}, this binary knows 1: use a newer one", m.version)).at(&path));
+        }
+        Ok(m)
+    }
+
+    /// Writes it, durably and in one step.
+    pub fn save(&self, fs: &Arc<dyn Fs>, dir: &Path) -> Result<()> {
+        let path = Self::path(dir);
+        let json = serde_json::to_vec_pretty(self).map_err(|e| Error::corrupt(format!("manifest: {e}")))?;
+        fs.write_atomic(&path, &json).map_err(|e| Error::io("writing the manifest", &path, e))
+    }
+}

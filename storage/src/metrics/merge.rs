@@ -1,0 +1,59 @@
+//! Joining the samples of one series from several places, the same way for queries and compaction.
+
+use crate::model::is_stale;
+use crate::read::SampleBuf;
+
+/// Makes times rise strictly. Of samples of the same time one stays, and always the same one, whatever the order
+/// they came in: a histogram before a float, a value before a staleness marker, and of two values the one whose bits
+/// are larger as a number.
+pub fn settle(buf: &mut SampleBuf) {
+    if buf.t.is_sorted_by(|a, b| a < b) {
+        return;
+    }
+    let mut order: Vec<usize> = (0..buf.len()).collect();
+    order.sort_by(|a, b| buf.t[*a].cmp(&buf.t[*b]).then_with(|| rank(buf, *b).cmp(&rank(buf, *a))));
+    order.dedup_by_key(|i| buf.t[*i]);
+    let mut out = SampleBuf::default();
+    for i in order {
+        match buf.histogram(i) {
+            Some(h) => out.push_histogram(buf.t[i], h.clone(), buf.start(i)),
+            None => out.push(buf.t[i], buf.v[i], buf.start(i)),
+        }
+    }
+    *buf = out;
+}
+
+fn rank(buf: &SampleBuf, i: usize) -> (u8, u64, i64) {
+    match buf.histogram(i) {
+        Some(h) => (2, h.sum.to_bits(), h.count.to_bits() as i64),
+        None if is_stale(buf.v[i]) => (0, 0, buf.start(i)),
+        None => (1, buf.v[i].to_bits(), buf.start(i)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn order_of_arrival_does_not_matter(items in prop::collection::vec((0i64..20, 0u8..4), 0..40), seed in any::<u64>()) {
+            let fill = |items: &[(i64, u8)]| {
+                let mut b = SampleBuf::default();
+                items.iter().for_each(|(t, v)| b.push(*t, if *v == 3 { crate::model::stale_nan() } else { *v as f64 }, 0));
+                settle(&mut b);
+                b
+            };
+            let a = fill(&items);
+            let mut other = items.clone();
+            let n = other.len().max(1);
+            other.rotate_left(seed as usize % n);
+            other.reverse();
+            let b = fill(&other);
+            prop_assert_eq!(&a.t, &b.t);
+            prop_assert_eq!(a.v.iter().map(|v| v.to_bits()).collect::<Vec<_>>(), b.v.iter().map(|v| v.to_bits()).collect::<Vec<_>>());
+            prop_assert!(a.t.is_sorted_by(|x, y| x < y));
+        }
+    }
+}

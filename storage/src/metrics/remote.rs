@@ -1,0 +1,103 @@
+//! Opening blocks: from a folder, or from the bucket by ranges.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use strandline_wal::fs::Fs;
+
+use super::block::{self, Block, BlockMeta, RangeRead, Tombstones};
+use super::version::Place;
+use crate::bucket::{Bucket, RangeCache};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Opens blocks.
+pub trait Opener: Send + Sync {
+    /// Opens the block that `meta` describes.
+    fn open(&self, meta: &BlockMeta, place: &Place) -> Result<Block>;
+}
+
+/// The store's opener.
+pub struct StoreOpener {
+    /// Files.
+    pub fs: Arc<dyn Fs>,
+    /// The bucket.
+    pub bucket: Option<Arc<dyn Bucket>>,
+    /// Where the tenant's blocks lie in it.
+    pub prefix: String,
+    /// Ranges of the bucket's objects.
+    pub cache: Arc<RangeCache>,
+}
+
+impl Opener for StoreOpener {
+    fn open(&self, meta: &BlockMeta, place: &Place) -> Result<Block> {
+        match place {
+            Place::Local(dir) => match Block::open(&self.fs, dir) {
+                // Dropped here since, because the bucket has it.
+                Err(e) if e.kind == ErrorKind::NotFound && self.bucket.is_some() => {
+                    self.open(meta, &Place::Bucket(format!("{}/{}", self.prefix, meta.ulid)))
+                }
+                other => other,
+            },
+            Place::Bucket(prefix) => {
+                let bucket = self.bucket.as_ref().ok_or_else(|| Error::new(ErrorKind::Unavailable, "there is no bucket"))?;
+                match bucket.local_path(prefix) {
+                    Some(dir) => Block::open(&self.fs, &dir),
+                    None => self.open_remote(bucket, meta, prefix),
+                }
+            }
+        }
+        .map_err(|e| e.at(Path::new(&meta.ulid)))
+    }
+}
+
+impl StoreOpener {
+    fn open_remote(&self, bucket: &Arc<dyn Bucket>, meta: &BlockMeta, prefix: &str) -> Result<Block> {
+        let known = |rel: &str| {
+            let files = meta.thanos.as_ref().map_or(&[][..], |t| &t.files);
+            files.iter().find(|f| f.rel_path == rel).map(|f| f.size_bytes).filter(|s| *s > 0)
+        };
+        let open = |rel: String| -> Result<Arc<dyn RangeRead>> {
+            let key = format!("{prefix}/{rel}");
+            let len = match known(&rel) {
+                Some(n) => n,
+                None => bucket.size(&key)?,
+            };
+            Ok(Arc::new(ObjectSource { bucket: bucket.clone(), cache: self.cache.clone(), key, len }))
+        };
+        let mut segments = Vec::new();
+        let listed = bucket.list(&format!("{prefix}/{}/", block::CHUNKS))?;
+        for i in 0..listed.len() {
+            segments.push(open(format!("{}/{}", block::CHUNKS, block::chunks::segment_name(i)))?);
+        }
+        let tombstones = match bucket.get(&format!("{prefix}/{}", block::TOMBSTONES)) {
+            Ok(b) => block::decode_tombstones(&b)?,
+            Err(e) if e.kind == ErrorKind::NotFound => Tombstones::new(),
+            Err(e) => return Err(e),
+        };
+        Block::from_parts(meta.clone(), open(block::INDEX.into())?, segments, tombstones)
+    }
+}
+
+/// An object read by ranges through the cache.
+struct ObjectSource {
+    bucket: Arc<dyn Bucket>,
+    cache: Arc<RangeCache>,
+    key: String,
+    len: u64,
+}
+
+impl RangeRead for ObjectSource {
+    fn len(&self) -> u64 {
+        self.len
+    }
+    fn read(&self, offset: u64, len: usize) -> Result<Bytes> {
+        self.cache.read(&*self.bucket, &self.key, self.len, offset, len)
+    }
+    fn prefetch(&self, ranges: &[(u64, usize)]) {
+        self.cache.prefetch(&*self.bucket, &self.key, self.len, ranges);
+    }
+    fn name(&self) -> String {
+        format!("{}/{}", self.bucket.name(), self.key)
+    }
+}

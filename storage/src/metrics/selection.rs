@@ -1,0 +1,208 @@
+//! A selection over head and blocks: series joined by their labels, samples joined by time.
+
+use std::sync::Arc;
+
+use super::block::BlockSelection;
+use super::deletes::Delete;
+use super::head::{Head, HeadSelection};
+use super::merge;
+use super::version::Version;
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::{Labels, TimeRange};
+use crate::read::{Newest, SampleBuf, SelectRequest, SeriesSelection, Warnings};
+
+const NONE: u32 = u32::MAX;
+
+/// Where the parts of one series lie.
+struct Joined {
+    labels: Labels,
+    head: u32,
+    /// (block, series in its selection), by first time of the block.
+    blocks: Vec<(u16, u32)>,
+}
+
+enum Shape {
+    /// Only the head has series.
+    Head,
+    /// Only one block has.
+    Block,
+    Joined(Vec<Joined>),
+}
+
+/// Series of a version that passed a request.
+pub struct MetricSelection {
+    range: TimeRange,
+    head: HeadSelection,
+    blocks: Vec<BlockSelection>,
+    shape: Shape,
+    deletes: Vec<Arc<Delete>>,
+    warnings: Warnings,
+    _version: Arc<Version>,
+}
+
+impl MetricSelection {
+    /// Selects on a version. Blocks outside the range are not touched.
+    pub fn new(head: &Arc<Head>, version: Arc<Version>, request: &SelectRequest) -> Result<Self> {
+        let range = request.range;
+        let mut warnings = Warnings::new();
+        match &version.incomplete {
+            Some(why) if request.partial => warnings.push(why.clone()),
+            Some(why) => return Err(Error::new(ErrorKind::Unavailable, format!("{why}: the answer could miss data"))),
+            None => {}
+        }
+        let mut blocks = Vec::new();
+        for b in version.blocks.iter().filter(|b| b.meta.range().overlaps(range)) {
+            match b.open().and_then(|b| b.select(&request.matchers)) {
+                Ok(s) if s.is_empty() => {}
+                Ok(s) => blocks.push(s),
+                Err(e) if request.partial => warnings.push(format!("block {} could not be read: {e}", b.meta.ulid)),
+                Err(e) => return Err(e),
+            }
+        }
+        let joined = !blocks.is_empty();
+        let mut head_sel = head.select(version.pin.clone(), version.flushed_epoch, &request.matchers, request.sorted || joined);
+        if joined {
+            head_sel.retain_in(range);
+        }
+        let shape = match (head_sel.is_empty(), blocks.len()) {
+            (_, 0) => Shape::Head,
+            (true, 1) => Shape::Block,
+            _ => Shape::Joined(join(&head_sel, &blocks)?),
+        };
+        let deletes = version.deletes.iter().filter(|d| d.range().overlaps(range)).cloned().collect();
+        Ok(MetricSelection { range, head: head_sel, blocks, shape, deletes, warnings, _version: version })
+    }
+
+    fn hide_deleted(&self, i: usize, out: &mut SampleBuf) {
+        if self.deletes.is_empty() || out.is_empty() {
+            return;
+        }
+        let labels = self.labels(i);
+        let gone: Vec<TimeRange> = self.deletes.iter().filter(|d| d.covers(&labels)).map(|d| d.range()).collect();
+        super::block::remove_ranges(out, &gone);
+    }
+}
+
+/// Merges label-ordered lists.
+fn join(head: &HeadSelection, blocks: &[BlockSelection]) -> Result<Vec<Joined>> {
+    let mut next: Vec<(Option<Labels>, usize)> = Vec::with_capacity(blocks.len() + 1);
+    for b in blocks {
+        next.push((Some(b.labels(0)?), 0));
+    }
+    next.push(((!head.is_empty()).then(|| head.labels(0)), 0));
+    let mut out = Vec::new();
+    while let Some(labels) = next.iter().filter_map(|(l, _)| l.as_ref()).min().cloned() {
+        let mut j = Joined { labels, head: NONE, blocks: Vec::new() };
+        for (k, (l, i)) in next.iter_mut().enumerate() {
+            if l.as_ref() != Some(&j.labels) {
+                continue;
+            }
+            let at = *i;
+            *i += 1;
+            match blocks.get(k) {
+                Some(b) => {
+                    j.blocks.push((k as u16, at as u32));
+                    *l = if *i < b.len() { Some(b.labels(*i)?) } else { None };
+                }
+                None => {
+                    j.head = at as u32;
+                    *l = (*i < head.len()).then(|| head.labels(*i));
+                }
+            }
+        }
+        out.push(j);
+    }
+    Ok(out)
+}
+
+impl SeriesSelection for MetricSelection {
+    fn len(&self) -> usize {
+        match &self.shape {
+            Shape::Head => self.head.len(),
+            Shape::Block => self.blocks[0].len(),
+            Shape::Joined(j) => j.len(),
+        }
+    }
+
+    fn labels(&self, i: usize) -> Labels {
+        match &self.shape {
+            Shape::Head => self.head.labels(i),
+            // Damage of an entry shows again, as an error, when its samples are read.
+            Shape::Block => self.blocks[0].labels(i).unwrap_or_default(),
+            Shape::Joined(j) => j[i].labels.clone(),
+        }
+    }
+
+    fn visit_labels(&self, i: usize, f: &mut dyn FnMut(&str, &str)) {
+        match &self.shape {
+            Shape::Head => self.head.visit_labels(i, f),
+            Shape::Block => {
+                let _ = self.blocks[0].visit_labels(i, f);
+            }
+            Shape::Joined(j) => j[i].labels.iter().for_each(|(n, v)| f(n, v)),
+        }
+    }
+
+    fn read(&self, i: usize, range: TimeRange, out: &mut SampleBuf) -> Result<()> {
+        out.clear();
+        let ordered = match &self.shape {
+            Shape::Head => self.head.read(i, range, out)?,
+            Shape::Block => {
+                self.blocks[0].read(i, range, out)?;
+                true
+            }
+            Shape::Joined(j) => {
+                for (k, at) in &j[i].blocks {
+                    self.blocks[*k as usize].read(*at as usize, range, out)?;
+                }
+                if j[i].head != NONE {
+                    self.head.read(j[i].head as usize, range, out)?;
+                }
+                false
+            }
+        };
+        if !ordered {
+            merge::settle(out);
+        }
+        self.hide_deleted(i, out);
+        Ok(())
+    }
+
+    fn newest(&self, i: usize, range: TimeRange, scratch: &mut SampleBuf) -> Result<Option<Newest>> {
+        if self.deletes.is_empty() {
+            let head = match &self.shape {
+                Shape::Head => Some(i),
+                Shape::Block => None,
+                Shape::Joined(j) => (j[i].head != NONE).then_some(j[i].head as usize),
+            };
+            if let Some(n) = head.and_then(|h| self.head.newest(h, range))
+                && self.blocks.iter().all(|b| b.block().meta().max_time <= n.t)
+            {
+                return Ok(Some(n));
+            }
+        }
+        self.read(i, range, scratch)?;
+        let Some(last) = scratch.t.len().checked_sub(1) else { return Ok(None) };
+        Ok(Some(Newest { t: scratch.t[last], v: scratch.v[last], st: scratch.start(last), h: scratch.histogram(last).cloned() }))
+    }
+
+    fn prefetch(&self, from: usize, to: usize) {
+        match &self.shape {
+            Shape::Head => {}
+            Shape::Block => self.blocks[0].prefetch(from, to, self.range),
+            Shape::Joined(j) => {
+                let part = &j[from.min(j.len())..to.min(j.len())];
+                for (k, b) in self.blocks.iter().enumerate() {
+                    let of = || part.iter().flat_map(|x| &x.blocks).filter(|(n, _)| *n as usize == k).map(|(_, i)| *i as usize);
+                    if let (Some(a), Some(z)) = (of().min(), of().max()) {
+                        b.prefetch(a, z + 1, self.range);
+                    }
+                }
+            }
+        }
+    }
+
+    fn warnings(&self) -> Warnings {
+        self.warnings.clone()
+    }
+}

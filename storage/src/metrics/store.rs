@@ -1,0 +1,396 @@
+//! The metric store of one tenant: opens, appends, answers, closes.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+use strandline_wal::fs::Fs;
+use strandline_wal::{RecoveryReport, Wal, WalOptions};
+
+use super::block::BlockMeta;
+use super::deletes::Delete;
+use super::head::{Appended, Batch, Head, HeadMemory, HeadParts, HeadStats, Replay, SeriesHandle};
+use super::manifest::Manifest;
+use super::options::MetricOptions;
+use super::remote::StoreOpener;
+use super::selection::MetricSelection;
+use super::version::{BlockEntry, Place, Version};
+use crate::bucket::RangeCache;
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::{Labels, Matcher, MetricMetadata, TimeRange};
+use crate::read::{ExemplarSeries, LabelQuery, SelectRequest, SeriesSelection, SeriesSource, Warnings};
+
+/// A metric store; clones share it.
+#[derive(Clone)]
+pub struct MetricStore(pub(super) Arc<Inner>);
+
+pub(super) struct Inner {
+    pub options: MetricOptions,
+    pub head: Arc<Head>,
+    pub version: RwLock<Arc<Version>>,
+    pub manifest: Mutex<Manifest>,
+    /// One flush, compaction or upload at a time.
+    pub work: Mutex<Work>,
+    pub opener: Arc<StoreOpener>,
+    pub writer: String,
+    pub recovery: RecoveryReport,
+    pub bucket_error: Mutex<Option<String>>,
+    closed: AtomicBool,
+}
+
+/// What upkeep remembers from turn to turn.
+#[derive(Default)]
+pub(super) struct Work {
+    pub last_sync_ms: i64,
+    pub retry_at_ms: i64,
+    pub backoff_ms: i64,
+    /// Blocks of the bucket, ours and others', as last listed.
+    pub bucket_blocks: Vec<BlockMeta>,
+    pub listed: bool,
+    pub ulid_counter: u128,
+}
+
+/// Figures of a store.
+#[derive(Clone, Debug, Default)]
+#[allow(missing_docs)]
+pub struct StoreStats {
+    pub head: HeadStats,
+    pub blocks: usize,
+    pub block_bytes: u64,
+    pub blocks_to_upload: usize,
+    pub wal_bytes: u64,
+    pub wal: strandline_wal::WalStats,
+    pub bucket_error: Option<String>,
+}
+
+impl MetricStore {
+    /// Opens the store in its folder: replays the log, opens what the manifest names, removes what it does not.
+    pub fn open(options: MetricOptions) -> Result<Self> {
+        Self::open_with(options, &mut |_| {})
+    }
+
+    /// As [`MetricStore::open`], telling the number of samples replayed so far.
+    pub fn open_with(options: MetricOptions, progress: &mut dyn FnMut(u64)) -> Result<Self> {
+        let fs = options.fs.clone();
+        let dir = options.dir.join("metrics");
+        fs.create_dir_all(&dir).map_err(|e| Error::io("creating the metrics folder", &dir, e))?;
+        fs.sync_dir(&options.dir).map_err(|e| Error::io("syncing the data folder", &options.dir, e))?;
+        let manifest = Manifest::load(&fs, &dir)?;
+        remove_strays(&fs, &dir.join("blocks"), &manifest)?;
+        fs.sync_dir(&dir).map_err(|e| Error::io("syncing the metrics folder", &dir, e))?;
+        let writer = writer_id(&fs, &dir, options.clock.now_ms())?;
+        let mut replay = Replay::new(options.rules, &options.limits);
+        replay.reserve_ids(manifest.next_series_id);
+        let mut failed = None;
+        let wal_options = WalOptions { hold_after_failure: true, ..options.wal.clone() };
+        let wal_dir = options.dir.join("wal").join("metrics");
+        let floor = manifest.wal_floor;
+        let (wal, recovery) = Wal::open(fs.clone(), &wal_dir, wal_options, &mut |at, bytes| {
+            if at.segment >= floor
+                && let Err(e) = replay.record(bytes)
+            {
+                failed.get_or_insert(e);
+            }
+            progress(replay.samples);
+            Ok(())
+        })
+        .map_err(super::head::wal_error)?;
+        if let Some(e) = failed {
+            return Err(e.at(&wal_dir));
+        }
+        wal.truncate_before(floor).map_err(super::head::wal_error)?;
+        for d in &recovery.damage {
+            tracing::error!(path = %d.path.display(), offset = d.offset, len_bytes = d.len_bytes, "the log is damaged here; set aside, the rest is served");
+        }
+        let parts = HeadParts { fs: fs.clone(), wal, clock: options.clock.clone(), rules: options.rules, limits: options.limits };
+        let head = Head::new(parts, &dir.join("head"), replay)?;
+        head.spill(options.spill_bytes)?;
+        let opener = Arc::new(StoreOpener {
+            fs: fs.clone(),
+            bucket: options.bucket.clone(),
+            prefix: format!("metrics/{}", options.tenant),
+            cache: Arc::new(RangeCache::new(options.cache_bytes)),
+        });
+        let version = Version { pin: head.pin(), flushed_epoch: 0, blocks: Vec::new(), incomplete: None, deletes: Vec::new() };
+        let store = MetricStore(Arc::new(Inner {
+            options,
+            head,
+            version: RwLock::new(Arc::new(version)),
+            manifest: Mutex::new(manifest),
+            work: Mutex::default(),
+            opener,
+            writer,
+            recovery,
+            bucket_error: Mutex::new(None),
+            closed: AtomicBool::new(false),
+        }));
+        store.load_deletes()?;
+        store.sync_bucket(&mut store.0.work.lock());
+        store.rebuild_version(&store.0.work.lock())?;
+        Ok(store)
+    }
+
+    /// Appends a batch; wait for its commit before acknowledging.
+    pub fn append(&self, batch: &Batch) -> Result<Appended> {
+        if self.0.closed.load(Ordering::Acquire) {
+            return Err(Error::new(ErrorKind::Closed, "the store is closed"));
+        }
+        self.0.head.append(batch)
+    }
+
+    /// A handle for fast appends to one series.
+    pub fn handle(&self, labels: &Labels) -> Result<SeriesHandle> {
+        self.0.head.handle(labels)
+    }
+
+    /// The head, for status pages.
+    pub fn head(&self) -> &Arc<Head> {
+        &self.0.head
+    }
+
+    /// The options it was opened with.
+    pub fn options(&self) -> &MetricOptions {
+        &self.0.options
+    }
+
+    /// What recovery found.
+    pub fn recovery(&self) -> &RecoveryReport {
+        &self.0.recovery
+    }
+
+    /// The id under which this process writes blocks.
+    pub fn writer_id(&self) -> &str {
+        &self.0.writer
+    }
+
+    /// The blocks that queries see.
+    pub fn blocks(&self) -> Vec<Arc<BlockEntry>> {
+        self.version().blocks.clone()
+    }
+
+    pub(super) fn version(&self) -> Arc<Version> {
+        self.0.version.read().clone()
+    }
+
+    /// Figures.
+    pub fn stats(&self) -> StoreStats {
+        let v = self.version();
+        StoreStats {
+            head: self.0.head.stats(),
+            blocks: v.blocks.len(),
+            block_bytes: v.blocks.iter().map(|b| b.meta.size_bytes()).sum(),
+            blocks_to_upload: self.0.manifest.lock().blocks.iter().filter(|b| b.uploaded_ms.is_none()).count(),
+            wal_bytes: self.0.head.wal().size_bytes(),
+            wal: self.0.head.wal().stats(),
+            bucket_error: self.0.bucket_error.lock().clone(),
+        }
+    }
+
+    /// Heap bytes by part; walks all series.
+    pub fn memory(&self) -> HeadMemory {
+        self.0.head.memory()
+    }
+
+    /// A rough count of heap bytes in use, cheap enough to ask often.
+    pub fn heap_bytes_estimate(&self) -> usize {
+        let s = self.0.head.stats();
+        s.series * 300 + s.chunks as usize * 160 + self.0.head.sealed_heap_bytes() + self.0.opener.cache.size_bytes() as usize
+    }
+
+    /// Makes all acknowledged data durable and ends the log. Further appends fail.
+    pub fn close(&self) -> Result<()> {
+        if self.0.closed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        self.0.head.apply_decided();
+        self.0.head.wal().close().map_err(super::head::wal_error)
+    }
+
+    pub(super) fn local_dir(&self) -> PathBuf {
+        self.0.options.dir.join("metrics").join("blocks")
+    }
+
+    pub(super) fn bucket_prefix(&self) -> String {
+        format!("metrics/{}", self.0.options.tenant)
+    }
+
+    /// Puts together what is on the disk and in the bucket.
+    pub(super) fn rebuild_version(&self, work: &Work) -> Result<()> {
+        let mut entries = Vec::new();
+        let manifest = self.0.manifest.lock();
+        let gone: Vec<&str> = manifest.obsolete.iter().map(|o| o.ulid.as_str()).collect();
+        let known: std::collections::HashMap<String, Arc<BlockEntry>> =
+            self.version().blocks.iter().map(|b| (b.meta.ulid.clone(), b.clone())).collect();
+        let entry = |meta: BlockMeta, place: Place| match known.get(&meta.ulid) {
+            Some(e) if e.place == place => e.clone(),
+            _ => Arc::new(BlockEntry::new(meta, place, self.0.opener.clone())),
+        };
+        let mut local = std::collections::HashSet::new();
+        for b in &manifest.blocks {
+            let dir = self.local_dir().join(&b.ulid);
+            let path = dir.join(super::block::META);
+            let json = self.0.options.fs.read(&path).map_err(|e| Error::io("reading meta.json", &path, e))?;
+            let meta = BlockMeta::parse(&json).map_err(|e| e.at(&path))?;
+            local.insert(b.ulid.clone());
+            entries.push(entry(meta, Place::Local(dir)));
+        }
+        for meta in work.bucket_blocks.iter().filter(|m| !local.contains(&m.ulid) && !gone.contains(&m.ulid.as_str())) {
+            let place = Place::Bucket(format!("{}/{}", self.bucket_prefix(), meta.ulid));
+            entries.push(entry(meta.clone(), place));
+        }
+        let mut current = self.0.version.write();
+        let next = Version { pin: self.0.head.pin(), flushed_epoch: self.0.head.flushed_epoch(), ..(**current).clone() };
+        *current = Arc::new(next.with_blocks(entries));
+        Ok(())
+    }
+}
+
+fn remove_strays(fs: &Arc<dyn Fs>, blocks: &std::path::Path, manifest: &Manifest) -> Result<()> {
+    fs.create_dir_all(blocks).map_err(|e| Error::io("creating the block folder", blocks, e))?;
+    let entries = fs.read_dir(blocks).map_err(|e| Error::io("listing the block folder", blocks, e))?;
+    for e in entries.iter().filter(|e| e.is_dir && !manifest.blocks.iter().any(|b| b.ulid == e.name())) {
+        fs.remove_dir_all(&e.path).map_err(|x| Error::io("removing an unfinished block", &e.path, x))?;
+    }
+    Ok(())
+}
+
+/// A name for this store's writer, made once.
+fn writer_id(fs: &Arc<dyn Fs>, dir: &std::path::Path, now_ms: i64) -> Result<String> {
+    use std::hash::{BuildHasher, Hasher};
+    let path = dir.join("writer-id");
+    match fs.read(&path) {
+        Ok(b) => Ok(String::from_utf8_lossy(&b).trim().to_owned()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            let random = || std::collections::hash_map::RandomState::new().build_hasher().finish() as u128;
+            let id = ulid::Ulid::from_parts(now_ms.max(0) as u64, random() << 64 | random()).to_string();
+            fs.write_atomic(&path, id.as_bytes()).map_err(|e| Error::io("writing the writer id", &path, e))?;
+            Ok(id)
+        }
+        Err(e) => Err(Error::io("reading the writer id", &path, e)),
+    }
+}
+
+impl SeriesSource for MetricStore {
+    fn select(&self, request: &SelectRequest) -> Result<Box<dyn SeriesSelection>> {
+        Ok(Box::new(MetricSelection::new(&self.0.head, self.version(), request)?))
+    }
+
+    fn label_names(&self, q: &LabelQuery) -> Result<(Vec<String>, Warnings)> {
+        let mut names = std::collections::BTreeSet::new();
+        if q.matchers.is_empty() {
+            let v = self.version();
+            for b in v.blocks.iter().filter(|b| b.meta.range().overlaps(q.range)) {
+                names.extend(b.open()?.index().label_names().map(str::to_owned));
+            }
+            if self.head_overlaps(q.range) {
+                names.extend(self.0.head.with_registry(|r| r.label_names()));
+            }
+        } else {
+            let sel = self.select(&SelectRequest { sorted: false, ..SelectRequest::new(q.matchers.clone(), q.range) })?;
+            for i in 0..sel.len() {
+                sel.visit_labels(i, &mut |n, _| {
+                    if !names.contains(n) {
+                        names.insert(n.to_owned());
+                    }
+                });
+            }
+        }
+        Ok((limited(names, q.limit), Warnings::new()))
+    }
+
+    fn label_values(&self, name: &str, q: &LabelQuery) -> Result<(Vec<String>, Warnings)> {
+        let mut values = std::collections::BTreeSet::new();
+        let v = self.version();
+        for b in v.blocks.iter().filter(|b| b.meta.range().overlaps(q.range)) {
+            let b = b.open()?;
+            let among = if q.matchers.is_empty() { None } else { Some(b.index().select(&q.matchers)?) };
+            values.extend(b.index().label_values(name, among.as_ref())?);
+        }
+        if self.head_overlaps(q.range) {
+            values.extend(self.0.head.with_registry(|r| {
+                let among = (!q.matchers.is_empty()).then(|| r.select(&q.matchers));
+                r.label_values(name, among.as_ref())
+            }));
+        }
+        Ok((limited(values, q.limit), Warnings::new()))
+    }
+
+    fn exemplars(&self, sets: &[Vec<Matcher>], range: TimeRange) -> Result<Vec<ExemplarSeries>> {
+        Ok(self.0.head.exemplars().lock().select(sets, range))
+    }
+
+    fn metadata(&self, metric: Option<&str>) -> Result<Vec<(String, Vec<MetricMetadata>)>> {
+        let m = self.0.head.metadata().lock();
+        Ok(match metric {
+            Some(f) => m.get(f).map(|v| vec![(f.to_owned(), v.clone())]).unwrap_or_default(),
+            None => m.iter().map(|(f, v)| (f.clone(), v.clone())).collect(),
+        })
+    }
+}
+
+impl MetricStore {
+    /// Whether the head has samples in the range; it counts by the hull of all its samples.
+    fn head_overlaps(&self, range: TimeRange) -> bool {
+        let s = self.0.head.stats();
+        s.min_t <= s.max_t && TimeRange::new(s.min_t, s.max_t).overlaps(range)
+    }
+
+    /// Records a delete: hidden at once, here and on every node that reads the bucket.
+    pub fn delete(&self, range: TimeRange, matchers: Vec<Matcher>) -> Result<()> {
+        if matchers.iter().all(|m| m.matches_empty()) {
+            return Err(Error::invalid("a delete needs a matcher that does not match the empty string"));
+        }
+        let ulid = self.new_ulid(&mut self.0.work.lock());
+        let d = Delete::new(ulid, range, matchers);
+        let dir = self.deletes_dir();
+        let path = dir.join(format!("{}.json", d.spec.ulid));
+        self.0.options.fs.write_atomic(&path, &d.to_json()).map_err(|e| Error::io("writing a delete", &path, e))?;
+        {
+            let mut v = self.0.version.write();
+            let mut next = (**v).clone();
+            next.deletes.push(Arc::new(d));
+            *v = Arc::new(next);
+        }
+        self.upload_deletes();
+        Ok(())
+    }
+
+    pub(super) fn deletes_dir(&self) -> PathBuf {
+        self.0.options.dir.join("metrics").join("deletes")
+    }
+
+    fn load_deletes(&self) -> Result<()> {
+        let (fs, dir) = (&self.0.options.fs, self.deletes_dir());
+        fs.create_dir_all(&dir).map_err(|e| Error::io("creating the folder of deletes", &dir, e))?;
+        let mut all = Vec::new();
+        for e in fs.read_dir(&dir).map_err(|e| Error::io("listing deletes", &dir, e))? {
+            if e.name().ends_with(".json") {
+                let json = fs.read(&e.path).map_err(|x| Error::io("reading a delete", &e.path, x))?;
+                all.push(Arc::new(Delete::parse(&json).map_err(|x| x.at(&e.path))?));
+            }
+        }
+        let mut v = self.0.version.write();
+        let mut next = (**v).clone();
+        next.deletes = all;
+        *v = Arc::new(next);
+        Ok(())
+    }
+
+    pub(super) fn new_ulid(&self, work: &mut Work) -> String {
+        // Time from the injected clock; uniqueness from the writer's name, mixed, and a counter.
+        use std::hash::{BuildHasher, Hasher};
+        let mut h = foldhash::quality::FixedState::with_seed(work.ulid_counter as u64).build_hasher();
+        h.write(self.0.writer.as_bytes());
+        let mix = h.finish() as u128;
+        let now_ms = self.0.options.clock.now_ms().max(0);
+        work.ulid_counter += 1;
+        let random = (mix << 16) ^ ((now_ms as u128) << 40) ^ work.ulid_counter;
+        ulid::Ulid::from_parts(now_ms as u64, random).to_string()
+    }
+}
+
+fn limited(set: std::collections::BTreeSet<String>, limit: usize) -> Vec<String> {
+    let most = if limit == 0 { usize::MAX } else { limit };
+    set.into_iter().take(most).collect()
+}

@@ -1,0 +1,329 @@
+//! What is done from time to time: spill, flush, compact, upload, retain, look at the bucket.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::block::{self, BlockMeta};
+use super::deletes::Delete;
+use super::manifest::Obsolete;
+use super::store::{MetricStore, Work};
+use super::version::{BlockEntry, Place};
+use crate::bucket::Bucket;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Thanos' and Mimir's mark.
+#[derive(Serialize, Deserialize)]
+struct DeletionMark {
+    id: String,
+    version: u32,
+    details: String,
+    deletion_time: i64,
+}
+
+const MIN_BACKOFF_MS: i64 = 1_000;
+const MAX_BACKOFF_MS: i64 = 300_000;
+
+impl MetricStore {
+    /// One turn of upkeep. Call it every second or so; it does what is due. Trouble with the bucket is remembered
+    /// and tried again later; trouble with the disk is the answer.
+    pub fn maintain(&self) -> Result<()> {
+        let o = &self.0.options;
+        self.0.head.apply_decided();
+        self.0.head.spill(o.spill_bytes)?;
+        self.collect();
+        let mut work = self.0.work.lock();
+        if self.flush_due() {
+            self.flush_locked(&mut work)?;
+        }
+        if o.compaction {
+            self.compact_once(&mut work)?;
+        }
+        self.apply_retention(&mut work)?;
+        self.tend_bucket(&mut work);
+        Ok(())
+    }
+
+    /// A finished range (with a tenth of its width for stragglers), or too much memory.
+    fn flush_due(&self) -> bool {
+        let o = &self.0.options;
+        let s = self.0.head.stats();
+        if s.min_t > s.max_t {
+            return false;
+        }
+        let width = o.rules.range_ms;
+        let end = (s.min_t.div_euclid(width) + 1) * width;
+        o.clock.now_ms() >= end.saturating_add(width / 10) && s.max_t >= end || self.heap_bytes_estimate() > o.head_max_bytes
+    }
+
+    fn tend_bucket(&self, work: &mut Work) {
+        let now_ms = self.0.options.clock.now_ms();
+        if self.0.options.bucket.is_none() || now_ms < work.retry_at_ms {
+            return;
+        }
+        self.upload_deletes();
+        let done = self.upload_pending(work).and_then(|()| self.tend_obsolete(work));
+        if done.is_ok() && now_ms - work.last_sync_ms >= self.0.options.sync_interval_ms {
+            self.sync_bucket(work);
+            if let Err(e) = self.rebuild_version(work) {
+                tracing::error!(error = %e, "blocks could not be listed");
+            }
+        }
+        match done {
+            Ok(()) => self.bucket_fine(work),
+            Err(e) => self.bucket_failed(work, &e),
+        }
+    }
+
+    fn bucket_fine(&self, work: &mut Work) {
+        work.backoff_ms = 0;
+        if self.0.bucket_error.lock().take().is_some() {
+            tracing::info!("the bucket answers again");
+        }
+    }
+
+    fn bucket_failed(&self, work: &mut Work, e: &Error) {
+        work.backoff_ms = (work.backoff_ms * 2).clamp(MIN_BACKOFF_MS, MAX_BACKOFF_MS);
+        work.retry_at_ms = self.0.options.clock.now_ms() + work.backoff_ms;
+        let mut last = self.0.bucket_error.lock();
+        if last.is_none() {
+            tracing::warn!(error = %e, retry_in_ms = work.backoff_ms, "the bucket can't be reached; data stays on the local disk until it can");
+        }
+        *last = Some(e.to_string());
+    }
+
+    /// Uploads everything that is not in the bucket yet; the error says what failed. For `flush` on request.
+    pub fn upload(&self) -> Result<()> {
+        let mut work = self.0.work.lock();
+        if self.0.options.bucket.is_none() {
+            return Ok(());
+        }
+        self.upload_deletes();
+        match self.upload_pending(&mut work) {
+            Ok(()) => {
+                self.bucket_fine(&mut work);
+                Ok(())
+            }
+            Err(e) => {
+                self.bucket_failed(&mut work, &e);
+                Err(e)
+            }
+        }
+    }
+
+    fn upload_pending(&self, work: &mut Work) -> Result<()> {
+        let Some(bucket) = &self.0.options.bucket else { return Ok(()) };
+        let waiting: Vec<String> = {
+            let m = self.0.manifest.lock();
+            m.blocks.iter().filter(|b| b.uploaded_ms.is_none()).map(|b| b.ulid.clone()).collect()
+        };
+        for ulid in waiting {
+            let dir = self.local_dir().join(&ulid);
+            let prefix = format!("{}/{ulid}", self.bucket_prefix());
+            let path = dir.join(block::META);
+            let json = self.0.options.fs.read(&path).map_err(|e| Error::io("reading meta.json", &path, e))?;
+            let meta = BlockMeta::parse(&json).map_err(|e| e.at(&path))?;
+            // meta.json is last in the list: a block without it does not exist for readers.
+            for f in meta.thanos.as_ref().map_or(&[][..], |t| &t.files) {
+                bucket.put_file(&format!("{prefix}/{}", f.rel_path), &dir.join(&f.rel_path))?;
+            }
+            work.bucket_blocks.retain(|b| b.ulid != ulid);
+            work.bucket_blocks.push(meta);
+            self.mark_uploaded(&ulid)?;
+        }
+        self.drop_local(work)
+    }
+
+    fn mark_uploaded(&self, ulid: &str) -> Result<()> {
+        let now_ms = self.0.options.clock.now_ms();
+        let mut manifest = self.0.manifest.lock();
+        let mut next = manifest.clone();
+        if let Some(b) = next.blocks.iter_mut().find(|b| b.ulid == ulid) {
+            b.uploaded_ms = Some(now_ms);
+        }
+        next.save(&self.0.options.fs, &self.0.options.dir.join("metrics"))?;
+        *manifest = next;
+        Ok(())
+    }
+
+    /// Local copies go `local_retention` after the upload; at once if the bucket is a folder here.
+    fn drop_local(&self, work: &mut Work) -> Result<()> {
+        let o = &self.0.options;
+        let here = o.bucket.as_ref().is_some_and(|b| b.local_path("").is_some());
+        let keep_ms = if here { 0 } else { o.local_retention_ms };
+        let now_ms = o.clock.now_ms();
+        let mut dropped = Vec::new();
+        {
+            let mut manifest = self.0.manifest.lock();
+            let mut next = manifest.clone();
+            next.blocks.retain(|b| {
+                let goes = b.uploaded_ms.is_some_and(|t| t + keep_ms <= now_ms);
+                if goes {
+                    dropped.push(b.ulid.clone());
+                }
+                !goes
+            });
+            if dropped.is_empty() {
+                return Ok(());
+            }
+            next.save(&o.fs, &o.dir.join("metrics"))?;
+            *manifest = next;
+        }
+        let old: Vec<Arc<BlockEntry>> = self.version().blocks.iter().filter(|b| dropped.contains(&b.meta.ulid)).cloned().collect();
+        self.rebuild_version(work)?;
+        self.bury(old);
+        Ok(())
+    }
+
+    /// Removes local folders of blocks that no version names any more. Readers that opened them keep their files;
+    /// those that did not find the block in the bucket, or fail and are asked again.
+    pub(super) fn bury(&self, blocks: Vec<Arc<BlockEntry>>) {
+        for b in blocks {
+            // Opened before its files go, so that a reader on an older version still can read it.
+            let _ = b.open();
+            if let Place::Local(dir) = &b.place
+                && let Err(e) = self.0.options.fs.remove_dir_all(dir)
+                && e.kind() != std::io::ErrorKind::NotFound
+            {
+                tracing::warn!(error = %e, dir = %dir.display(), "a replaced block could not be removed; the next start will");
+            }
+        }
+    }
+
+    /// Marks blocks that were replaced, and removes them when their time has come: meta.json first.
+    fn tend_obsolete(&self, work: &mut Work) -> Result<()> {
+        let Some(bucket) = &self.0.options.bucket else { return Ok(()) };
+        let obsolete: Vec<Obsolete> = self.0.manifest.lock().obsolete.clone();
+        for o in obsolete {
+            let prefix = format!("{}/{}", self.bucket_prefix(), o.ulid);
+            let mark_key = format!("{prefix}/deletion-mark.json");
+            let now_s = self.0.options.clock.now_ms() / 1000;
+            let mark: Option<DeletionMark> = match bucket.get(&mark_key) {
+                Ok(b) => serde_json::from_slice(&b).ok(),
+                Err(e) if e.kind == ErrorKind::NotFound => None,
+                Err(e) => return Err(e),
+            };
+            match mark {
+                None => {
+                    let m = DeletionMark { id: o.ulid.clone(), version: 1, details: o.reason.clone(), deletion_time: now_s };
+                    let json = bytes::Bytes::from(serde_json::to_vec(&m).unwrap_or_default());
+                    bucket.put(&mark_key, json.clone())?;
+                    bucket.put(&format!("{}/markers/{}-deletion-mark.json", self.bucket_prefix(), o.ulid), json)?;
+                }
+                Some(m) if (now_s - m.deletion_time) * 1000 >= self.0.options.delete_delay_ms => {
+                    self.remove_from_bucket(&**bucket, &prefix, &o.ulid)?;
+                    work.bucket_blocks.retain(|b| b.ulid != o.ulid);
+                    let mut manifest = self.0.manifest.lock();
+                    let mut next = manifest.clone();
+                    next.obsolete.retain(|x| x.ulid != o.ulid);
+                    next.save(&self.0.options.fs, &self.0.options.dir.join("metrics"))?;
+                    *manifest = next;
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn remove_from_bucket(&self, bucket: &dyn Bucket, prefix: &str, ulid: &str) -> Result<()> {
+        bucket.delete(&format!("{prefix}/{}", block::META))?;
+        let mark = format!("{prefix}/deletion-mark.json");
+        for o in bucket.list(&format!("{prefix}/"))?.iter().filter(|o| o.key != mark) {
+            bucket.delete(&o.key)?;
+        }
+        bucket.delete(&mark)?;
+        bucket.delete(&format!("{}/markers/{ulid}-deletion-mark.json", self.bucket_prefix()))
+    }
+
+    fn known_path(&self) -> PathBuf {
+        self.0.options.dir.join("metrics").join("bucket-blocks.json")
+    }
+
+    /// Lists the bucket. If it can't be reached, what was known last stands in; a store that never saw its bucket
+    /// says so in every query.
+    pub(super) fn sync_bucket(&self, work: &mut Work) {
+        let Some(bucket) = self.0.options.bucket.clone() else {
+            work.listed = true;
+            return;
+        };
+        work.last_sync_ms = self.0.options.clock.now_ms();
+        match self.list_bucket(&*bucket, work) {
+            Ok(list) => {
+                let changed = !work.listed || list != work.bucket_blocks;
+                work.bucket_blocks = list;
+                work.listed = true;
+                if changed && let Ok(json) = serde_json::to_vec(&work.bucket_blocks) {
+                    // A cache for starting while the bucket is down; the bucket itself is the truth.
+                    let _ = self.0.options.fs.write_atomic(&self.known_path(), &json);
+                }
+            }
+            Err(e) => {
+                if !work.listed
+                    && let Ok(json) = self.0.options.fs.read(&self.known_path())
+                    && let Ok(known) = serde_json::from_slice(&json)
+                {
+                    work.bucket_blocks = known;
+                    work.listed = true;
+                }
+                self.bucket_failed(work, &e);
+            }
+        }
+        let incomplete = (!work.listed).then(|| format!("{} was never reached, so its blocks are unknown", bucket.name()));
+        let mut v = self.0.version.write();
+        if v.incomplete != incomplete {
+            *v = Arc::new(super::version::Version { incomplete, ..(**v).clone() });
+        }
+    }
+
+    fn list_bucket(&self, bucket: &dyn Bucket, work: &Work) -> Result<Vec<BlockMeta>> {
+        let mut out = Vec::new();
+        for name in bucket.list_folders(&format!("{}/", self.bucket_prefix()))? {
+            if name.parse::<ulid::Ulid>().is_err() {
+                continue;
+            }
+            if let Some(known) = work.bucket_blocks.iter().find(|b| b.ulid == name) {
+                out.push(known.clone());
+                continue;
+            }
+            match bucket.get(&format!("{}/{name}/{}", self.bucket_prefix(), block::META)) {
+                Ok(json) => out.push(BlockMeta::parse(&json).map_err(|e| e.at(&name))?),
+                // Being uploaded, or being removed.
+                Err(e) if e.kind == ErrorKind::NotFound => {}
+                Err(e) => return Err(e),
+            }
+        }
+        self.fetch_deletes(bucket)?;
+        Ok(out)
+    }
+
+    pub(super) fn upload_deletes(&self) {
+        let Some(bucket) = &self.0.options.bucket else { return };
+        for d in &self.version().deletes {
+            let key = format!("deletes/{}/{}.json", self.0.options.tenant, d.spec.ulid);
+            if let Err(e) = bucket.put_if_absent(&key, d.to_json().into()) {
+                tracing::warn!(error = %e, "a delete could not be uploaded; it will be tried again");
+                return;
+            }
+        }
+    }
+
+    fn fetch_deletes(&self, bucket: &dyn Bucket) -> Result<()> {
+        let mut fresh = Vec::new();
+        let known = self.version();
+        for o in bucket.list(&format!("deletes/{}/", self.0.options.tenant))? {
+            let name = o.key.rsplit('/').next().unwrap_or("").trim_end_matches(".json");
+            if known.deletes.iter().any(|d| d.spec.ulid == name) {
+                continue;
+            }
+            fresh.push(Arc::new(Delete::parse(&bucket.get(&o.key)?).map_err(|e| e.at(&o.key))?));
+        }
+        if !fresh.is_empty() {
+            let mut v = self.0.version.write();
+            let mut next = (**v).clone();
+            next.deletes.extend(fresh);
+            *v = Arc::new(next);
+        }
+        Ok(())
+    }
+}

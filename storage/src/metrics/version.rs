@@ -1,0 +1,82 @@
+//! What readers see: the head as of the last flush, the blocks, and the deletes, under one reference.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::block::{Block, BlockMeta};
+use super::deletes::Delete;
+use super::head::Pin;
+use super::remote::Opener;
+use crate::error::Result;
+
+/// Where a block lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In a folder.
+    Local(PathBuf),
+    /// In the bucket, under a key prefix.
+    Bucket(String),
+}
+
+/// A block that can be opened. Opening costs a few reads; it is done once, at first use.
+pub struct BlockEntry {
+    /// Its description.
+    pub meta: BlockMeta,
+    /// Where it lies.
+    pub place: Place,
+    opener: Arc<dyn Opener>,
+    opened: Mutex<Option<Arc<Block>>>,
+}
+
+impl BlockEntry {
+    /// An entry that `opener` opens.
+    pub fn new(meta: BlockMeta, place: Place, opener: Arc<dyn Opener>) -> Self {
+        BlockEntry { meta, place, opener, opened: Mutex::new(None) }
+    }
+
+    /// The open block. A failure is not remembered: the next query tries again.
+    pub fn open(&self) -> Result<Arc<Block>> {
+        let mut opened = self.opened.lock();
+        if let Some(b) = &*opened {
+            return Ok(b.clone());
+        }
+        let b = Arc::new(self.opener.open(&self.meta, &self.place)?);
+        *opened = Some(b.clone());
+        Ok(b)
+    }
+
+    /// Bytes kept in memory for it.
+    pub fn memory_bytes(&self) -> usize {
+        self.opened.lock().as_ref().map_or(0, |b| b.index().memory_bytes())
+    }
+}
+
+/// One state of the store.
+#[derive(Clone)]
+pub struct Version {
+    /// Keeps what the head dropped since from being reused.
+    pub pin: Pin,
+    /// Chunks of the head cut at or before this epoch are in the blocks.
+    pub flushed_epoch: u8,
+    /// Blocks, by first time.
+    pub blocks: Vec<Arc<BlockEntry>>,
+    /// Why the list of blocks may miss some.
+    pub incomplete: Option<String>,
+    /// Deletes, applied while reading.
+    pub deletes: Vec<Arc<Delete>>,
+}
+
+impl Version {
+    /// Sorts the blocks and leaves out those that another one was made of.
+    pub fn with_blocks(mut self, mut blocks: Vec<Arc<BlockEntry>>) -> Self {
+        let replaced: std::collections::HashSet<String> =
+            blocks.iter().flat_map(|b| b.meta.compaction.parents.iter().map(|p| p.ulid.clone())).collect();
+        blocks.retain(|b| !replaced.contains(&b.meta.ulid));
+        blocks.sort_by(|a, b| (a.meta.min_time, &a.meta.ulid).cmp(&(b.meta.min_time, &b.meta.ulid)));
+        blocks.dedup_by(|a, b| a.meta.ulid == b.meta.ulid);
+        self.blocks = blocks;
+        self
+    }
+}
