@@ -188,8 +188,7 @@ fn instant(engine: &Engine, store: &MemSource, e: &Eval, expr: &str, t: i64) -> 
     if !sorted {
         return Err("as range query: series are not sorted by labels".into());
     }
-    let points: Vec<(Labels, Point)> =
-        matrix_points(&m).into_iter().filter_map(|(l, mut p)| p.remove(&t).map(|p| (l, p))).collect();
+    let points: Vec<(Labels, Point)> = matrix_points(&m).into_iter().filter_map(|(l, mut p)| p.remove(&t).map(|p| (l, p))).collect();
     if scalar {
         return match (points.first(), e.expect.scalar) {
             (Some((_, Point::F(v))), Some(x)) if compare::almost(*v, x) => Ok(()),
@@ -200,8 +199,21 @@ fn instant(engine: &Engine, store: &MemSource, e: &Eval, expr: &str, t: i64) -> 
 }
 
 const UNSAFE: [&str; 15] = [
-    "days_in_month", "day_of_month", "day_of_week", "day_of_year", "end", "hour", "minute", "month", "year", "predict_linear", "range",
-    "start", "step", "time", "timestamp",
+    "days_in_month",
+    "day_of_month",
+    "day_of_week",
+    "day_of_year",
+    "end",
+    "hour",
+    "minute",
+    "month",
+    "year",
+    "predict_linear",
+    "range",
+    "start",
+    "step",
+    "time",
+    "timestamp",
 ];
 
 /// The expression with all selectors pinned to `t`, to be evaluated at other times with the same result.

@@ -195,7 +195,14 @@ impl<'a> Context<'a> {
         }
         let bound = |i: usize| n * i / parts;
         std::thread::scope(|s| {
-            let handles: Vec<_> = (1..parts).map(|i| s.spawn({ let f = &f; move || f(bound(i)..bound(i + 1)) })).collect();
+            let handles: Vec<_> = (1..parts)
+                .map(|i| {
+                    s.spawn({
+                        let f = &f;
+                        move || f(bound(i)..bound(i + 1))
+                    })
+                })
+                .collect();
             let first = f(0..bound(1));
             let mut out = vec![first];
             for h in handles {

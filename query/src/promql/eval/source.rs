@@ -110,9 +110,7 @@ impl Source {
             Source::Rows(r) => r[i].drop_name,
             Source::Instant { kind, .. } => *kind == InstantKind::Timestamp || *kind == InstantKind::StartTimestamp,
             Source::Smoothed { .. } => false,
-            Source::Window { drop_name, input, .. } => {
-                *drop_name || matches!(input, WindowInput::Steps(r, _) if r[i].drop_name)
-            }
+            Source::Window { drop_name, input, .. } => *drop_name || matches!(input, WindowInput::Steps(r, _) if r[i].drop_name),
         }
     }
 
@@ -192,7 +190,11 @@ fn keep_stats(buf: &mut SampleBuf) {
         let Some(h) = slot else { continue };
         let hint = match (h.counter_reset, &prev) {
             (CounterReset::Unknown, Some(p)) if !p.is_stale() => {
-                if detect_reset(h, p) { CounterReset::Reset } else { CounterReset::NotReset }
+                if detect_reset(h, p) {
+                    CounterReset::Reset
+                } else {
+                    CounterReset::NotReset
+                }
             }
             (hint, _) => hint,
         };

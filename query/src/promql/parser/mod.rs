@@ -108,7 +108,15 @@ impl<'a> Parser<'a> {
             Tok::Number => msg.push_str(&format!("number {:?}", self.word(t))),
             Tok::Duration => msg.push_str(&format!("duration {:?}", self.word(t))),
             Tok::String => msg.push_str(&format!("string {:?}", self.word(t))),
-            Tok::LParen | Tok::RParen | Tok::LBrace | Tok::RBrace | Tok::LBracket | Tok::RBracket | Tok::Comma | Tok::Colon | Tok::Assign => {
+            Tok::LParen
+            | Tok::RParen
+            | Tok::LBrace
+            | Tok::RBrace
+            | Tok::LBracket
+            | Tok::RBracket
+            | Tok::Comma
+            | Tok::Colon
+            | Tok::Assign => {
                 msg.push_str(&format!("{:?}", self.word(t)));
             }
             _ => msg.push_str(&format!("<op:{}>", self.word(t))),
@@ -333,7 +341,8 @@ impl<'a> Parser<'a> {
             self.bump();
             let (args, close) = self.call_args()?;
             // The words of the language that are functions too may be written in any case.
-            let func = function(w).or_else(|| matches!(lower.as_str(), "step" | "range" | "start" | "end").then(|| function(&lower)).flatten());
+            let func =
+                function(w).or_else(|| matches!(lower.as_str(), "step" | "range" | "start" | "end").then(|| function(&lower)).flatten());
             let Some(func) = func else {
                 return self.fail(t.span, format!("unknown function with name {w:?}"));
             };
