@@ -74,8 +74,9 @@ where
     }
 }
 
-async fn serve<Q, A>(state: TempoState, request: Request, run: fn(TempoState, HeaderMap, Q) -> Answer<A>) -> Response<Body>
+async fn serve<F, Q, A>(state: TempoState, request: Request, run: F) -> Response<Body>
 where
+    F: Fn(TempoState, HeaderMap, Q) -> Answer<A> + Send + Sync + 'static,
     Q: Message + Default + Send + 'static,
     A: Message + Default + Send + 'static,
 {
@@ -87,15 +88,34 @@ where
     grpc.server_streaming(method, request).await.map(Body::new)
 }
 
+/// The methods as functions of one type each: their futures boxed.
+macro_rules! boxed {
+    ($($name:ident = $f:ident($request:ident) -> $response:ident;)*) => {
+        $(fn $name(state: TempoState, headers: HeaderMap, request: proto::$request) -> Answer<proto::$response> {
+            Box::pin($f(state, headers, request))
+        })*
+    };
+}
+
+boxed! {
+    boxed_search = search(SearchRequest) -> SearchResponse;
+    boxed_tags_v1 = tags_v1(SearchTagsRequest) -> SearchTagsResponse;
+    boxed_tags_v2 = tags_v2(SearchTagsRequest) -> SearchTagsV2Response;
+    boxed_values_v1 = values_v1(SearchTagValuesRequest) -> SearchTagValuesResponse;
+    boxed_values_v2 = values_v2(SearchTagValuesRequest) -> SearchTagValuesV2Response;
+    boxed_query_range = query_range(QueryRangeRequest) -> QueryRangeResponse;
+    boxed_query_instant = query_instant(QueryInstantRequest) -> QueryInstantResponse;
+}
+
 async fn dispatch(State(state): State<TempoState>, Path(method): Path<String>, request: Request) -> Response<Body> {
     match method.as_str() {
-        "Search" => serve(state, request, |s, h, q| Box::pin(search(s, h, q))).await,
-        "SearchTags" => serve(state, request, |s, h, q| Box::pin(tags_v1(s, h, q))).await,
-        "SearchTagsV2" => serve(state, request, |s, h, q| Box::pin(tags_v2(s, h, q))).await,
-        "SearchTagValues" => serve(state, request, |s, h, q| Box::pin(values_v1(s, h, q))).await,
-        "SearchTagValuesV2" => serve(state, request, |s, h, q| Box::pin(values_v2(s, h, q))).await,
-        "MetricsQueryRange" => serve(state, request, |s, h, q| Box::pin(query_range(s, h, q))).await,
-        "MetricsQueryInstant" => serve(state, request, |s, h, q| Box::pin(query_instant(s, h, q))).await,
+        "Search" => serve(state, request, boxed_search).await,
+        "SearchTags" => serve(state, request, boxed_tags_v1).await,
+        "SearchTagsV2" => serve(state, request, boxed_tags_v2).await,
+        "SearchTagValues" => serve(state, request, boxed_values_v1).await,
+        "SearchTagValuesV2" => serve(state, request, boxed_values_v2).await,
+        "MetricsQueryRange" => serve(state, request, boxed_query_range).await,
+        "MetricsQueryInstant" => serve(state, request, boxed_query_instant).await,
         other => Status::unimplemented(format!("tempopb.StreamingQuerier has no method {other}")).into_http(),
     }
 }
