@@ -31,7 +31,9 @@ pub struct FloatRecord {
 /// A histogram of either type.
 #[derive(Clone, Debug, PartialEq)]
 pub enum AnyHistogram {
+    /// Counts are whole numbers.
     Int(Arc<Histogram>),
+    /// Counts may be fractions.
     Float(Arc<FloatHistogram>),
 }
 
