@@ -45,10 +45,8 @@ impl Checker<'_> {
             ExprKind::Unary(_, inner) => {
                 let t = self.expr(inner)?;
                 if t != ValueType::Scalar && t != ValueType::Vector {
-                    let msg = format!(
-                        "unary expression only allowed on expressions of type scalar or instant vector, got {:?}",
-                        t.documented()
-                    );
+                    let msg =
+                        format!("unary expression only allowed on expressions of type scalar or instant vector, got {:?}", t.documented());
                     return self.fail(span, msg);
                 }
             }

@@ -5,9 +5,7 @@ use std::sync::Arc;
 
 use strandline_storage::Result;
 use strandline_storage::model::{CounterReset, FloatHistogram, Labels, MatchOp, Matcher, MetricMetadata, TimeRange};
-use strandline_storage::read::{
-    ExemplarSeries, LabelQuery, Newest, SampleBuf, SelectRequest, SeriesSelection, SeriesSource, Warnings,
-};
+use strandline_storage::read::{ExemplarSeries, LabelQuery, Newest, SampleBuf, SelectRequest, SeriesSelection, SeriesSource, Warnings};
 
 use super::histogram::{detect_reset, same_bounds};
 

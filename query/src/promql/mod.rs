@@ -27,12 +27,10 @@ pub use ast::{
     MatrixSelector, NumberLiteral, Span, Subquery, UnaryOp, ValueType, VectorSelector,
 };
 pub use error::{Error, Limit, ParseError, Result};
-pub use eval::{
-    Engine, EngineOptions, MatrixSeries, QueryOptions, QueryResult, QueryStats, SampleRef, SampleValue, Value, VectorSample,
-};
-pub use histogram::public as histograms;
+pub use eval::{Engine, EngineOptions, MatrixSeries, QueryOptions, QueryResult, QueryStats, SampleRef, SampleValue, Value, VectorSample};
 pub use functions::{Function, all as all_functions, function};
 pub use gofmt::{json as format_sample_value, plain as format_float};
+pub use histogram::public as histograms;
 pub use json::ast_json;
 pub use lexer::parse_duration_ms;
 pub use memory::MemSource;

@@ -77,10 +77,7 @@ fn is_legacy_metric(s: &str) -> bool {
 
 /// Whether a word can't stand as a metric's name by itself.
 fn is_reserved(s: &str) -> bool {
-    matches!(
-        s.to_ascii_lowercase().as_str(),
-        "on" | "ignoring" | "group_left" | "group_right" | "bool" | "atan2" | "inf" | "nan"
-    )
+    matches!(s.to_ascii_lowercase().as_str(), "on" | "ignoring" | "group_left" | "group_right" | "bool" | "atan2" | "inf" | "nan")
 }
 
 fn label(s: &str) -> String {

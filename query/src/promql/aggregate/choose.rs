@@ -238,8 +238,7 @@ fn sampling_offset(labels: &Labels) -> f64 {
 
 /// XXH64 with seed 0, the hash Prometheus uses for label sets.
 fn xxh64(mut b: &[u8]) -> u64 {
-    const P: [u64; 5] =
-        [0x9E37_79B1_85EB_CA87, 0xC2B2_AE3D_27D4_EB4F, 0x1656_67B1_9E37_79F9, 0x85EB_CA77_C2B2_AE63, 0x27D4_EB2F_1656_67C5];
+    const P: [u64; 5] = [0x9E37_79B1_85EB_CA87, 0xC2B2_AE3D_27D4_EB4F, 0x1656_67B1_9E37_79F9, 0x85EB_CA77_C2B2_AE63, 0x27D4_EB2F_1656_67C5];
     let word = |b: &[u8]| b.iter().take(8).enumerate().fold(0u64, |w, (i, x)| w | u64::from(*x) << (8 * i));
     let round = |acc: u64, input: u64| acc.wrapping_add(input.wrapping_mul(P[1])).rotate_left(31).wrapping_mul(P[0]);
     let len = b.len() as u64;

@@ -120,8 +120,12 @@ fn floats(op: AggregateOp, cells: &mut [Cell], v: &[f64]) -> bool {
     match op {
         AggregateOp::Sum => each!(|c, x| if c.n == 0.0 { c.a = x } else { (c.a, c.b) = kahan(x, c.a, c.b) }),
         AggregateOp::Avg => each!(|c, x| add_mean(c, x)),
-        AggregateOp::Min => each!(|c, x| if c.n == 0.0 || x < c.a || c.a.is_nan() { c.a = x }),
-        AggregateOp::Max => each!(|c, x| if c.n == 0.0 || x > c.a || c.a.is_nan() { c.a = x }),
+        AggregateOp::Min => each!(|c, x| if c.n == 0.0 || x < c.a || c.a.is_nan() {
+            c.a = x
+        }),
+        AggregateOp::Max => each!(|c, x| if c.n == 0.0 || x > c.a || c.a.is_nan() {
+            c.a = x
+        }),
         AggregateOp::Stddev | AggregateOp::Stdvar => each!(|c, x| {
             if c.n == 0.0 {
                 c.b = x;
@@ -221,11 +225,8 @@ fn add_hist(plan: &Plan<'_>, s: &mut HistStep, h: &Hist, item: &Item<'_>, ann: &
     s.notes.see(h);
     let reconciled = match &mut s.cell {
         None => {
-            s.cell = Some(if plan.op == AggregateOp::Sum {
-                HistCell::Sum(Accumulator::new(h))
-            } else {
-                HistCell::Mean(HistogramMean::new(h))
-            });
+            s.cell =
+                Some(if plan.op == AggregateOp::Sum { HistCell::Sum(Accumulator::new(h)) } else { HistCell::Mean(HistogramMean::new(h)) });
             Ok(false)
         }
         Some(HistCell::Sum(acc)) => acc.add(h).map(|c| c.reconciled),

@@ -35,7 +35,14 @@ pub(crate) struct Plan<'a> {
 }
 
 /// Evaluates an aggregation.
-pub(crate) fn aggregate(ev: &Evaluator<'_>, a: &Aggregate, span: Span, steps: Steps, uses: Use, ann: &mut Annotations) -> Result<Vec<Series>> {
+pub(crate) fn aggregate(
+    ev: &Evaluator<'_>,
+    a: &Aggregate,
+    span: Span,
+    steps: Steps,
+    uses: Use,
+    ann: &mut Annotations,
+) -> Result<Vec<Series>> {
     let inner: &Expr = a.expr.unparen();
     let mut plan = Plan {
         op: a.op,

@@ -6,12 +6,12 @@ mod sets;
 use super::annotations::{Annotations, HistogramOp};
 use super::ast::{Binary, BinaryOp, Span};
 use super::error::{Error, Result};
+use super::eval::context::Context;
 use super::eval::context::Steps;
 use super::eval::series::{ABSENT, Hist, Series, is_absent};
 use super::histogram::arith::{self, Combined};
 use super::histogram::trim::trim;
 use super::histogram::{compact, equal};
-use super::eval::context::Context;
 
 use strandline_storage::model::{CounterReset, FloatHistogram};
 

@@ -32,9 +32,6 @@ impl Steps {
     pub fn at(&self, i: usize) -> i64 {
         self.start.wrapping_add(self.step.wrapping_mul(i as i64))
     }
-    pub fn last(&self) -> i64 {
-        self.at(self.n.saturating_sub(1))
-    }
 }
 
 /// Where a selector looks at each step: a fixed time under `@`, else the step's time moved by the offset.
@@ -195,7 +192,14 @@ impl<'a> Context<'a> {
         }
         let bound = |i: usize| n * i / parts;
         std::thread::scope(|s| {
-            let handles: Vec<_> = (1..parts).map(|i| s.spawn({ let f = &f; move || f(bound(i)..bound(i + 1)) })).collect();
+            let handles: Vec<_> = (1..parts)
+                .map(|i| {
+                    s.spawn({
+                        let f = &f;
+                        move || f(bound(i)..bound(i + 1))
+                    })
+                })
+                .collect();
             let first = f(0..bound(1));
             let mut out = vec![first];
             for h in handles {

@@ -214,7 +214,15 @@ impl<'a> Evaluator<'a> {
         }
     }
 
-    fn instant_selector(&self, v: &VectorSelector, span: Span, kind: InstantKind, steps: Steps, uses: Use, ann: &mut Annotations) -> Result<Pipe> {
+    fn instant_selector(
+        &self,
+        v: &VectorSelector,
+        span: Span,
+        kind: InstantKind,
+        steps: Steps,
+        uses: Use,
+        ann: &mut Annotations,
+    ) -> Result<Pipe> {
         let refs = self.ctx.refs(steps, &v.at, &v.offset)?;
         let before = self.ctx.lookback - 1;
         if v.extension == Extension::Smoothed && kind == InstantKind::Value {

@@ -165,7 +165,8 @@ fn evaluate(
     let mut buckets: Vec<Classic> = Vec::with_capacity(g.classic.len());
     for i in 0..steps.n {
         buckets.clear();
-        buckets.extend(g.classic.iter().filter(|(_, r)| !is_absent(rows[*r].v[i])).map(|(u, r)| Classic { upper: *u, count: rows[*r].v[i] }));
+        buckets
+            .extend(g.classic.iter().filter(|(_, r)| !is_absent(rows[*r].v[i])).map(|(u, r)| Classic { upper: *u, count: rows[*r].v[i] }));
         let native = g.native.iter().find_map(|r| rows[*r].hist(i));
         out.v[i] = match (native, buckets.is_empty()) {
             (None, true) => continue,

@@ -85,10 +85,8 @@ pub(crate) fn at_schema(h: &FloatHistogram, schema: i32) -> FloatHistogram {
     if schema >= h.schema || h.uses_custom_buckets() {
         return out;
     }
-    (out.positive_spans, out.positive_buckets) =
-        from_sparse(&reduce(&to_sparse(&h.positive_spans, &h.positive_buckets), h.schema, schema));
-    (out.negative_spans, out.negative_buckets) =
-        from_sparse(&reduce(&to_sparse(&h.negative_spans, &h.negative_buckets), h.schema, schema));
+    (out.positive_spans, out.positive_buckets) = from_sparse(&reduce(&to_sparse(&h.positive_spans, &h.positive_buckets), h.schema, schema));
+    (out.negative_spans, out.negative_buckets) = from_sparse(&reduce(&to_sparse(&h.negative_spans, &h.negative_buckets), h.schema, schema));
     out.schema = schema;
     out
 }
@@ -249,8 +247,7 @@ impl Accumulator {
             }
             if threshold > self.h.zero_threshold {
                 let flat = |s: &[(i32, f64, f64)]| s.iter().map(|(i, v, c)| (*i, v + c)).collect::<Sparse>();
-                let (n, t) =
-                    widen(self.h.zero_count, self.h.zero_threshold, self.h.schema, &flat(&self.pos), &flat(&self.neg), threshold);
+                let (n, t) = widen(self.h.zero_count, self.h.zero_threshold, self.h.schema, &flat(&self.pos), &flat(&self.neg), threshold);
                 self.h.zero_count = n;
                 self.h.zero_threshold = t;
                 let schema = self.h.schema;

@@ -145,7 +145,8 @@ pub(crate) fn positive(h: &FloatHistogram) -> Vec<Bucket> {
     to_sparse(&h.positive_spans, &h.positive_buckets)
         .into_iter()
         .map(|(i, count)| {
-            let (lower, upper) = if custom { custom_bounds(&h.custom_values, i) } else { (bound(i.wrapping_sub(1), h.schema), bound(i, h.schema)) };
+            let (lower, upper) =
+                if custom { custom_bounds(&h.custom_values, i) } else { (bound(i.wrapping_sub(1), h.schema), bound(i, h.schema)) };
             let lower_inclusive = lower < 0.0 && (!custom || i == 0);
             Bucket { lower, upper, count, lower_inclusive, upper_inclusive: upper > 0.0 || custom }
         })
@@ -247,10 +248,7 @@ pub(crate) fn detect_reset(cur: &FloatHistogram, prev: &FloatHistogram) -> bool 
     }
     if cur.uses_custom_buckets() {
         if same_bounds(&cur.custom_values, &prev.custom_values) {
-            return fell(
-                &to_sparse(&cur.positive_spans, &cur.positive_buckets),
-                &to_sparse(&prev.positive_spans, &prev.positive_buckets),
-            );
+            return fell(&to_sparse(&cur.positive_spans, &cur.positive_buckets), &to_sparse(&prev.positive_spans, &prev.positive_buckets));
         }
         let common = intersect(&cur.custom_values, &prev.custom_values);
         return map_custom(cur, &common).iter().zip(map_custom(prev, &common)).any(|(c, p)| *c < p);
@@ -263,7 +261,8 @@ pub(crate) fn detect_reset(cur: &FloatHistogram, prev: &FloatHistogram) -> bool 
         return true;
     }
     let side = |h: &FloatHistogram, positive: bool| {
-        let s = if positive { to_sparse(&h.positive_spans, &h.positive_buckets) } else { to_sparse(&h.negative_spans, &h.negative_buckets) };
+        let s =
+            if positive { to_sparse(&h.positive_spans, &h.positive_buckets) } else { to_sparse(&h.negative_spans, &h.negative_buckets) };
         let mut s = if h.schema == cur.schema { s } else { reduce(&s, h.schema, cur.schema) };
         s.retain(|(i, _)| bound(*i, cur.schema) > cur.zero_threshold);
         s

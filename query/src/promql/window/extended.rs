@@ -171,7 +171,14 @@ fn float_rate(spec: &WindowSpec, w: &Window<'_>) -> Out {
 }
 
 /// The histogram at `at` between two.
-fn between(a: (i64, &Hist), b: (i64, &Hist), at: i64, counter: bool, span: Span, ann: &mut Annotations) -> Result<FloatHistogram, Incompatible> {
+fn between(
+    a: (i64, &Hist),
+    b: (i64, &Hist),
+    at: i64,
+    counter: bool,
+    span: Span,
+    ann: &mut Annotations,
+) -> Result<FloatHistogram, Incompatible> {
     if at == a.0 {
         return Ok((**a.1).clone());
     }

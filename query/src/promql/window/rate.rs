@@ -178,12 +178,24 @@ fn copy(s: &WindowSpec) -> WindowSpec {
 }
 
 /// `base += other`; whether they fit.
-pub(super) fn add_noting(base: &mut FloatHistogram, other: &FloatHistogram, spec: &WindowSpec, name: Name<'_>, ann: &mut Annotations) -> bool {
+pub(super) fn add_noting(
+    base: &mut FloatHistogram,
+    other: &FloatHistogram,
+    spec: &WindowSpec,
+    name: Name<'_>,
+    ann: &mut Annotations,
+) -> bool {
     note(add(base, other), HistogramOp::Add, spec, name, ann)
 }
 
 /// `base -= other`; whether they fit.
-pub(super) fn sub_noting(base: &mut FloatHistogram, other: &FloatHistogram, spec: &WindowSpec, name: Name<'_>, ann: &mut Annotations) -> bool {
+pub(super) fn sub_noting(
+    base: &mut FloatHistogram,
+    other: &FloatHistogram,
+    spec: &WindowSpec,
+    name: Name<'_>,
+    ann: &mut Annotations,
+) -> bool {
     note(sub(base, other), HistogramOp::Sub, spec, name, ann)
 }
 

@@ -21,10 +21,18 @@ pub(super) fn try_run(spec: &WindowSpec, t: &[i64], v: &[f64], out: &mut [f64]) 
         MaxOverTime => fold(spec, t, v, out, |x| x, |a, b| if b > a || a.is_nan() { b } else { a }, |x, _| x),
         SumOverTime => fold(spec, t, v, out, |x| (x, 0.0), add, |(s, c), _| if s.is_infinite() { s } else { s + c }),
         AvgOverTime => {
-            let any = fold(spec, t, v, out, |x| (x, 0.0), add, |(s, c), n| {
-                // The general form deals with sums that overflow.
-                if s.is_infinite() { ABSENT } else { s / n + c / n }
-            });
+            let any = fold(
+                spec,
+                t,
+                v,
+                out,
+                |x| (x, 0.0),
+                add,
+                |(s, c), n| {
+                    // The general form deals with sums that overflow.
+                    if s.is_infinite() { ABSENT } else { s / n + c / n }
+                },
+            );
             let overflow = any && {
                 let mut c = Cursor::default();
                 (0..out.len()).any(|i| {
