@@ -62,11 +62,6 @@ impl Annotations {
         self.put(false, text.into(), at);
     }
 
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.map.is_empty() && self.plain.is_empty()
-    }
-
     /// A warning that is not PromQL's own, e.g. of storage.
     pub fn plain_warning(&mut self, text: impl Into<String>) {
         let text = text.into();

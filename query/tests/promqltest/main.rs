@@ -6,6 +6,7 @@
 mod compare;
 mod run;
 mod script;
+mod store;
 mod values;
 
 use std::path::{Path, PathBuf};

@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use strandline_query::promql::{At, Engine, EngineOptions, Expr, ExprKind, MemSource, QueryOptions, QueryResult, Value, parse};
+use strandline_query::promql::{At, Engine, EngineOptions, Expr, ExprKind, QueryOptions, QueryResult, Value, parse};
 use strandline_storage::model::{BucketSpan, CUSTOM_BUCKETS_SCHEMA, FloatHistogram, Labels, LabelsBuilder};
+
+use strandline_storage::read::SeriesSource;
 
 use super::compare::{self, Point, matrix_points};
 use super::script::{Eval, Kind, Load, When, parse as parse_script};
+use super::store::Store;
 use super::values::Item;
 
 #[derive(Debug)]
@@ -26,40 +29,29 @@ pub struct Outcome {
 pub fn run(text: &str) -> Outcome {
     let mut out = Outcome::default();
     let engine = Engine::new(EngineOptions { threads: 2, ..EngineOptions::default() });
-    let mut store = MemSource::new();
+    let mut store = Store::new();
     for c in parse_script(text) {
         match c.kind {
-            Kind::Clear => store = MemSource::new(),
-            Kind::Load(l) => load(&mut store, &l),
+            Kind::Clear => store = Store::new(),
+            Kind::Load(l) => {
+                if let Err(why) = store.load(&l) {
+                    out.failures.push(Failure { line: c.line, expr: "load".into(), expected: "samples taken".into(), got: why });
+                }
+            }
             Kind::Broken(why) => {
                 out.failures.push(Failure { line: c.line, expr: String::new(), expected: "a command".into(), got: why });
             }
-            Kind::Eval(e) => match eval(&engine, &store, &e) {
-                Ok(()) => out.passed += 1,
-                Err(got) => out.failures.push(Failure { line: c.line, expr: e.expr.clone(), expected: compare::describe(&e.expect), got }),
-            },
-        }
-    }
-    out
-}
-
-fn load(store: &mut MemSource, l: &Load) {
-    for (d, starts) in &l.series {
-        for (i, item) in d.items.iter().enumerate() {
-            let t = i as i64 * l.step;
-            let st = starts.get(i).copied().flatten().map_or(0, |o| t + o);
-            match item {
-                Item::Blank => {}
-                Item::Float(v) => store.push_with_start(&d.labels, t, *v, st),
-                Item::Histogram(h, _) => store.push_histogram(&d.labels, t, (**h).clone(), st),
+            Kind::Eval(e) => {
+                match store.sources().into_iter().try_for_each(|(name, s)| eval(&engine, s, &e).map_err(|m| format!("[{name}] {m}"))) {
+                    Ok(()) => out.passed += 1,
+                    Err(got) => {
+                        out.failures.push(Failure { line: c.line, expr: e.expr.clone(), expected: compare::describe(&e.expect), got })
+                    }
+                }
             }
         }
     }
-    if l.with_nhcb {
-        for (labels, t, h) in custom_bucket_histograms(l) {
-            store.push_histogram(&labels, t, h, 0);
-        }
-    }
+    out
 }
 
 #[derive(Default)]
@@ -70,7 +62,7 @@ struct Classic {
 }
 
 /// Classic histograms of the load as histograms with custom buckets, under the name without its ending.
-fn custom_bucket_histograms(l: &Load) -> Vec<(Labels, i64, FloatHistogram)> {
+pub fn custom_bucket_histograms(l: &Load) -> Vec<(Labels, i64, FloatHistogram)> {
     let mut all: BTreeMap<(Labels, i64), Classic> = BTreeMap::new();
     for (d, _) in &l.series {
         let name = d.labels.metric_name().to_owned();
@@ -146,7 +138,7 @@ fn check_failure(e: &Eval, message: &str) -> Result<(), String> {
     }
 }
 
-fn eval(engine: &Engine, store: &MemSource, e: &Eval) -> Result<(), String> {
+fn eval(engine: &Engine, store: &dyn SeriesSource, e: &Eval) -> Result<(), String> {
     let options = QueryOptions::default();
     match e.when {
         When::Range(from, to, step) => match engine.range(store, &e.expr, from, to, step, &options) {
@@ -167,7 +159,7 @@ fn eval(engine: &Engine, store: &MemSource, e: &Eval) -> Result<(), String> {
     }
 }
 
-fn instant(engine: &Engine, store: &MemSource, e: &Eval, expr: &str, t: i64) -> Result<(), String> {
+fn instant(engine: &Engine, store: &dyn SeriesSource, e: &Eval, expr: &str, t: i64) -> Result<(), String> {
     let options = QueryOptions::default();
     let r: QueryResult = match engine.instant(store, expr, t, &options) {
         Err(err) => return check_failure(e, &err.to_string()),

@@ -130,7 +130,9 @@ impl ObjectBucket {
         });
         match rx.recv() {
             Ok(Ok(r)) => r.map_err(|e| self.explain(key, e)),
-            Ok(Err(_)) => Err(Error::new(ErrorKind::Unavailable, format!("{}: no answer within {} s", self.name, timeout.as_secs())).at(key)),
+            Ok(Err(_)) => {
+                Err(Error::new(ErrorKind::Unavailable, format!("{}: no answer within {} s", self.name, timeout.as_secs())).at(key))
+            }
             Err(_) => Err(Error::new(ErrorKind::Closed, "the bucket is closed")),
         }
     }
@@ -174,7 +176,9 @@ fn chain(e: &dyn std::error::Error) -> String {
 }
 
 fn split_url(url: &str) -> Result<(&str, &str)> {
-    let rest = url.strip_prefix("s3://").ok_or_else(|| Error::invalid(format!("bucket {url:?}: expected s3://bucket/prefix or file:///folder")))?;
+    let rest = url
+        .strip_prefix("s3://")
+        .ok_or_else(|| Error::invalid(format!("bucket {url:?}: expected s3://bucket/prefix or file:///folder")))?;
     let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
     if bucket.is_empty() {
         return Err(Error::invalid(format!("bucket {url:?} has no bucket name")));
@@ -329,7 +333,8 @@ impl Bucket for ObjectBucket {
         let (store, k) = (self.store.clone(), self.key(prefix.trim_end_matches('/')));
         let found = self.run(prefix, async move { store.list(Some(&k)).try_collect::<Vec<_>>().await })?;
         let strip = if self.prefix.is_empty() { 0 } else { self.prefix.len() + 1 };
-        let info = |m: object_store::ObjectMeta| ObjectInfo { key: m.location.as_ref().get(strip..).unwrap_or("").to_owned(), size_bytes: m.size };
+        let info =
+            |m: object_store::ObjectMeta| ObjectInfo { key: m.location.as_ref().get(strip..).unwrap_or("").to_owned(), size_bytes: m.size };
         let mut out: Vec<ObjectInfo> = found.into_iter().map(info).collect();
         out.sort_by(|a, b| a.key.cmp(&b.key));
         Ok(out)

@@ -33,13 +33,12 @@ pub(super) fn reset_flags(r: CounterReset) -> u8 {
     }
 }
 
-/// The hint of sample `i`: only the first can follow a reset, and "not reset" across chunks is not to be trusted,
-/// as chunks may have been dropped or reordered since.
+/// The hint of sample `i`. Nothing is said of the first one, whatever the header says: the chunk before it may have
+/// been dropped, or written later.
 pub(super) fn reset_hint(flags: u8, i: usize) -> CounterReset {
     match flags & 0b1100_0000 {
         0b1100_0000 => CounterReset::Gauge,
         _ if i > 0 => CounterReset::NotReset,
-        0b1000_0000 => CounterReset::Reset,
         _ => CounterReset::Unknown,
     }
 }

@@ -31,7 +31,9 @@ pub struct FloatRecord {
 /// A histogram of either type.
 #[derive(Clone, Debug, PartialEq)]
 pub enum AnyHistogram {
+    /// Integer counts.
     Int(Arc<Histogram>),
+    /// Float counts.
     Float(Arc<FloatHistogram>),
 }
 

@@ -32,9 +32,6 @@ impl Steps {
     pub fn at(&self, i: usize) -> i64 {
         self.start.wrapping_add(self.step.wrapping_mul(i as i64))
     }
-    pub fn last(&self) -> i64 {
-        self.at(self.n.saturating_sub(1))
-    }
 }
 
 /// Where a selector looks at each step: a fixed time under `@`, else the step's time moved by the offset.

@@ -69,10 +69,6 @@ impl Series {
     pub fn is_empty(&self) -> bool {
         (0..self.v.len()).all(|i| !self.has(i))
     }
-    /// Samples it holds.
-    pub fn size(&self) -> usize {
-        self.v.len()
-    }
 }
 
 /// Labels that describe the metric rather than the series.

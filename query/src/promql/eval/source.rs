@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use strandline_storage::model::{CounterReset, FloatHistogram, Labels, METRIC_NAME, MatchOp, Matcher, TimeRange, is_stale};
+use strandline_storage::model::{CounterReset, FloatHistogram, Labels, METRIC_NAME, TimeRange, is_stale};
 use strandline_storage::read::{SampleBuf, SeriesSelection};
 
 use super::super::annotations::Annotations;
@@ -49,11 +49,6 @@ pub(crate) struct Scratch {
     pub window: super::super::window::Scratch,
 }
 
-/// The metric name all series have, if a matcher says so.
-pub(crate) fn constant_name(matchers: &[Matcher]) -> Option<String> {
-    matchers.iter().find(|m| m.name == METRIC_NAME && m.op == MatchOp::Equal).map(|m| m.value.clone())
-}
-
 impl Source {
     pub fn len(&self) -> usize {
         match self {
@@ -96,9 +91,13 @@ impl Source {
 
     /// The metric's name, for annotations.
     pub fn name(&self, i: usize) -> String {
+        self.label(i, METRIC_NAME)
+    }
+
+    fn label(&self, i: usize, name: &str) -> String {
         let mut out = String::new();
         self.visit_labels(i, &mut |n, v| {
-            if n == METRIC_NAME {
+            if n == name {
                 v.clone_into(&mut out);
             }
         });
@@ -155,7 +154,7 @@ impl Source {
                 }
                 s.v.resize(n, ABSENT);
                 let Scratch { buf, v, h, window } = s;
-                spec.run(buf, v, h, window, &mut || self.name(i), ann)
+                spec.run(buf, v, h, window, &mut || self.name(i), &mut || self.label(i, "__type__"), ann)
             }
         }
     }

@@ -14,7 +14,7 @@ use super::lexer::{Tok, Token, lex, parse_duration_ms, parse_number, unquote};
 /// Longer texts are refused.
 pub const MAX_QUERY_BYTES: usize = 1 << 20;
 /// Nesting of parentheses, calls and unary operators.
-const MAX_NESTING: usize = 200;
+const MAX_NESTING: usize = 100;
 /// Height of the tree; a chain of binary operators is as high as it is long.
 pub(crate) const MAX_HEIGHT: usize = 2000;
 
@@ -139,19 +139,29 @@ impl<'a> Parser<'a> {
         Ok(self.bump())
     }
 
+    fn too_deep<T>(&self) -> PResult<T> {
+        self.fail(self.peek().span, format!("expression is nested too deeply, {MAX_NESTING} levels are allowed"))
+    }
+
     /// An expression whose binary operators all bind at least as tightly as `min`.
     fn expr(&mut self, min: u8) -> PResult<Expr> {
         self.depth += 1;
         if self.depth > MAX_NESTING {
-            return self.fail(self.peek().span, format!("expression is nested too deeply, {MAX_NESTING} levels are allowed"));
+            return self.too_deep();
         }
         let mut lhs = self.unary()?;
+        let mut operators = 0;
         while let Some(op) = self.binary_op() {
             let prec = op.precedence();
             if prec < min {
                 break;
             }
             self.bump();
+            operators += 1;
+            if operators > MAX_HEIGHT {
+                // Dropping a higher tree could already overflow the stack.
+                return self.fail(self.peek().span, format!("more than {MAX_HEIGHT} operators in a row"));
+            }
             let (return_bool, matching) = self.binary_modifiers()?;
             // Only ^ groups to the right.
             let rhs = self.expr(if op == BinaryOp::Pow { prec } else { prec + 1 })?;
@@ -288,10 +298,15 @@ impl<'a> Parser<'a> {
 
     fn postfix(&mut self) -> PResult<Expr> {
         let mut e = self.primary()?;
+        let mut brackets = 0;
         loop {
             let t = self.peek();
             match t.tok {
-                Tok::LBracket => e = self.range_or_subquery(e)?,
+                Tok::LBracket if brackets == MAX_NESTING => return self.too_deep(),
+                Tok::LBracket => {
+                    brackets += 1;
+                    e = self.range_or_subquery(e)?;
+                }
                 Tok::At => self.at_modifier(&mut e)?,
                 Tok::Ident if self.is_word(t, "offset") => self.offset_modifier(&mut e)?,
                 Tok::Ident if self.is_word(t, "anchored") => self.extension(&mut e, Extension::Anchored)?,

@@ -155,7 +155,8 @@ impl WindowSpec {
         self.refs.span(self.range.saturating_add(before).saturating_sub(1), after)
     }
 
-    /// Fills the steps of one series; whether there is any.
+    /// Fills the steps of one series; whether there is any. `kind` gives its `__type__`.
+    #[allow(clippy::too_many_arguments)]
     pub fn run(
         &self,
         buf: &SampleBuf,
@@ -163,6 +164,7 @@ impl WindowSpec {
         h: &mut Vec<Option<Hist>>,
         s: &mut Scratch,
         name: Name<'_>,
+        kind: Name<'_>,
         ann: &mut Annotations,
     ) -> Result<bool> {
         let clean = !buf.has_histograms() && !buf.v.iter().any(|v| is_stale(*v));
@@ -185,15 +187,23 @@ impl WindowSpec {
             self.general([ft, ht], fv, fst, hh, hst, v, h, &mut work, name, ann)?
         };
         if any && matches!(self.func, WindowFn::Rate | WindowFn::Increase) && v.iter().any(|v| !is_absent(*v)) {
-            self.judge_counter(name, ann);
+            self.judge_counter(name, kind, ann);
         }
         Ok(any)
     }
 
     /// Says so if the metric does not look like a counter.
-    fn judge_counter(&self, name: Name<'_>, ann: &mut Annotations) {
+    fn judge_counter(&self, name: Name<'_>, kind: Name<'_>, ann: &mut Annotations) {
         let n = name();
-        if !n.is_empty() && !self.type_labels && !["_total", "_sum", "_count", "_bucket"].iter().any(|s| n.ends_with(s)) {
+        if n.is_empty() {
+            return;
+        }
+        if self.type_labels {
+            let kind = kind();
+            if kind != "counter" && kind != "histogram" {
+                ann.possible_non_counter_label(&n, &kind, self.span);
+            }
+        } else if !["_total", "_sum", "_count", "_bucket"].iter().any(|s| n.ends_with(s)) {
             ann.possible_non_counter(&n, self.span);
         }
     }

@@ -1,1 +1,97 @@
+use proptest::prelude::*;
+use strandline_storage::read::SampleBuf;
 
+use super::super::ast::{Extension, Span};
+use super::super::eval::context::{Refs, Steps};
+use super::super::eval::series::{ABSENT, is_absent};
+use super::*;
+
+fn spec(func: WindowFn, range: i64, steps: Steps) -> WindowSpec {
+    WindowSpec {
+        func,
+        range,
+        refs: Refs { steps, fixed: None, offset: 0 },
+        ext: Extended { kind: Extension::None, lookback: 300_000 },
+        params: Vec::new(),
+        span: Span::default(),
+        type_labels: false,
+    }
+}
+
+fn run(s: &WindowSpec, buf: &SampleBuf) -> Vec<f64> {
+    let mut v = vec![ABSENT; s.refs.steps.n];
+    let mut h = Vec::new();
+    s.run(buf, &mut v, &mut h, &mut Scratch::default(), &mut String::new, &mut String::new, &mut Annotations::default()).unwrap();
+    v
+}
+
+/// The definition, window by window.
+fn direct(func: WindowFn, t: &[i64], v: &[f64], start: i64, end: i64) -> Option<f64> {
+    let w: Vec<(i64, f64)> = t.iter().zip(v).filter(|(t, _)| **t > start && **t <= end).map(|(t, v)| (*t, *v)).collect();
+    let (first, last) = (w.first()?, w.last()?);
+    let values = || w.iter().map(|x| x.1);
+    Some(match func {
+        WindowFn::SumOverTime => values().sum(),
+        WindowFn::AvgOverTime => values().sum::<f64>() / w.len() as f64,
+        WindowFn::MinOverTime => values().fold(f64::INFINITY, f64::min),
+        WindowFn::MaxOverTime => values().fold(f64::NEG_INFINITY, f64::max),
+        WindowFn::CountOverTime => w.len() as f64,
+        WindowFn::LastOverTime => last.1,
+        WindowFn::FirstOverTime => first.1,
+        WindowFn::Changes => w.windows(2).filter(|p| p[0].1 != p[1].1).count() as f64,
+        WindowFn::Resets => w.windows(2).filter(|p| p[1].1 < p[0].1).count() as f64,
+        WindowFn::Increase => {
+            if w.len() < 2 {
+                return None;
+            }
+            let up: f64 = w.windows(2).map(|p| if p[1].1 < p[0].1 { p[1].1 } else { p[1].1 - p[0].1 }).sum();
+            let sampled = (last.0 - first.0) as f64;
+            let gap = sampled / (w.len() - 1) as f64;
+            let reach = |d: f64| if d >= gap * 1.1 { gap / 2.0 } else { d };
+            let mut before = reach((first.0 - start) as f64);
+            if up > 0.0 && first.1 >= 0.0 {
+                before = before.min(sampled * first.1 / up);
+            }
+            up * (sampled + before + reach((end - last.0) as f64)) / sampled
+        }
+        _ => return None,
+    })
+}
+
+fn samples() -> impl Strategy<Value = (Vec<i64>, Vec<f64>)> {
+    prop::collection::vec((1i64..40, 0u32..100), 0..300).prop_map(|d| {
+        let mut t = 0;
+        d.into_iter()
+            .map(|(dt, v)| {
+                t += dt * 100;
+                (t, f64::from(v))
+            })
+            .unzip()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn sliding_is_as_good_as_starting_over((t, v) in samples(), range in 1i64..200_000, step in 1i64..50_000, start in -10_000i64..50_000) {
+        let steps = Steps { start, step, n: 40 };
+        let mut buf = SampleBuf::default();
+        for (t, v) in t.iter().zip(&v) {
+            buf.push(*t, *v, 0);
+        }
+        use WindowFn::*;
+        for f in [SumOverTime, AvgOverTime, MinOverTime, MaxOverTime, CountOverTime, LastOverTime, FirstOverTime, Changes, Resets, Increase] {
+            let got = run(&spec(f, range, steps), &buf);
+            for (i, got) in got.iter().enumerate() {
+                let end = steps.at(i);
+                match direct(f, &t, &v, end - range, end) {
+                    None => prop_assert!(is_absent(*got), "{f:?} at {end}: {got}"),
+                    Some(want) => {
+                        prop_assert!((got - want).abs() <= 1e-9 * want.abs().max(1.0), "{f:?} at {end}: got {got}, want {want}");
+                    }
+                }
+            }
+        }
+    }
+}

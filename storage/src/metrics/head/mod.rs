@@ -36,7 +36,7 @@ pub use series::{Finished, Value, encode_run};
 pub use stripe::{HeadRules, Refusal};
 pub use view::HeadSelection;
 
-pub(crate) use crate::metrics::record::AnyHistogram;
+pub use crate::metrics::record::AnyHistogram;
 use spill::Spill;
 use stripe::Stripe;
 
