@@ -247,7 +247,8 @@ impl RowGroup {
 
     fn push_lists(&mut self, span: &RawSpan<'_>, names: &Names) -> std::result::Result<(), WireError> {
         let mut at = self.events.row(span.counts[1] as usize);
-        for e in events(span.buf) {
+        // Most spans have neither: then the message is not walked again.
+        for e in events(if span.counts[1] > 0 { span.buf } else { &[] }) {
             let e = e?;
             self.event_time.push(e.time as i64);
             self.event_name.push(e.name.as_bytes());
@@ -256,7 +257,7 @@ impl RowGroup {
             at += 1;
         }
         let mut at = self.links.row(span.counts[2] as usize);
-        for l in links(span.buf) {
+        for l in links(if span.counts[2] > 0 { span.buf } else { &[] }) {
             let l = l?;
             self.link_trace.push(l.trace_id);
             self.link_span.push(l.span_id);
