@@ -63,7 +63,7 @@ pub fn general(v: f64) -> String {
 /// The form sample values have in JSON, without the quotes.
 pub fn json(v: f64) -> String {
     let a = v.abs();
-    if a != 0.0 && (a < 1e-6 || a >= 1e21) && a.is_finite() { exponent(v) } else { plain(v) }
+    if a != 0.0 && !(1e-6..1e21).contains(&a) && a.is_finite() { exponent(v) } else { plain(v) }
 }
 
 /// A label value of a float as OpenMetrics writes it: never without a fraction.
@@ -128,7 +128,7 @@ pub fn duration(ms: i64) -> String {
         ("s", 1000, false),
         ("ms", 1, false),
     ] {
-        if exact && rest % len != 0 {
+        if exact && !rest.is_multiple_of(len) {
             continue;
         }
         let n = rest / len;
