@@ -2,7 +2,7 @@
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
 
-#[cfg(feature = "traceql")]
-pub mod traceql;
 #[cfg(feature = "promql")]
 pub mod promql;
+#[cfg(feature = "traceql")]
+pub mod traceql;

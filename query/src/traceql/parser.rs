@@ -44,14 +44,6 @@ struct Parser<'a> {
     depth: usize,
 }
 
-fn number_of(s: &Static) -> Option<f64> {
-    match s {
-        Static::Int(i) | Static::Duration(i) => Some(*i as f64),
-        Static::Float(f) => Some(*f),
-        _ => None,
-    }
-}
-
 fn fold(op: BinOp, a: f64, b: f64) -> f64 {
     match op {
         BinOp::Add => a + b,

@@ -91,6 +91,19 @@ impl Data {
         }
     }
 
+    /// Calls `f` with the values of marked rows, each distinct one of a dictionary once.
+    pub fn each_distinct(&self, mask: &[bool], f: &mut dyn FnMut(&Val)) {
+        let Data::Dict(values, idx) = self else {
+            return (0..mask.len()).filter(|r| mask[*r]).for_each(|r| f(&self.get(r)));
+        };
+        let mut seen = vec![false; values.len()];
+        for (i, _) in idx.all().iter().zip(mask).filter(|(_, m)| **m) {
+            if !std::mem::replace(&mut seen[*i as usize], true) {
+                f(&values[*i as usize]);
+            }
+        }
+    }
+
     fn map(&self, f: impl Fn(&Val) -> Result<Val>) -> Result<Data> {
         Ok(match self {
             Data::Const(v) => Data::Const(f(v)?),
