@@ -19,11 +19,7 @@ pub fn fs() -> Arc<dyn Fs> {
 /// Configuration with a folder and bucket given by flags.
 pub fn config(data_dir: Option<&Path>, bucket: Option<&str>) -> Result<Config, String> {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    configure(&ServeArgs {
-        data_dir: data_dir.map(|d| d.display().to_string()),
-        bucket: bucket.map(str::to_owned),
-        ..ServeArgs::default()
-    })
+    configure(&ServeArgs { data_dir: data_dir.map(|d| d.display().to_string()), bucket: bucket.map(str::to_owned), ..ServeArgs::default() })
 }
 
 /// The store of the default tenant, for a command that changes things; the folder must not be in use.
