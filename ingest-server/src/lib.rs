@@ -1,1 +1,23 @@
-//! x
+//! The strandline server: protocols in, query APIs out.
+#![warn(missing_docs)]
+#![forbid(unsafe_code)]
+
+pub mod admin;
+pub mod app;
+pub mod auth;
+pub mod body;
+pub mod cli;
+pub mod config;
+pub mod counters;
+pub mod drop_rules;
+pub mod memory;
+pub mod otlp;
+pub mod params;
+pub mod query_apis;
+pub mod refusal;
+pub mod remote_write;
+pub mod scrape;
+pub mod serve;
+pub mod shed;
+pub mod status;
+pub mod tenants;

@@ -1,1 +1,8 @@
-fn main() {}
+//! The strandline binary.
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> std::process::ExitCode {
+    strandline_server::cli::main()
+}

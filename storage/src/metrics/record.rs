@@ -31,9 +31,9 @@ pub struct FloatRecord {
 /// A histogram of either type.
 #[derive(Clone, Debug, PartialEq)]
 pub enum AnyHistogram {
-    /// Counts are whole numbers.
+    /// Integer counts.
     Int(Arc<Histogram>),
-    /// Counts may be fractions.
+    /// Float counts.
     Float(Arc<FloatHistogram>),
 }
 

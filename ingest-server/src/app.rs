@@ -1,0 +1,177 @@
+//! What all handlers share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use axum::http::HeaderMap;
+use parking_lot::RwLock;
+use strandline_storage::Engine;
+use strandline_storage::model::Matcher;
+
+use crate::auth::{Auth, Identity, Right};
+use crate::config::{Config, DropRule};
+use crate::counters::Counters;
+use crate::otlp::Translation;
+use crate::otlp::names::Strategy;
+use crate::refusal::{Reason, Refusal};
+use crate::tenants::Tenants;
+
+/// The server's state; shared by all listeners.
+pub struct App {
+    /// As loaded.
+    pub config: Arc<Config>,
+    /// Engines.
+    pub tenants: Tenants,
+    /// Counts for `/metrics`.
+    pub counters: Counters,
+    /// How OTLP is translated.
+    pub translation: Translation,
+    /// Bytes that all together may hold.
+    pub memory_limit: u64,
+    /// Users and tokens, if there is auth.
+    pub auth: Option<Auth>,
+    drop_rules: RwLock<Vec<Vec<Matcher>>>,
+    in_flight: AtomicU64,
+    max_in_flight: u64,
+    /// Memory is short: senders are told to wait.
+    pub pressed: AtomicBool,
+    /// The disk is nearly full.
+    pub disk_short: AtomicBool,
+    /// Replay is done.
+    pub ready: AtomicBool,
+    /// Samples replayed so far.
+    pub replayed: AtomicU64,
+    /// A log of OTLP logs refused was written once.
+    pub logs_warned: AtomicBool,
+    /// When the process began, Unix milliseconds.
+    pub started_ms: i64,
+}
+
+/// Room taken by a request; given back when dropped.
+pub struct Room<'a> {
+    app: &'a App,
+    bytes: u64,
+}
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
+        self.app.in_flight.fetch_sub(self.bytes, Ordering::AcqRel);
+    }
+}
+
+impl App {
+    /// State over a configuration.
+    pub fn new(config: Config, memory_limit: u64, auth: Option<Auth>, started_ms: i64) -> strandline_storage::Result<Arc<Self>> {
+        let config = Arc::new(config);
+        let translation = Translation {
+            strategy: Strategy::named(&config.otlp_strategy),
+            promote: config.otlp_promote.clone(),
+            promote_all: config.otlp_promote_all,
+            scope_labels: config.otlp_scope_labels,
+            nhcb: config.otlp_histograms_as_nhcb,
+            target_info: config.otlp_target_info,
+        };
+        let max_in_flight = if config.max_in_flight_bytes > 0 { config.max_in_flight_bytes } else { (memory_limit / 8).max(16 << 20) };
+        let app = App {
+            tenants: Tenants::new(config.clone(), memory_limit)?,
+            counters: Counters::default(),
+            translation,
+            memory_limit,
+            auth,
+            drop_rules: RwLock::default(),
+            in_flight: AtomicU64::new(0),
+            max_in_flight,
+            pressed: AtomicBool::new(false),
+            disk_short: AtomicBool::new(false),
+            ready: AtomicBool::new(false),
+            replayed: AtomicU64::new(0),
+            logs_warned: AtomicBool::new(false),
+            started_ms,
+            config,
+        };
+        app.set_drop_rules(&app.config.drop.clone());
+        Ok(Arc::new(app))
+    }
+
+    /// Replaces the `[[drop]]` rules.
+    pub fn set_drop_rules(&self, rules: &[DropRule]) {
+        let parsed = rules.iter().filter_map(|r| crate::drop_rules::parse(&r.matchers).ok()).collect();
+        *self.drop_rules.write() = parsed;
+    }
+
+    /// Whether any series is to be shed.
+    pub fn drops(&self) -> Option<Vec<Vec<Matcher>>> {
+        let r = self.drop_rules.read();
+        if r.is_empty() { None } else { Some(r.clone()) }
+    }
+
+    /// Takes room for a request of so many bytes, or says that there is none.
+    pub fn room(&self, bytes: usize) -> Result<Room<'_>, Refusal> {
+        // Working on a request needs about twice its bytes beside them.
+        let bytes = bytes as u64 * 3;
+        let before = self.in_flight.fetch_add(bytes, Ordering::AcqRel);
+        let room = Room { app: self, bytes };
+        if before > 0 && before + bytes > self.max_in_flight {
+            return Err(Refusal::new(Reason::Overloaded, "too many bytes of requests in flight (server.max_in_flight); send again later"));
+        }
+        Ok(room)
+    }
+
+    /// Bytes of requests being worked on.
+    pub fn in_flight_bytes(&self) -> u64 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Whether writes are taken now.
+    pub fn admit_write(&self) -> Result<(), Refusal> {
+        if !self.ready.load(Ordering::Acquire) {
+            return Err(Refusal::new(Reason::Unavailable, "starting: the log is being replayed"));
+        }
+        if self.pressed.load(Ordering::Relaxed) {
+            return Err(Refusal::new(Reason::Overloaded, "memory_limit is reached: data is being flushed; send again later"));
+        }
+        if self.disk_short.load(Ordering::Relaxed) {
+            return Err(Refusal::new(Reason::Unavailable, "the disk has less than storage.min_free left; make room"));
+        }
+        Ok(())
+    }
+
+    /// Who asks, by their headers.
+    pub fn identify(&self, headers: &HeaderMap, right: Right) -> Result<Identity, Refusal> {
+        let named = headers.get("x-scope-orgid").and_then(|v| v.to_str().ok()).filter(|s| !s.is_empty());
+        if named.is_some_and(|t| !crate::config::valid_tenant(t)) {
+            return Err(Refusal::new(Reason::Invalid, "X-Scope-OrgID must be 1 to 128 of the characters a-z A-Z 0-9 - _ ."));
+        }
+        match &self.auth {
+            Some(a) => a.check(headers, named, right),
+            None => {
+                let tenant = named.filter(|_| self.config.tenants_from_header).unwrap_or(&self.config.default_tenant);
+                Ok(Identity { tenant: tenant.to_owned() })
+            }
+        }
+    }
+
+    /// The engine of whoever asks. Opening one may take a while: call it off the runtime's threads.
+    pub fn engine(&self, headers: &HeaderMap, right: Right) -> Result<Engine, Refusal> {
+        let who = self.identify(headers, right)?;
+        Ok(self.tenants.get(&who.tenant)?)
+    }
+
+    /// Refuses what a web page of another origin (or a rebound name) would send to a mutating endpoint.
+    pub fn same_origin(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+        let text = |n: &str| headers.get(n).and_then(|v| v.to_str().ok());
+        let host = text("host").unwrap_or("");
+        if let Some(origin) = text("origin") {
+            let bare = origin.trim_start_matches("http://").trim_start_matches("https://");
+            if bare != host {
+                return Err(Refusal::new(Reason::Forbidden, format!("origin {origin} may not change data here")));
+            }
+        }
+        let name = host.rsplit_once(':').map_or(host, |(h, p)| if p.bytes().all(|b| b.is_ascii_digit()) { h } else { host });
+        let literal = name.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok();
+        if self.auth.is_none() && !self.config.insecure && !host.is_empty() && !literal && name != "localhost" {
+            return Err(Refusal::new(Reason::Forbidden, format!("host {name} is not this machine's own name; set up auth to use names")));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,80 @@
+//! `strandline blocks`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use strandline_storage::metrics::MetricStore;
+
+use super::{local, say};
+use crate::config::format_size;
+
+/// Look after blocks.
+#[derive(Subcommand)]
+pub enum BlocksCommand {
+    /// List metric blocks with their range and size.
+    List(Where),
+    /// Read every block whole and check every checksum.
+    Verify(Where),
+    /// Compact until there is nothing left to do.
+    Compact(Where),
+}
+
+/// Which blocks.
+#[derive(Args)]
+pub struct Where {
+    /// A data folder (and its bucket).
+    #[arg(long, default_value = "strandline-data")]
+    data_dir: PathBuf,
+    /// A bucket of its own.
+    #[arg(long)]
+    bucket: Option<String>,
+}
+
+fn open(w: &Where) -> Result<(MetricStore, Box<dyn Send + Sync>), String> {
+    local::open_store(&local::config(Some(&w.data_dir), w.bucket.as_deref())?)
+}
+
+/// Runs it.
+pub fn run(c: BlocksCommand) -> Result<(), String> {
+    match c {
+        BlocksCommand::List(w) => {
+            let (s, _lock) = open(&w)?;
+            for b in s.blocks() {
+                let m = &b.meta;
+                say(&format!(
+                    "{}  level {}  {} .. {}  {:>10} series {:>12} samples  {:>10}  {:?}",
+                    m.ulid,
+                    m.compaction.level,
+                    m.min_time,
+                    m.max_time,
+                    m.stats.num_series,
+                    m.stats.num_samples,
+                    format_size(m.size_bytes()),
+                    b.place
+                ));
+            }
+            Ok(())
+        }
+        BlocksCommand::Verify(w) => {
+            let (s, _lock) = open(&w)?;
+            let mut bad = 0;
+            for b in s.blocks() {
+                match b.open().and_then(|b| b.verify()) {
+                    Ok(()) => say(&format!("{}  fine", b.meta.ulid)),
+                    Err(e) => {
+                        bad += 1;
+                        say(&format!("{}  DAMAGED: {e}", b.meta.ulid));
+                    }
+                }
+            }
+            if bad == 0 { Ok(()) } else { Err(format!("{bad} damaged blocks")) }
+        }
+        BlocksCommand::Compact(w) => {
+            let (s, _lock) = open(&w)?;
+            let n = s.compact(usize::MAX).map_err(|e| e.to_string())?;
+            s.upload().map_err(|e| e.to_string())?;
+            say(&format!("{n} compactions"));
+            s.close().map_err(|e| e.to_string())
+        }
+    }
+}

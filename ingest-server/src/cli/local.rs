@@ -1,0 +1,55 @@
+//! Opening a data folder or a bucket from the command line, without a server.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use strandline_storage::bucket::{Bucket, LocalBucket};
+use strandline_storage::clock::SystemClock;
+use strandline_storage::metrics::{MetricOptions, MetricStore};
+use strandline_wal::fs::{Fs, RealFs};
+
+use super::{ServeArgs, configure};
+use crate::config::Config;
+
+/// The real file system.
+pub fn fs() -> Arc<dyn Fs> {
+    Arc::new(RealFs::default())
+}
+
+/// Configuration with a folder and bucket given by flags.
+pub fn config(data_dir: Option<&Path>, bucket: Option<&str>) -> Result<Config, String> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    configure(&ServeArgs {
+        data_dir: data_dir.map(|d| d.display().to_string()),
+        bucket: bucket.map(str::to_owned),
+        ..ServeArgs::default()
+    })
+}
+
+/// The store of the default tenant, for a command that changes things; the folder must not be in use.
+pub fn open_store(c: &Config) -> Result<(MetricStore, Box<dyn Send + Sync>), String> {
+    let fs = fs();
+    fs.create_dir_all(&c.data_dir).map_err(|e| format!("{}: {e}", c.data_dir.display()))?;
+    let lock = fs.lock(&c.data_dir.join("LOCK")).map_err(|e| match e.kind() {
+        std::io::ErrorKind::WouldBlock => format!("{} is in use by a running strandline: stop it first", c.data_dir.display()),
+        _ => format!("{}: {e}", c.data_dir.display()),
+    })?;
+    let mut o = MetricOptions::new(fs.clone(), Arc::new(SystemClock), &c.data_dir);
+    o.tenant = c.default_tenant.clone();
+    o.bucket = Some(crate::tenants::open_bucket(c, &fs).map_err(|e| e.to_string())?);
+    o.rules.xor2 = c.chunk_encoding == "xor2";
+    o.external_labels = c.external_labels.clone();
+    o.max_block_range_ms = o.max_block_range_ms.max(1);
+    let store = MetricStore::open(o).map_err(|e| e.to_string())?;
+    Ok((store, lock))
+}
+
+/// A bucket by URL or folder.
+pub fn bucket(c: &Config) -> Result<Arc<dyn Bucket>, String> {
+    crate::tenants::open_bucket(c, &fs()).map_err(|e| e.to_string())
+}
+
+/// A folder as a bucket.
+pub fn folder(dir: &Path) -> Result<Arc<dyn Bucket>, String> {
+    Ok(Arc::new(LocalBucket::open(fs(), dir).map_err(|e| e.to_string())?))
+}

@@ -1,0 +1,135 @@
+//! `import`, `export`, `backup`, `restore`.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use strandline_wal::fs::Fs;
+
+use super::{local, say};
+
+/// Take over blocks.
+#[derive(Args)]
+pub struct ImportArgs {
+    /// A folder with ULID folders in it.
+    dir: PathBuf,
+    /// Where to.
+    #[arg(long, default_value = "strandline-data")]
+    data_dir: PathBuf,
+}
+
+/// Write blocks.
+#[derive(Args)]
+pub struct ExportArgs {
+    /// A new folder.
+    dir: PathBuf,
+    /// Where from.
+    #[arg(long, default_value = "strandline-data")]
+    data_dir: PathBuf,
+}
+
+/// Copy what is only local.
+#[derive(Args)]
+pub struct BackupArgs {
+    /// A new folder.
+    dir: PathBuf,
+    /// Where from.
+    #[arg(long, default_value = "strandline-data")]
+    data_dir: PathBuf,
+}
+
+/// Put a backup back.
+#[derive(Args)]
+pub struct RestoreArgs {
+    /// The backup.
+    dir: PathBuf,
+    /// A folder without data.
+    #[arg(long, default_value = "strandline-data")]
+    data_dir: PathBuf,
+}
+
+/// Imports every block of a folder.
+pub fn import(a: ImportArgs) -> Result<(), String> {
+    let c = local::config(Some(&a.data_dir), None)?;
+    let (store, _lock) = local::open_store(&c)?;
+    let mut n = 0;
+    for e in local::fs().read_dir(&a.dir).map_err(|e| format!("{}: {e}", a.dir.display()))? {
+        if e.is_dir && e.name().parse::<ulid::Ulid>().is_ok() {
+            store.import_block(&e.path).map_err(|e| e.to_string())?;
+            say(&format!("{}  imported", e.name()));
+            n += 1;
+        }
+    }
+    if n == 0 {
+        return Err(format!("{} holds no blocks (folders named by ULIDs): give the folder that holds them", a.dir.display()));
+    }
+    store.upload().map_err(|e| e.to_string())?;
+    store.close().map_err(|e| e.to_string())
+}
+
+/// Exports everything as Prometheus blocks.
+pub fn export(a: ExportArgs) -> Result<(), String> {
+    empty_target(&a.dir)?;
+    let c = local::config(Some(&a.data_dir), None)?;
+    let (store, _lock) = local::open_store(&c)?;
+    store.flush().map_err(|e| e.to_string())?;
+    for b in store.blocks() {
+        store.copy_block(&b, &a.dir.join(&b.meta.ulid)).map_err(|e| e.to_string())?;
+        say(&format!("{}  exported", b.meta.ulid));
+    }
+    // Prometheus' tools want a log folder beside the blocks.
+    local::fs().create_dir_all(&a.dir.join("wal")).map_err(|e| e.to_string())?;
+    store.close().map_err(|e| e.to_string())
+}
+
+fn empty_target(dir: &Path) -> Result<(), String> {
+    let fs = local::fs();
+    fs.create_dir_all(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+    let there = fs.read_dir(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+    if there.is_empty() { Ok(()) } else { Err(format!("{} is not empty: give a new folder", dir.display())) }
+}
+
+fn copy_tree(fs: &dyn Fs, from: &Path, to: &Path, skip: &dyn Fn(&Path) -> bool) -> std::io::Result<u64> {
+    fs.create_dir_all(to)?;
+    let mut n = 0;
+    for e in fs.read_dir(from)? {
+        if skip(&e.path) {
+            continue;
+        }
+        let target = to.join(e.name());
+        if e.is_dir {
+            n += copy_tree(fs, &e.path, &target, skip)?;
+        } else {
+            fs.write_atomic(&target, &fs.read(&e.path)?)?;
+            n += e.size_bytes;
+        }
+    }
+    fs.sync_dir(to)?;
+    Ok(n)
+}
+
+/// Copies the data folder without what can be rebuilt or lies in the bucket.
+pub fn backup(a: BackupArgs) -> Result<(), String> {
+    empty_target(&a.dir)?;
+    let fs = local::fs();
+    let _lock = fs.lock(&a.data_dir.join("LOCK")).map_err(|_| {
+        format!("{} is in use: POST /api/v1/admin/flush puts everything into the bucket of a running server; back that up", a.data_dir.display())
+    })?;
+    let skip = |p: &Path| ["head", "bucket", "LOCK", "snapshots"].iter().any(|n| p.file_name().is_some_and(|f| f == *n));
+    let n = copy_tree(&*fs, &a.data_dir, &a.dir, &skip).map_err(|e| e.to_string())?;
+    say(&format!("{n} bytes copied; the bucket is backed up by its own means"));
+    Ok(())
+}
+
+/// Copies a backup into a folder without data.
+pub fn restore(a: RestoreArgs) -> Result<(), String> {
+    let fs = local::fs();
+    if fs.exists(&a.data_dir.join("VERSION")) {
+        return Err(format!("{} holds data: restore into an empty folder", a.data_dir.display()));
+    }
+    if !fs.exists(&a.dir.join("VERSION")) {
+        return Err(format!("{} is not a backup", a.dir.display()));
+    }
+    let n = copy_tree(&*fs, &a.dir, &a.data_dir, &|_| false).map_err(|e| e.to_string())?;
+    say(&format!("{n} bytes restored"));
+    Ok(())
+}

@@ -1,0 +1,200 @@
+//! Attributes as labels.
+
+use std::borrow::Cow;
+use std::fmt::Write;
+
+use super::names::{Strategy, label_name};
+use super::wire::{Field, Fields, WireError};
+
+/// Deeper values are cut off: nobody queries by them, and they must not exhaust the stack.
+const MAX_DEPTH: usize = 16;
+
+/// Calls `f` with each key and value of a message's attributes (field `number`).
+pub fn each<'a>(message: &'a [u8], number: u32, f: &mut dyn FnMut(&'a str, Cow<'a, str>)) -> Result<(), WireError> {
+    let mut r = Fields::new(message);
+    while let Some((n, field)) = r.next()? {
+        if n == number
+            && let Some((k, v)) = key_value(field.bytes())?
+        {
+            f(k, v);
+        }
+    }
+    Ok(())
+}
+
+/// One KeyValue; `None` if its key is not text.
+pub fn key_value(kv: &[u8]) -> Result<Option<(&str, Cow<'_, str>)>, WireError> {
+    let (mut key, mut value) = (Some(""), Cow::Borrowed(""));
+    let mut r = Fields::new(kv);
+    while let Some((n, field)) = r.next()? {
+        match n {
+            1 => key = field.text(),
+            2 => value = text(field.bytes())?,
+            _ => {}
+        }
+    }
+    Ok(key.map(|k| (k, value)))
+}
+
+/// A value as a label's text: strings as they are, numbers in decimal, the rest as JSON.
+pub fn text(any: &[u8]) -> Result<Cow<'_, str>, WireError> {
+    let mut r = Fields::new(any);
+    let mut last = None;
+    while let Some(f) = r.next()? {
+        last = Some(f);
+    }
+    Ok(match last {
+        Some((1, Field::Bytes(b))) => String::from_utf8_lossy(b),
+        Some((2, v)) => Cow::Borrowed(if v.uint() != 0 { "true" } else { "false" }),
+        Some((3, v)) => Cow::Owned((v.uint() as i64).to_string()),
+        Some((4, v)) => Cow::Owned(v.double().to_string()),
+        None => Cow::Borrowed(""),
+        Some(_) => {
+            let mut out = String::new();
+            json(any, &mut out, 0)?;
+            Cow::Owned(out)
+        }
+    })
+}
+
+fn json(any: &[u8], out: &mut String, depth: usize) -> Result<(), WireError> {
+    if depth > MAX_DEPTH {
+        out.push_str("null");
+        return Ok(());
+    }
+    let mut r = Fields::new(any);
+    let mut last = None;
+    while let Some(f) = r.next()? {
+        last = Some(f);
+    }
+    match last {
+        Some((1, Field::Bytes(b))) => quoted(&String::from_utf8_lossy(b), out),
+        Some((5, Field::Bytes(array))) => {
+            out.push('[');
+            let mut r = Fields::new(array);
+            let mut first = true;
+            while let Some((1, v)) = r.next()? {
+                if !std::mem::take(&mut first) {
+                    out.push(',');
+                }
+                json(v.bytes(), out, depth + 1)?;
+            }
+            out.push(']');
+        }
+        Some((6, Field::Bytes(list))) => {
+            out.push('{');
+            let mut r = Fields::new(list);
+            let mut first = true;
+            while let Some((1, kv)) = r.next()? {
+                if !std::mem::take(&mut first) {
+                    out.push(',');
+                }
+                let mut parts = Fields::new(kv.bytes());
+                let (mut key, mut value): (&str, &[u8]) = ("", &[]);
+                while let Some((n, f)) = parts.next()? {
+                    match n {
+                        1 => key = f.text().unwrap_or(""),
+                        2 => value = f.bytes(),
+                        _ => {}
+                    }
+                }
+                quoted(key, out);
+                out.push(':');
+                json(value, out, depth + 1)?;
+            }
+            out.push('}');
+        }
+        Some((7, Field::Bytes(b))) => quoted(&base64(b), out),
+        None => out.push_str("null"),
+        Some(_) => out.push_str(&text(any)?),
+    }
+    Ok(())
+}
+
+fn quoted(s: &str, out: &mut String) {
+    out.push_str(&serde_json::Value::from(s).to_string());
+}
+
+/// Standard base64 with padding.
+pub fn base64(b: &[u8]) -> String {
+    const ABC: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut out = String::new();
+    for c in b.chunks(3) {
+        let n = (c[0] as u32) << 16 | (*c.get(1).unwrap_or(&0) as u32) << 8 | *c.get(2).unwrap_or(&0) as u32;
+        for k in 0..4 {
+            out.push(if k <= c.len() { ABC[(n >> (18 - 6 * k)) as usize & 63] as char } else { '=' });
+        }
+    }
+    out
+}
+
+/// Hex, lower case.
+pub fn hex(b: &[u8]) -> String {
+    b.iter().fold(String::new(), |mut s, x| {
+        let _ = write!(s, "{x:02x}");
+        s
+    })
+}
+
+/// Labels under construction: sorted by name, names that collide after escaping joined by `;` in key order.
+#[derive(Clone, Debug, Default)]
+pub struct LabelSet {
+    /// (name, original key, value)
+    pairs: Vec<(String, String, String)>,
+}
+
+impl LabelSet {
+    /// Adds an attribute under its escaped name.
+    pub fn attribute(&mut self, key: &str, value: &str, s: Strategy) {
+        if !key.is_empty() {
+            self.pairs.push((label_name(key, s).into_owned(), key.to_owned(), value.to_owned()));
+        }
+    }
+
+    /// Sets a label, replacing what attributes gave.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.pairs.retain(|p| p.0 != name);
+        if !value.is_empty() {
+            self.pairs.push((name.to_owned(), String::new(), value.to_owned()));
+        }
+    }
+
+    /// Sorts and joins.
+    pub fn settle(&mut self) {
+        self.pairs.sort();
+        let mut i = 1;
+        while i < self.pairs.len() {
+            if self.pairs[i].0 == self.pairs[i - 1].0 {
+                let (_, _, v) = self.pairs.remove(i);
+                let into = &mut self.pairs[i - 1].2;
+                if *into != v {
+                    into.push(';');
+                    into.push_str(&v);
+                }
+            } else {
+                i += 1;
+            }
+        }
+        self.pairs.retain(|p| !p.2.is_empty());
+    }
+
+    /// Pairs, sorted once settled.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> + Clone {
+        self.pairs.iter().map(|(n, _, v)| (n.as_str(), v.as_str()))
+    }
+
+    /// Number of labels.
+    pub fn len(&self) -> usize {
+        self.pairs.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.pairs.is_empty()
+    }
+
+    /// The value of a label.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.pairs.iter().find(|p| p.0 == name).map(|p| p.2.as_str())
+    }
+}

@@ -1,0 +1,138 @@
+//! OTLP over gRPC: tonic frames the messages, the bytes go to the same place as HTTP's.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::HeaderMap;
+use axum::response::Response;
+use axum::routing::post;
+use bytes::{Buf, BufMut, Bytes};
+use tonic::codec::{Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::{Code, Status};
+
+use super::ingest;
+use super::json::Signal;
+use super::wire::Writer;
+use crate::app::App;
+use crate::auth::Right;
+use crate::refusal::{RETRY_AFTER_S, Reason, Refusal};
+
+/// The OTLP services.
+pub fn router(app: Arc<App>) -> Router {
+    let path = |s: &str| format!("/opentelemetry.proto.collector.{s}/Export");
+    Router::new()
+        .route(&path("metrics.v1.MetricsService"), post(|s, r| export(s, r, Signal::Metrics)))
+        .route(&path("trace.v1.TraceService"), post(|s, r| export(s, r, Signal::Traces)))
+        .route(&path("logs.v1.LogsService"), post(|s, r| export(s, r, Signal::Logs)))
+        .with_state(app)
+}
+
+/// Messages as the bytes they are.
+#[derive(Clone, Copy, Default)]
+struct Raw;
+
+impl Codec for Raw {
+    type Encode = Bytes;
+    type Decode = Bytes;
+    type Encoder = Raw;
+    type Decoder = Raw;
+    fn encoder(&mut self) -> Raw {
+        Raw
+    }
+    fn decoder(&mut self) -> Raw {
+        Raw
+    }
+}
+
+impl Encoder for Raw {
+    type Item = Bytes;
+    type Error = Status;
+    fn encode(&mut self, item: Bytes, dst: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        dst.put(item);
+        Ok(())
+    }
+}
+
+impl Decoder for Raw {
+    type Item = Bytes;
+    type Error = Status;
+    fn decode(&mut self, src: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        let n = src.remaining();
+        Ok(Some(src.copy_to_bytes(n)))
+    }
+}
+
+struct Export {
+    app: Arc<App>,
+    headers: HeaderMap,
+    signal: Signal,
+}
+
+impl tonic::server::UnaryService<Bytes> for Export {
+    type Response = Bytes;
+    type Future = std::pin::Pin<Box<dyn Future<Output = Result<tonic::Response<Bytes>, Status>> + Send>>;
+    fn call(&mut self, request: tonic::Request<Bytes>) -> Self::Future {
+        let (app, headers, signal) = (self.app.clone(), self.headers.clone(), self.signal);
+        Box::pin(async move {
+            let body = request.into_inner();
+            crate::counters::Counters::add(&app.counters.received_bytes, body.len() as u64);
+            let outcome = match signal {
+                Signal::Logs => match app.identify(&headers, Right::Write) {
+                    Ok(_) => ingest::logs(&app, &body),
+                    Err(r) => Err(r),
+                },
+                _ => match app.engine(&headers, Right::Write) {
+                    Ok(engine) if signal == Signal::Metrics => ingest::metrics(&app, engine, body).await,
+                    Ok(engine) => ingest::traces(&app, engine, body).await,
+                    Err(r) => Err(r),
+                },
+            };
+            app.counters.request("otlp_grpc", outcome.as_ref().map_or_else(|r| r.grpc_code() as u16, |_| 0));
+            match outcome {
+                Ok(o) => Ok(tonic::Response::new(super::http::response(&o).into())),
+                Err(r) => {
+                    app.counters.refuse("otlp_grpc_requests", r.word(), 1);
+                    Err(status(&r))
+                }
+            }
+        })
+    }
+}
+
+async fn export(State(app): State<Arc<App>>, request: Request, signal: Signal) -> Response {
+    let max = app.config.max_body_bytes as usize;
+    let headers = request.headers().clone();
+    let mut grpc = tonic::server::Grpc::new(Raw)
+        .accept_compressed(CompressionEncoding::Gzip)
+        .accept_compressed(CompressionEncoding::Zstd)
+        .apply_max_message_size_config(Some(max), None);
+    let mut response = grpc.unary(Export { app, headers, signal }, request).await.map(axum::body::Body::new);
+    // tonic says OUT_OF_RANGE for a message over the limit, which OTLP clients retry for ever.
+    let out_of_range = (Code::OutOfRange as i32).to_string();
+    if response.headers().get("grpc-status").is_some_and(|v| v.as_bytes() == out_of_range.as_bytes()) {
+        let text = crate::body::too_large(max as u64);
+        response = status(&text).into_http::<tonic::body::Body>().map(axum::body::Body::new);
+    }
+    response
+}
+
+/// A refusal as a gRPC status; overload says when to come again, or OTLP clients would give up.
+pub fn status(r: &Refusal) -> Status {
+    let code = Code::from_i32(r.grpc_code() as i32);
+    if r.reason != Reason::Overloaded {
+        return Status::new(code, r.message.clone());
+    }
+    let mut delay = Writer::default();
+    delay.uint(1, RETRY_AFTER_S);
+    let mut info = Writer::default();
+    info.bytes(1, &delay.0);
+    let mut any = Writer::default();
+    any.bytes(1, b"type.googleapis.com/google.rpc.RetryInfo");
+    any.bytes(2, &info.0);
+    let mut details = Writer::default();
+    details.uint(1, r.grpc_code() as u64);
+    details.bytes(2, r.message.as_bytes());
+    details.bytes(3, &any.0);
+    Status::with_details(code, r.message.clone(), details.0.into())
+}

@@ -1,0 +1,109 @@
+//! OTLP over HTTP: protobuf and JSON, gzip and zstd.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use bytes::Bytes;
+
+use super::ingest::{self, Outcome};
+use super::json::{Signal, to_protobuf};
+use super::wire::Writer;
+use crate::app::App;
+use crate::auth::Right;
+use crate::body;
+use crate::refusal::{Reason, Refusal};
+
+/// The routes of OTLP over HTTP.
+pub fn router(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/v1/metrics", post(|s, r| export(s, r, Signal::Metrics)))
+        .route("/v1/traces", post(|s, r| export(s, r, Signal::Traces)))
+        .route("/v1/logs", post(|s, r| export(s, r, Signal::Logs)))
+        .with_state(app)
+}
+
+/// Handles one export; also used for Prometheus' and Mimir's paths.
+pub async fn export(State(app): State<Arc<App>>, request: Request, signal: Signal) -> Response {
+    let (parts, body) = request.into_parts();
+    let json = parts.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).is_some_and(|t| t.starts_with("application/json"));
+    let answer = serve(&app, &parts.headers, body, signal, json).await;
+    let code = answer.as_ref().map_or_else(|r| r.status().as_u16(), |_| 200);
+    app.counters.request("otlp_http", code);
+    match answer {
+        Ok(o) => success(&o, signal, json),
+        Err(r) => {
+            app.counters.refuse("otlp_http_requests", r.word(), 1);
+            failure(&r, json)
+        }
+    }
+}
+
+async fn serve(app: &Arc<App>, headers: &HeaderMap, body: Body, signal: Signal, json: bool) -> Result<Outcome, Refusal> {
+    let content = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
+    if !json && !content.starts_with("application/x-protobuf") && !content.starts_with("application/protobuf") {
+        return Err(Refusal::new(Reason::Unsupported, format!("content type {content:?} is not OTLP (application/x-protobuf or application/json)")));
+    }
+    let max = app.config.max_body_bytes;
+    let packed = body::read(body, max).await?;
+    crate::counters::Counters::add(&app.counters.received_bytes, packed.len() as u64);
+    let mut bytes: Bytes = body::unpack(headers, packed, max)?;
+    if json {
+        bytes = to_protobuf(&bytes, signal).map_err(|e| Refusal::new(Reason::Invalid, format!("not OTLP/JSON: {e}")))?.into();
+    }
+    if signal == Signal::Logs {
+        app.identify(headers, Right::Write)?;
+        return ingest::logs(app, &bytes);
+    }
+    let engine = app.engine(headers, Right::Write)?;
+    match signal {
+        Signal::Metrics => ingest::metrics(app, engine, bytes).await,
+        _ => ingest::traces(app, engine, bytes).await,
+    }
+}
+
+/// The answer's protobuf: empty unless something was refused.
+pub fn response(o: &Outcome) -> Vec<u8> {
+    let mut w = Writer::default();
+    if o.rejected > 0 || !o.message.is_empty() {
+        let mut partial = Writer::default();
+        partial.uint(1, o.rejected);
+        partial.bytes(2, o.message.as_bytes());
+        w.bytes(1, &partial.0);
+    }
+    w.0
+}
+
+fn success(o: &Outcome, signal: Signal, json: bool) -> Response {
+    if !json {
+        return ([(header::CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"))], response(o)).into_response();
+    }
+    let what = match signal {
+        Signal::Metrics => "rejectedDataPoints",
+        Signal::Traces => "rejectedSpans",
+        Signal::Logs => "rejectedLogRecords",
+    };
+    let v = if o.rejected > 0 || !o.message.is_empty() {
+        serde_json::json!({ "partialSuccess": { what: o.rejected.to_string(), "errorMessage": o.message } })
+    } else {
+        serde_json::json!({})
+    };
+    ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], v.to_string()).into_response()
+}
+
+/// A google.rpc.Status, as the OTLP specification asks.
+fn failure(r: &Refusal, json: bool) -> Response {
+    let status: StatusCode = r.status();
+    if json {
+        let v = serde_json::json!({ "code": r.grpc_code(), "message": r.message });
+        return (status, r.headers(), [(header::CONTENT_TYPE, "application/json")], v.to_string()).into_response();
+    }
+    let mut w = Writer::default();
+    w.uint(1, r.grpc_code() as u64);
+    w.bytes(2, r.message.as_bytes());
+    (status, r.headers(), [(header::CONTENT_TYPE, "application/x-protobuf")], w.0).into_response()
+}

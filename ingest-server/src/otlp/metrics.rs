@@ -1,0 +1,224 @@
+//! OTLP metrics as a batch of series: Prometheus' mapping, one bad point refused alone.
+
+mod points;
+
+use strandline_storage::metrics::head::{Batch, BatchBuilder};
+use strandline_storage::model::{MetricKind, MetricMetadata};
+
+use super::attributes::{LabelSet, each};
+use super::names::{NameKind, Strategy, metric_name, unit_name};
+use super::wire::{Fields, WireError};
+
+/// How OTLP becomes series.
+#[derive(Clone, Debug)]
+pub struct Translation {
+    /// Names.
+    pub strategy: Strategy,
+    /// Resource attributes that become labels.
+    pub promote: Vec<String>,
+    /// All of them.
+    pub promote_all: bool,
+    /// Scope as labels.
+    pub scope_labels: bool,
+    /// Explicit bounds as native histograms.
+    pub nhcb: bool,
+    /// Write target_info.
+    pub target_info: bool,
+}
+
+/// What a request became.
+#[derive(Default)]
+pub struct Translated {
+    /// The samples.
+    pub batch: Batch,
+    /// For each item of the batch, which data point it is part of.
+    pub point_of_item: Vec<u32>,
+    /// Data points in the request.
+    pub points: u64,
+    /// Data points that can't be translated.
+    pub refused: u64,
+    /// The first reasons.
+    pub reasons: Vec<String>,
+}
+
+const MAX_REASONS: usize = 5;
+
+struct Translator<'t> {
+    t: &'t Translation,
+    out: BatchBuilder,
+    point_of_item: Vec<u32>,
+    points: u64,
+    refused: u64,
+    reasons: Vec<String>,
+}
+
+/// What the metric says about all its points.
+struct Metric<'a> {
+    name: &'a str,
+    family: String,
+    base: &'a LabelSet,
+}
+
+impl Translator<'_> {
+    fn refuse(&mut self, why: String) {
+        self.refused += 1;
+        if self.reasons.len() < MAX_REASONS && !self.reasons.contains(&why) {
+            self.reasons.push(why);
+        }
+    }
+}
+
+/// Translates an `ExportMetricsServiceRequest`.
+pub fn translate(request: &[u8], t: &Translation) -> Result<Translated, WireError> {
+    let mut x = Translator { t, out: BatchBuilder::default(), point_of_item: Vec::new(), points: 0, refused: 0, reasons: Vec::new() };
+    let mut r = Fields::new(request);
+    while let Some((n, f)) = r.next()? {
+        if n == 1 {
+            resource_metrics(&mut x, f.bytes())?;
+        }
+    }
+    Ok(Translated { batch: x.out.finish(), point_of_item: x.point_of_item, points: x.points, refused: x.refused, reasons: x.reasons })
+}
+
+fn resource_metrics(x: &mut Translator<'_>, rm: &[u8]) -> Result<(), WireError> {
+    let mut resource: &[u8] = &[];
+    let mut scopes: Vec<&[u8]> = Vec::new();
+    let mut r = Fields::new(rm);
+    while let Some((n, f)) = r.next()? {
+        match n {
+            1 => resource = f.bytes(),
+            2 => scopes.push(f.bytes()),
+            _ => {}
+        }
+    }
+    let s = x.t.strategy;
+    let (mut base, mut info) = (LabelSet::default(), LabelSet::default());
+    let (mut service, mut namespace, mut instance) = (String::new(), String::new(), String::new());
+    each(resource, 1, &mut |k, v| {
+        match k {
+            "service.name" => service = v.to_string(),
+            "service.namespace" => namespace = v.to_string(),
+            "service.instance.id" => instance = v.to_string(),
+            _ => info.attribute(k, &v, s),
+        }
+        if x.t.promote_all || x.t.promote.iter().any(|p| p == k) {
+            base.attribute(k, &v, s);
+        }
+    })?;
+    let job = if namespace.is_empty() || service.is_empty() { service } else { format!("{namespace}/{service}") };
+    for l in [&mut base, &mut info] {
+        l.settle();
+        l.set("job", &job);
+        l.set("instance", &instance);
+    }
+    let mut newest_ms = i64::MIN;
+    for scope in scopes {
+        scope_metrics(x, scope, &base, &mut newest_ms)?;
+    }
+    let described = info.len() > usize::from(!job.is_empty()) + usize::from(!instance.is_empty());
+    if x.t.target_info && newest_ms > i64::MIN && described && (!job.is_empty() || !instance.is_empty()) {
+        info.set("__name__", "target_info");
+        info.settle();
+        let series = x.out.series_from(info.iter());
+        x.out.push(series, newest_ms, 0, strandline_storage::metrics::head::Value::Float(1.0));
+        // Part of no data point: nobody is told if it is refused.
+        x.point_of_item.push(u32::MAX);
+    }
+    Ok(())
+}
+
+fn scope_metrics(x: &mut Translator<'_>, sm: &[u8], base: &LabelSet, newest_ms: &mut i64) -> Result<(), WireError> {
+    let mut scope: &[u8] = &[];
+    let mut metrics: Vec<&[u8]> = Vec::new();
+    let mut schema_url = "";
+    let mut r = Fields::new(sm);
+    while let Some((n, f)) = r.next()? {
+        match n {
+            1 => scope = f.bytes(),
+            2 => metrics.push(f.bytes()),
+            3 => schema_url = f.text().unwrap_or(""),
+            _ => {}
+        }
+    }
+    let scoped;
+    let base = if x.t.scope_labels {
+        let mut b = base.clone();
+        let mut r = Fields::new(scope);
+        while let Some((n, f)) = r.next()? {
+            match n {
+                1 => b.set("otel_scope_name", f.text().unwrap_or("")),
+                2 => b.set("otel_scope_version", f.text().unwrap_or("")),
+                _ => {}
+            }
+        }
+        b.set("otel_scope_schema_url", schema_url);
+        each(scope, 3, &mut |k, v| b.attribute(&format!("otel_scope_{k}"), &v, x.t.strategy))?;
+        b.settle();
+        scoped = b;
+        &scoped
+    } else {
+        base
+    };
+    for m in metrics {
+        metric(x, m, base, newest_ms)?;
+    }
+    Ok(())
+}
+
+fn metric(x: &mut Translator<'_>, m: &[u8], base: &LabelSet, newest_ms: &mut i64) -> Result<(), WireError> {
+    let (mut name, mut help, mut unit) = ("", "", "");
+    let mut data: Option<(u32, &[u8])> = None;
+    let mut r = Fields::new(m);
+    while let Some((n, f)) = r.next()? {
+        match n {
+            1 => name = f.text().unwrap_or(""),
+            2 => help = f.text().unwrap_or(""),
+            3 => unit = f.text().unwrap_or(""),
+            5 | 7 | 9 | 10 | 11 => data = Some((n, f.bytes())),
+            _ => {}
+        }
+    }
+    let Some((shape, data)) = data else { return Ok(()) };
+    let mut points: Vec<&[u8]> = Vec::new();
+    let (mut temporality, mut monotonic) = (0, false);
+    let mut r = Fields::new(data);
+    while let Some((n, f)) = r.next()? {
+        match n {
+            1 => points.push(f.bytes()),
+            2 => temporality = f.uint(),
+            3 => monotonic = f.uint() != 0,
+            _ => {}
+        }
+    }
+    let (kind, name_kind) = match shape {
+        7 if monotonic => (MetricKind::Counter, NameKind::Counter),
+        5 | 7 => (MetricKind::Gauge, NameKind::Gauge),
+        11 => (MetricKind::Summary, NameKind::Other),
+        _ => (MetricKind::Histogram, NameKind::Other),
+    };
+    let name_kind = if shape == 7 && !monotonic { NameKind::Other } else { name_kind };
+    let family = metric_name(name, unit, name_kind, x.t.strategy);
+    if family.is_empty() || (shape != 5 && shape != 11 && temporality == 0) {
+        let why = if family.is_empty() { "the metric has no name".to_owned() } else { format!("metric {name}: no aggregation temporality") };
+        x.points += points.len() as u64;
+        points.iter().for_each(|_| x.refuse(why.clone()));
+        return Ok(());
+    }
+    x.out.metadata(family.clone(), MetricMetadata { kind, help: help.to_owned(), unit: unit_name(unit) });
+    let m = Metric { name, family, base };
+    let delta = temporality == 1;
+    for p in points {
+        x.points += 1;
+        match shape {
+            5 => points::number(x, &m, p, false, newest_ms)?,
+            7 => points::number(x, &m, p, delta, newest_ms)?,
+            9 => points::histogram(x, &m, p, delta, newest_ms)?,
+            10 => points::exponential(x, &m, p, delta, newest_ms)?,
+            _ => points::summary(x, &m, p, newest_ms)?,
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

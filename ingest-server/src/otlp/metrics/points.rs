@@ -1,0 +1,326 @@
+//! Data points, one type after another.
+
+use std::sync::Arc;
+
+use strandline_storage::metrics::head::{AnyHistogram, Value};
+use strandline_storage::model::{BucketSpan, CUSTOM_BUCKETS_SCHEMA, CounterReset, Exemplar, Histogram, Labels, stale_nan};
+
+use super::super::attributes::{LabelSet, each, hex};
+use super::super::wire::{Field, Fields, WireError, fixed64s, varints};
+use super::{Metric, Translator};
+
+const NO_RECORDED_VALUE: u64 = 1;
+/// Zero threshold where OTLP gives none.
+const DEFAULT_ZERO_THRESHOLD: f64 = 1e-128;
+
+/// What all data points have.
+#[derive(Default)]
+struct Common<'a> {
+    start_ms: i64,
+    t_ms: i64,
+    stale: bool,
+    exemplars: Vec<&'a [u8]>,
+}
+
+fn ms(f: Field<'_>) -> i64 {
+    (f.uint() / 1_000_000) as i64
+}
+
+impl Translator<'_> {
+    fn labels(&self, m: &Metric<'_>, point: &[u8], number: u32) -> Result<LabelSet, WireError> {
+        let mut own = LabelSet::default();
+        each(point, number, &mut |k, v| own.attribute(k, &v, self.t.strategy))?;
+        own.settle();
+        let mut all = own;
+        for (n, v) in m.base.iter() {
+            // What the point says wins over its resource, but for job and instance.
+            if all.get(n).is_none() || n == "job" || n == "instance" {
+                all.set(n, v);
+            }
+        }
+        Ok(all)
+    }
+
+    fn put(&mut self, labels: &LabelSet, name: &str, extra: Option<(&str, &str)>, c: &Common<'_>, v: Value) -> u32 {
+        let mut l = labels.clone();
+        l.set("__name__", name);
+        if let Some((n, v)) = extra {
+            l.set(n, v);
+        }
+        l.settle();
+        let series = self.out.series_from(l.iter());
+        let v = if c.stale { Value::Float(stale_nan()) } else { v };
+        self.out.push(series, c.t_ms, c.start_ms, v);
+        self.point_of_item.push((self.points - 1) as u32);
+        series
+    }
+
+    fn exemplars(&mut self, series: u32, c: &Common<'_>, takes: impl Fn(f64) -> bool) -> Result<(), WireError> {
+        for e in &c.exemplars {
+            let mut pairs = Vec::new();
+            let (mut v, mut t) = (0.0, 0);
+            let mut r = Fields::new(e);
+            while let Some((n, f)) = r.next()? {
+                match n {
+                    2 => t = ms(f),
+                    3 => v = f.double(),
+                    6 => v = f.uint() as i64 as f64,
+                    4 if !f.bytes().is_empty() => pairs.push(("span_id".to_owned(), hex(f.bytes()))),
+                    5 if !f.bytes().is_empty() => pairs.push(("trace_id".to_owned(), hex(f.bytes()))),
+                    _ => {}
+                }
+            }
+            each(e, 7, &mut |k, v| pairs.push((super::super::names::label_name(k, self.t.strategy).into_owned(), v.into_owned())))?;
+            if takes(v) {
+                self.out.exemplar(series, Exemplar { labels: Labels::from_pairs(pairs), v, t: if t == 0 { c.t_ms } else { t } });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn go_float(v: f64) -> String {
+    // Decimal without exponent, the shortest that reads back the same.
+    if v == f64::INFINITY { "+Inf".into() } else { format!("{v}") }
+}
+
+fn newer(newest_ms: &mut i64, t: i64) {
+    *newest_ms = (*newest_ms).max(t);
+}
+
+pub(super) fn number(x: &mut Translator<'_>, m: &Metric<'_>, p: &[u8], delta: bool, newest_ms: &mut i64) -> Result<(), WireError> {
+    let mut c = Common::default();
+    let mut value = None;
+    let mut r = Fields::new(p);
+    while let Some((n, f)) = r.next()? {
+        match n {
+            2 => c.start_ms = ms(f),
+            3 => c.t_ms = ms(f),
+            4 => value = Some(f.double()),
+            6 => value = Some(f.uint() as i64 as f64),
+            5 => c.exemplars.push(f.bytes()),
+            8 => c.stale = f.uint() & NO_RECORDED_VALUE != 0,
+            _ => {}
+        }
+    }
+    let Some(v) = value.or(c.stale.then_some(0.0)) else {
+        x.refuse(format!("metric {}: a point has no value", m.name));
+        return Ok(());
+    };
+    newer(newest_ms, c.t_ms);
+    let labels = x.labels(m, p, 7)?;
+    let v = if delta { Value::Delta(v) } else { Value::Float(v) };
+    let series = x.put(&labels, &m.family, None, &c, v);
+    x.exemplars(series, &c, |_| true)
+}
+
+pub(super) fn histogram(x: &mut Translator<'_>, m: &Metric<'_>, p: &[u8], delta: bool, newest_ms: &mut i64) -> Result<(), WireError> {
+    let mut c = Common::default();
+    let (mut count, mut sum) = (0u64, None);
+    let (mut counts, mut bounds) = (Vec::new(), Vec::new());
+    let mut r = Fields::new(p);
+    while let Some((n, f)) = r.next()? {
+        match n {
+            2 => c.start_ms = ms(f),
+            3 => c.t_ms = ms(f),
+            4 => count = f.uint(),
+            5 => sum = Some(f.double()),
+            6 => fixed64s(f, &mut counts)?,
+            7 => fixed64s(f, &mut bounds)?,
+            8 => c.exemplars.push(f.bytes()),
+            10 => c.stale = f.uint() & NO_RECORDED_VALUE != 0,
+            _ => {}
+        }
+    }
+    let bounds: Vec<f64> = bounds.into_iter().map(f64::from_bits).collect();
+    if !counts.is_empty() && counts.len() != bounds.len() + 1 {
+        x.refuse(format!("metric {}: {} bucket counts for {} bounds", m.name, counts.len(), bounds.len()));
+        return Ok(());
+    }
+    if !bounds.is_sorted_by(|a, b| a < b) {
+        x.refuse(format!("metric {}: bucket bounds do not rise", m.name));
+        return Ok(());
+    }
+    newer(newest_ms, c.t_ms);
+    let labels = x.labels(m, p, 9)?;
+    if x.t.nhcb && !delta {
+        return custom(x, m, &labels, &c, count, sum, &counts, &bounds);
+    }
+    let value = |v: f64| if delta { Value::Delta(v) } else { Value::Float(v) };
+    if let Some(s) = sum {
+        x.put(&labels, &format!("{}_sum", m.family), None, &c, value(s));
+    }
+    x.put(&labels, &format!("{}_count", m.family), None, &c, value(count as f64));
+    let bucket = format!("{}_bucket", m.family);
+    let mut cumulative = 0u64;
+    let mut below = f64::NEG_INFINITY;
+    for (i, b) in bounds.iter().enumerate() {
+        cumulative = cumulative.saturating_add(counts.get(i).copied().unwrap_or(0));
+        let series = x.put(&labels, &bucket, Some(("le", &go_float(*b))), &c, value(cumulative as f64));
+        x.exemplars(series, &c, |v| below < v && v <= *b)?;
+        below = *b;
+    }
+    let series = x.put(&labels, &bucket, Some(("le", "+Inf")), &c, value(count as f64));
+    x.exemplars(series, &c, |v| v > below)
+}
+
+#[allow(clippy::too_many_arguments)]
+fn custom(
+    x: &mut Translator<'_>,
+    m: &Metric<'_>,
+    labels: &LabelSet,
+    c: &Common<'_>,
+    count: u64,
+    sum: Option<f64>,
+    counts: &[u64],
+    bounds: &[f64],
+) -> Result<(), WireError> {
+    let mut before = 0i64;
+    let deltas = counts.iter().map(|n| (*n as i64) - std::mem::replace(&mut before, *n as i64)).collect();
+    let h = Histogram {
+        schema: CUSTOM_BUCKETS_SCHEMA,
+        count,
+        sum: if c.stale { stale_nan() } else { sum.unwrap_or(0.0) },
+        positive_spans: if counts.is_empty() { vec![] } else { vec![BucketSpan { offset: 0, length: counts.len() as u32 }] },
+        positive_buckets: deltas,
+        custom_values: bounds.into(),
+        ..Histogram::default()
+    };
+    put_native(x, m, labels, c, h)
+}
+
+fn put_native(x: &mut Translator<'_>, m: &Metric<'_>, labels: &LabelSet, c: &Common<'_>, h: Histogram) -> Result<(), WireError> {
+    let c2 = Common { stale: false, start_ms: c.start_ms, t_ms: c.t_ms, exemplars: c.exemplars.clone() };
+    let series = x.put(labels, &m.family, None, &c2, Value::Histogram(AnyHistogram::Int(Arc::new(h))));
+    x.exemplars(series, c, |_| true)
+}
+
+/// Buckets of one side: OTLP's are (lower, upper] from `offset`; ours are counted from 1, merged by powers of two
+/// where the scale is too fine, and split into spans at gaps of more than two.
+fn side(buckets: &[u8], merge: u32) -> Result<(Vec<BucketSpan>, Vec<i64>), WireError> {
+    let (mut offset, mut counts) = (0i64, Vec::new());
+    let mut r = Fields::new(buckets);
+    while let Some((n, f)) = r.next()? {
+        match n {
+            1 => offset = f.sint(),
+            2 => varints(f, &mut counts)?,
+            _ => {}
+        }
+    }
+    let mut merged: Vec<(i64, i64)> = Vec::new();
+    for (i, n) in counts.iter().enumerate() {
+        let index = ((offset + i as i64) >> merge) + 1;
+        match merged.last_mut() {
+            Some((at, c)) if *at == index => *c += *n as i64,
+            _ => merged.push((index, *n as i64)),
+        }
+    }
+    let (mut spans, mut deltas) = (Vec::<BucketSpan>::new(), Vec::new());
+    let (mut end, mut before) = (0i64, 0i64);
+    for (index, n) in merged.into_iter().filter(|(_, n)| *n > 0) {
+        let gap = index - end;
+        match spans.last_mut() {
+            Some(s) if (0..=2).contains(&gap) => {
+                for _ in 0..gap {
+                    deltas.push(-before);
+                    before = 0;
+                }
+                s.length += gap as u32 + 1;
+            }
+            _ => spans.push(BucketSpan { offset: gap as i32, length: 1 }),
+        }
+        deltas.push(n - before);
+        before = n;
+        end = index + 1;
+    }
+    Ok((spans, deltas))
+}
+
+pub(super) fn exponential(x: &mut Translator<'_>, m: &Metric<'_>, p: &[u8], delta: bool, newest_ms: &mut i64) -> Result<(), WireError> {
+    let mut c = Common::default();
+    let (mut count, mut sum, mut scale, mut zero, mut threshold) = (0u64, None, 0i64, 0u64, 0.0);
+    let (mut positive, mut negative): (&[u8], &[u8]) = (&[], &[]);
+    let mut r = Fields::new(p);
+    while let Some((n, f)) = r.next()? {
+        match n {
+            2 => c.start_ms = ms(f),
+            3 => c.t_ms = ms(f),
+            4 => count = f.uint(),
+            5 => sum = Some(f.double()),
+            6 => scale = f.sint(),
+            7 => zero = f.uint(),
+            8 => positive = f.bytes(),
+            9 => negative = f.bytes(),
+            10 => c.stale = f.uint() & NO_RECORDED_VALUE != 0,
+            11 => c.exemplars.push(f.bytes()),
+            14 => threshold = f.double(),
+            _ => {}
+        }
+    }
+    if scale < -4 {
+        x.refuse(format!("metric {}: scale {scale} is below -4", m.name));
+        return Ok(());
+    }
+    newer(newest_ms, c.t_ms);
+    let merge = (scale - 8).clamp(0, 62) as u32;
+    let (positive_spans, positive_buckets) = side(positive, merge)?;
+    let (negative_spans, negative_buckets) = side(negative, merge)?;
+    let mut h = Histogram {
+        schema: scale.min(8) as i32,
+        counter_reset: if delta { CounterReset::Gauge } else { CounterReset::Unknown },
+        zero_threshold: if threshold == 0.0 { DEFAULT_ZERO_THRESHOLD } else { threshold },
+        zero_count: zero,
+        count,
+        sum: sum.unwrap_or(0.0),
+        positive_spans,
+        negative_spans,
+        positive_buckets,
+        negative_buckets,
+        ..Histogram::default()
+    };
+    if c.stale {
+        h = Histogram { sum: stale_nan(), ..Histogram::default() };
+    } else if let Err(e) = h.validate() {
+        x.refuse(format!("metric {}: {e}", m.name));
+        return Ok(());
+    }
+    let labels = x.labels(m, p, 1)?;
+    put_native(x, m, &labels, &c, h)
+}
+
+pub(super) fn summary(x: &mut Translator<'_>, m: &Metric<'_>, p: &[u8], newest_ms: &mut i64) -> Result<(), WireError> {
+    let mut c = Common::default();
+    let (mut count, mut sum) = (0u64, 0.0);
+    let mut quantiles = Vec::new();
+    let mut r = Fields::new(p);
+    while let Some((n, f)) = r.next()? {
+        match n {
+            2 => c.start_ms = ms(f),
+            3 => c.t_ms = ms(f),
+            4 => count = f.uint(),
+            5 => sum = f.double(),
+            6 => {
+                let (mut q, mut v) = (0.0, 0.0);
+                let mut r = Fields::new(f.bytes());
+                while let Some((n, f)) = r.next()? {
+                    match n {
+                        1 => q = f.double(),
+                        2 => v = f.double(),
+                        _ => {}
+                    }
+                }
+                quantiles.push((q, v));
+            }
+            8 => c.stale = f.uint() & NO_RECORDED_VALUE != 0,
+            _ => {}
+        }
+    }
+    newer(newest_ms, c.t_ms);
+    let labels = x.labels(m, p, 7)?;
+    x.put(&labels, &format!("{}_sum", m.family), None, &c, Value::Float(sum));
+    x.put(&labels, &format!("{}_count", m.family), None, &c, Value::Float(count as f64));
+    for (q, v) in quantiles {
+        x.put(&labels, &m.family, Some(("quantile", &go_float(q))), &c, Value::Float(v));
+    }
+    Ok(())
+}

@@ -1,0 +1,13 @@
+//! OTLP: decoding, translation, and the two transports.
+
+pub mod attributes;
+pub mod grpc;
+pub mod http;
+mod ingest;
+pub mod json;
+pub mod metrics;
+pub mod names;
+pub mod wire;
+
+pub use ingest::{Outcome, logs, metrics as ingest_metrics, traces};
+pub use metrics::Translation;

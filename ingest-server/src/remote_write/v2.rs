@@ -1,0 +1,120 @@
+//! Remote write 2.0: strings by number.
+
+use strandline_storage::metrics::head::{Batch, BatchBuilder, Value};
+use strandline_storage::model::{Exemplar, Labels, MetricMetadata};
+
+use super::{Written, v1};
+use crate::otlp::wire::{Fields, varints};
+
+/// Decodes an `io.prometheus.write.v2.Request`.
+pub(super) fn decode(body: &[u8]) -> Result<(Batch, Written), String> {
+    let text = |e: crate::otlp::wire::WireError| e.to_string();
+    let mut symbols: Vec<&str> = Vec::new();
+    let mut series: Vec<&[u8]> = Vec::new();
+    let mut r = Fields::new(body);
+    while let Some((n, f)) = r.next().map_err(text)? {
+        match n {
+            4 => symbols.push(f.text().ok_or("a symbol is not UTF-8")?),
+            5 => series.push(f.bytes()),
+            _ => {}
+        }
+    }
+    if symbols.first().is_some_and(|s| !s.is_empty()) {
+        return Err("the first symbol must be the empty string".into());
+    }
+    let mut out = BatchBuilder::default();
+    let mut w = Written::default();
+    for ts in series {
+        one(ts, &symbols, &mut out, &mut w)?;
+    }
+    let mut batch = out.finish();
+    batch.require_name = true;
+    Ok((batch, w))
+}
+
+fn pairs<'a>(refs: &[u64], symbols: &[&'a str]) -> Result<Vec<(&'a str, &'a str)>, String> {
+    if !refs.len().is_multiple_of(2) {
+        return Err("labels_refs has an odd length".into());
+    }
+    let s = |i: u64| symbols.get(i as usize).copied().ok_or_else(|| format!("symbol {i} is not in the table"));
+    let mut out = refs.chunks_exact(2).map(|c| Ok((s(c[0])?, s(c[1])?))).collect::<Result<Vec<_>, String>>()?;
+    out.sort_unstable();
+    Ok(out)
+}
+
+fn one(ts: &[u8], symbols: &[&str], out: &mut BatchBuilder, w: &mut Written) -> Result<(), String> {
+    let text = |e: crate::otlp::wire::WireError| e.to_string();
+    let mut refs = Vec::new();
+    let mut meta: &[u8] = &[];
+    let mut r = Fields::new(ts);
+    while let Some((n, f)) = r.next().map_err(text)? {
+        match n {
+            1 => varints(f, &mut refs).map_err(text)?,
+            5 => meta = f.bytes(),
+            _ => {}
+        }
+    }
+    let labels = pairs(&refs, symbols)?;
+    let series = out.series_from(labels.iter().copied());
+    let mut r = Fields::new(ts);
+    while let Some((n, f)) = r.next().map_err(text)? {
+        match n {
+            2 => {
+                let (mut v, mut t, mut st) = (0.0, 0, 0);
+                let mut s = Fields::new(f.bytes());
+                while let Some((n, f)) = s.next().map_err(text)? {
+                    match n {
+                        1 => v = f.double(),
+                        2 => t = f.uint() as i64,
+                        3 => st = f.uint() as i64,
+                        _ => {}
+                    }
+                }
+                w.samples += 1;
+                out.push(series, t, st, Value::Float(v));
+            }
+            3 => {
+                let (t, st, h) = v1::histogram(f.bytes()).map_err(text)?;
+                w.histograms += 1;
+                out.push(series, t, st, Value::Histogram(h));
+            }
+            4 => {
+                let (mut refs, mut v, mut t) = (Vec::new(), 0.0, 0);
+                let mut e = Fields::new(f.bytes());
+                while let Some((n, f)) = e.next().map_err(text)? {
+                    match n {
+                        1 => varints(f, &mut refs).map_err(text)?,
+                        2 => v = f.double(),
+                        3 => t = f.uint() as i64,
+                        _ => {}
+                    }
+                }
+                out.exemplar(series, Exemplar { labels: Labels::from_pairs(pairs(&refs, symbols)?), v, t });
+            }
+            _ => {}
+        }
+    }
+    metadata(meta, symbols, &labels, out)
+}
+
+fn metadata(b: &[u8], symbols: &[&str], labels: &[(&str, &str)], out: &mut BatchBuilder) -> Result<(), String> {
+    let mut m = MetricMetadata::default();
+    let mut said = false;
+    let s = |i: u64| symbols.get(i as usize).map(|s| s.to_string()).unwrap_or_default();
+    let mut r = Fields::new(b);
+    while let Some((n, f)) = r.next().map_err(|e| e.to_string())? {
+        said = true;
+        match n {
+            1 => m.kind = v1::kind(f.uint()),
+            3 => m.help = s(f.uint()),
+            4 => m.unit = s(f.uint()),
+            _ => {}
+        }
+    }
+    if let Some((_, name)) = labels.iter().find(|(n, _)| *n == "__name__")
+        && said
+    {
+        out.metadata((*name).to_owned(), m);
+    }
+    Ok(())
+}

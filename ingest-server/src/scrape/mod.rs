@@ -1,0 +1,192 @@
+//! Scraping `[[scrape]]` targets, for who has exporters and no Prometheus.
+
+pub mod text;
+
+use std::collections::HashSet;
+use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use strandline_storage::clock::{Clock, SystemClock};
+use strandline_storage::metrics::head::{BatchBuilder, Value};
+use strandline_storage::model::{Exemplar, Labels, stale_nan};
+
+use crate::app::App;
+use crate::config::ScrapeJob;
+use crate::counters::Counters;
+
+/// No page is read beyond this.
+const MAX_PAGE: usize = 64 << 20;
+const ACCEPT: &str = "application/openmetrics-text;version=1.0.0;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
+
+/// Starts a task a target.
+pub fn start(app: &Arc<App>) -> Vec<tokio::task::JoinHandle<()>> {
+    let mut out = Vec::new();
+    for job in &app.config.scrape {
+        for target in &job.targets {
+            let t = Target { app: app.clone(), job: job.clone(), target: target.clone(), seen: HashSet::new() };
+            out.push(tokio::spawn(t.run()));
+        }
+    }
+    out
+}
+
+struct Target {
+    app: Arc<App>,
+    job: ScrapeJob,
+    target: String,
+    /// Series of the last scrape: those that are gone get a staleness marker.
+    seen: HashSet<Labels>,
+}
+
+/// What a scrape brought.
+struct Scraped {
+    samples: Vec<text::Sample>,
+    meta: Vec<(String, strandline_storage::model::MetricMetadata)>,
+}
+
+impl Target {
+    async fn run(mut self) {
+        let client = match reqwest::Client::builder().no_proxy().timeout(Duration::from_millis(self.job.timeout_ms as u64)).build() {
+            Ok(c) => c,
+            Err(e) => {
+                tracing::error!(job = self.job.job, error = %e, "the scrape client could not be made");
+                return;
+            }
+        };
+        // Targets are spread over the interval, each always at the same offset.
+        let mut h = foldhash_of(&self.job.job, &self.target);
+        h %= self.job.interval_ms as u64;
+        let now = SystemClock.now_ms() as u64;
+        let wait = (h + self.job.interval_ms as u64 - now % self.job.interval_ms as u64) % self.job.interval_ms as u64;
+        tokio::time::sleep(Duration::from_millis(wait)).await;
+        let mut turn = tokio::time::interval(Duration::from_millis(self.job.interval_ms as u64));
+        turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        loop {
+            turn.tick().await;
+            let t_ms = SystemClock.now_ms();
+            let start = Instant::now();
+            let scraped = self.fetch(&client).await;
+            let took = start.elapsed().as_secs_f64();
+            if let Err(e) = &scraped {
+                tracing::debug!(target = self.target, error = e, "scrape failed");
+            }
+            if let Err(e) = self.store(scraped.ok(), t_ms, took).await {
+                tracing::warn!(target = self.target, error = e, "scraped samples could not be stored");
+            }
+        }
+    }
+
+    async fn fetch(&self, client: &reqwest::Client) -> Result<Scraped, String> {
+        let url = format!("{}://{}{}", self.job.scheme, self.target, self.job.path);
+        let mut r = client
+            .get(&url)
+            .header("accept", ACCEPT)
+            .header("user-agent", concat!("strandline/", env!("CARGO_PKG_VERSION")))
+            .header("x-prometheus-scrape-timeout-seconds", (self.job.timeout_ms as f64 / 1000.0).to_string());
+        if !self.job.username.is_empty() {
+            let password = match &self.job.password_file {
+                Some(p) => crate::config::read_file(p)?.trim().to_owned(),
+                None => self.job.password.clone(),
+            };
+            let pair = crate::otlp::attributes::base64(format!("{}:{password}", self.job.username).as_bytes());
+            r = r.header("authorization", format!("Basic {pair}"));
+        }
+        let mut answer = r.send().await.map_err(|e| e.to_string())?;
+        if !answer.status().is_success() {
+            return Err(format!("{url} answered {}", answer.status()));
+        }
+        let open_metrics =
+            answer.headers().get("content-type").and_then(|v| v.to_str().ok()).is_some_and(|t| t.starts_with("application/openmetrics-text"));
+        let mut page = Vec::new();
+        while let Some(chunk) = answer.chunk().await.map_err(|e| e.to_string())? {
+            if page.len() + chunk.len() > MAX_PAGE {
+                return Err(format!("the page is larger than {MAX_PAGE} bytes"));
+            }
+            page.extend_from_slice(&chunk);
+        }
+        let page = String::from_utf8(page).map_err(|_| "the page is not UTF-8".to_owned())?;
+        let (samples, meta) = text::parse(&page, open_metrics)?;
+        Ok(Scraped { samples, meta })
+    }
+
+    fn target_labels(&self, own: &Labels) -> Labels {
+        let mut b = own.to_builder();
+        let mut set = |n: &str, v: &str| {
+            // What the exporter says under the same name is kept aside.
+            if let Some(theirs) = own.get(n) {
+                b.set(&format!("exported_{n}"), theirs);
+            }
+            b.set(n, v);
+        };
+        set("job", &self.job.job);
+        set("instance", &self.target);
+        for (n, v) in &self.job.labels {
+            set(n, v);
+        }
+        b.build()
+    }
+
+    async fn store(&mut self, scraped: Option<Scraped>, t_ms: i64, took_s: f64) -> Result<(), String> {
+        if !self.app.ready.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let mut b = BatchBuilder::default();
+        let mut seen = HashSet::new();
+        let (up, count) = (scraped.is_some(), scraped.as_ref().map_or(0, |s| s.samples.len()));
+        let mut added = 0;
+        for s in scraped.iter().flat_map(|s| &s.samples) {
+            let labels = self.target_labels(&s.labels);
+            let series = b.series(&labels);
+            b.push(series, s.t_ms.unwrap_or(t_ms), 0, Value::Float(s.v));
+            if let Some(e) = &s.exemplar {
+                b.exemplar(series, Exemplar { t: if e.t == 0 { t_ms } else { e.t }, ..e.clone() });
+            }
+            // Samples with times of their own do not go stale.
+            if s.t_ms.is_none() {
+                added += usize::from(!self.seen.contains(&labels));
+                seen.insert(labels);
+            }
+        }
+        for gone in self.seen.difference(&seen) {
+            let series = b.series(gone);
+            b.push(series, t_ms, 0, Value::Float(stale_nan()));
+        }
+        let own = |name: &str| self.target_labels(&Labels::from_pairs([("__name__", name)]));
+        for (name, v) in [
+            ("up", up as u8 as f64),
+            ("scrape_duration_seconds", took_s),
+            ("scrape_samples_scraped", count as f64),
+            ("scrape_samples_post_metric_relabeling", count as f64),
+            ("scrape_series_added", added as f64),
+        ] {
+            let series = b.series(&own(name));
+            b.push(series, t_ms, 0, Value::Float(v));
+        }
+        for (family, m) in scraped.into_iter().flat_map(|s| s.meta) {
+            b.metadata(family, m);
+        }
+        let mut batch = b.finish();
+        crate::shed::apply(&self.app, &mut batch, None);
+        let app = self.app.clone();
+        app.admit_write().map_err(|r| r.message)?;
+        let engine = app.tenants.get(&app.config.default_tenant).map_err(|e| e.to_string())?;
+        let appended = engine.metrics().append(&batch).map_err(|e| e.to_string())?;
+        for r in &appended.rejected {
+            app.counters.refuse("scrape", r.why.as_str(), 1);
+        }
+        let n = appended.accepted;
+        appended.commit.await.map_err(|e| e.to_string())?;
+        Counters::add(&app.counters.samples, n);
+        self.seen = seen;
+        Ok(())
+    }
+}
+
+fn foldhash_of(a: &str, b: &str) -> u64 {
+    let mut h = std::hash::BuildHasherDefault::<std::collections::hash_map::DefaultHasher>::default().build_hasher();
+    h.write(a.as_bytes());
+    h.write(b.as_bytes());
+    h.finish()
+}

@@ -1,0 +1,235 @@
+//! `strandline serve`: listeners up, engine open, run until told to stop.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use axum::Router;
+use axum::routing::post;
+use axum_server::Handle;
+
+use crate::app::App;
+use crate::auth::Auth;
+use crate::config::{Config, format_size};
+use crate::otlp;
+use crate::otlp::json::Signal;
+
+/// The end must come within five seconds of the signal, bucket or no bucket.
+const GRACE: Duration = Duration::from_secs(2);
+const CLOSE: Duration = Duration::from_millis(2500);
+
+/// Everything that the main port serves.
+pub fn main_router(app: &Arc<App>) -> Router {
+    let otlp_metrics = || post(|s, r| otlp::http::export(s, r, Signal::Metrics));
+    let write = Router::new()
+        .route("/api/v1/write", post(crate::remote_write::write))
+        .route("/api/v1/push", post(crate::remote_write::write))
+        .route("/api/v1/otlp/v1/metrics", otlp_metrics())
+        .route("/otlp/v1/metrics", otlp_metrics())
+        .with_state(app.clone());
+    let api = Router::new().merge(write).merge(crate::admin::router(app.clone())).merge(crate::query_apis::router(app));
+    Router::new()
+        .merge(crate::status::router(app.clone()))
+        .merge(otlp::http::router(app.clone()))
+        .merge(api.clone())
+        .nest("/prometheus", api)
+}
+
+struct Listener {
+    name: &'static str,
+    flag: &'static str,
+    address: String,
+    router: Router,
+}
+
+/// Runs the server; the text of an error is for the person at the terminal.
+pub fn run(config: Config) -> Result<(), String> {
+    // The binary's own choice; the library takes none.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let threads = std::thread::available_parallelism().map_or(2, |n| n.get()).clamp(2, 8);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .max_blocking_threads(64)
+        .thread_name("strandline")
+        .enable_all()
+        .build()
+        .map_err(|e| format!("starting threads: {e}"))?;
+    let done = runtime.block_on(serve(config));
+    // Blocking work may be stuck in the network; it is not waited for.
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    done
+}
+
+async fn serve(config: Config) -> Result<(), String> {
+    let memory_limit = if config.memory_limit_bytes > 0 { config.memory_limit_bytes } else { crate::memory::default_limit_bytes() };
+    let auth = config.auth_file.as_deref().map(Auth::load).transpose()?;
+    let app = App::new(config, memory_limit, auth, now_ms()).map_err(|e| e.to_string())?;
+    let listeners = [
+        Listener { name: "HTTP API", flag: "--listen", address: app.config.listen.clone(), router: main_router(&app) },
+        Listener { name: "OTLP gRPC", flag: "--otlp-grpc", address: app.config.otlp_grpc.clone(), router: otlp::grpc::router(app.clone()) },
+        Listener { name: "OTLP HTTP", flag: "--otlp-http", address: app.config.otlp_http.clone(), router: otlp::http::router(app.clone()) },
+    ];
+    let tls = tls_config(&app.config).await?;
+    let handle = Handle::new();
+    let mut servers = Vec::new();
+    let mut lines = Vec::new();
+    for l in listeners.into_iter().filter(|l| !l.address.is_empty()) {
+        let (socket, bound) = bind(&l)?;
+        lines.push(format!("{:<10} listening on {}{bound}", l.name, if tls.is_some() { "https://" } else { "http://" }));
+        servers.push(tokio::spawn(listen(socket, l.router, handle.clone(), tls.clone())));
+    }
+    announce(&app, &lines);
+    let opened = open_engine(app.clone()).await;
+    if let Err(e) = opened {
+        handle.shutdown();
+        return Err(e);
+    }
+    let scrapers = crate::scrape::start(&app);
+    let watch = tokio::spawn(crate::memory::watch(app.clone()));
+    let idle = app.clone();
+    let tidy = tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(Duration::from_secs(30)).await;
+            let app = idle.clone();
+            let _ = tokio::task::spawn_blocking(move || app.tenants.close_idle()).await;
+        }
+    });
+    wait_for_signal(&app).await;
+    tracing::info!("stopping");
+    watch.abort();
+    tidy.abort();
+    scrapers.iter().for_each(|s| s.abort());
+    handle.graceful_shutdown(Some(GRACE));
+    for s in servers {
+        let _ = tokio::time::timeout(GRACE + Duration::from_millis(200), s).await;
+    }
+    let closing = tokio::task::spawn_blocking(move || app.tenants.close());
+    match tokio::time::timeout(CLOSE, closing).await {
+        Ok(Ok(Ok(()))) => tracing::info!("stopped; everything acknowledged is on disk"),
+        Ok(Ok(Err(e))) => tracing::error!(error = %e, "closing failed"),
+        _ => tracing::warn!("closing took too long; everything acknowledged is in the log"),
+    }
+    Ok(())
+}
+
+fn now_ms() -> i64 {
+    use strandline_storage::clock::{Clock, SystemClock};
+    SystemClock.now_ms()
+}
+
+fn bind(l: &Listener) -> Result<(TcpListener, SocketAddr), String> {
+    let socket = TcpListener::bind(&l.address).map_err(|e| match e.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            format!("{}: {} is already in use by another process: stop it, or choose another address with {}", l.name, l.address, l.flag)
+        }
+        _ => format!("{}: can't listen on {}: {e} (change it with {})", l.name, l.address, l.flag),
+    })?;
+    socket.set_nonblocking(true).map_err(|e| e.to_string())?;
+    let bound = socket.local_addr().map_err(|e| e.to_string())?;
+    Ok((socket, bound))
+}
+
+type Tls = Arc<rustls::ServerConfig>;
+
+async fn tls_config(c: &Config) -> Result<Option<Tls>, String> {
+    let (Some(cert), Some(key)) = (&c.tls_cert, &c.tls_key) else { return Ok(None) };
+    use rustls::pki_types::pem::PemObject;
+    let pem = crate::config::read_file(cert)?;
+    let chain: Result<Vec<_>, _> = rustls::pki_types::CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+    let chain = chain.map_err(|e| format!("server.tls_cert {}: {e}", cert.display()))?;
+    let key_pem = crate::config::read_file(key)?;
+    let key_der = rustls::pki_types::PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).map_err(|e| format!("server.tls_key {}: {e}", key.display()))?;
+    let mut config = rustls::ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(chain, key_der)
+        .map_err(|e| format!("server.tls_cert and server.tls_key: {e}"))?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Some(Arc::new(config)))
+}
+
+async fn listen(socket: TcpListener, router: Router, handle: Handle<SocketAddr>, tls: Option<Tls>) -> std::io::Result<()> {
+    let service = router.into_make_service();
+    match tls {
+        Some(tls) => {
+            let acceptor = axum_server::tls_rustls::RustlsConfig::from_config(tls);
+            let mut s = axum_server::from_tcp_rustls(socket, acceptor)?.handle(handle);
+            bound_connections(s.http_builder());
+            s.serve(service).await
+        }
+        None => {
+            let mut s = axum_server::from_tcp(socket)?.handle(handle);
+            bound_connections(s.http_builder());
+            s.serve(service).await
+        }
+    }
+}
+
+/// Slow and greedy clients: headers must come soon and be small, streams are few.
+fn bound_connections(b: &mut hyper_util::server::conn::auto::Builder<hyper_util::rt::TokioExecutor>) {
+    b.http1().timer(hyper_util::rt::TokioTimer::new()).header_read_timeout(Duration::from_secs(10)).max_buf_size(128 << 10);
+    b.http2()
+        .timer(hyper_util::rt::TokioTimer::new())
+        .keep_alive_interval(Duration::from_secs(30))
+        .keep_alive_timeout(Duration::from_secs(20))
+        .max_concurrent_streams(256)
+        .max_header_list_size(64 << 10)
+        .adaptive_window(true);
+}
+
+fn announce(app: &App, lines: &[String]) {
+    let c = &app.config;
+    for l in lines {
+        tracing::info!("{l}");
+    }
+    tracing::info!("data in {}, bucket {}", c.data_dir.display(), app.tenants.bucket().name());
+    let span = |ms: i64| if ms == 0 { "without end".to_owned() } else { format!("{} days", ms / 86_400_000) };
+    tracing::info!(
+        "memory limit {}, retention of metrics {}, of traces {}, minimum free disk {}",
+        format_size(app.memory_limit),
+        span(c.metrics_retention_ms),
+        span(c.traces_retention_ms),
+        format_size(c.min_free_bytes)
+    );
+}
+
+async fn open_engine(app: Arc<App>) -> Result<(), String> {
+    let opening = tokio::task::spawn_blocking(move || {
+        let tenant = app.config.default_tenant.clone();
+        let progress = app.clone();
+        let engine = app.tenants.get_with(&tenant, &mut |n| progress.replayed.store(n, Ordering::Relaxed)).map_err(|e| e.to_string())?;
+        let replayed = app.replayed.load(Ordering::Relaxed);
+        let s = engine.metrics().stats();
+        tracing::info!("ready: {replayed} samples replayed, {} series, {} metric blocks", s.head.series, s.blocks);
+        if let Some(e) = s.bucket_error {
+            tracing::warn!("the bucket can't be reached: {e}");
+        }
+        app.ready.store(true, Ordering::Release);
+        Ok(())
+    });
+    opening.await.map_err(|e| e.to_string())?
+}
+
+/// SIGINT and SIGTERM end; SIGHUP reads the `[[drop]]` rules again.
+async fn wait_for_signal(app: &Arc<App>) {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        let (Ok(mut term), Ok(mut hup)) = (signal(SignalKind::terminate()), signal(SignalKind::hangup())) else {
+            let _ = tokio::signal::ctrl_c().await;
+            return;
+        };
+        loop {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => return,
+                _ = term.recv() => return,
+                _ = hup.recv() => crate::cli::reload_drops(app),
+            }
+        }
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = app;
+        let _ = tokio::signal::ctrl_c().await;
+    }
+}

@@ -1,0 +1,114 @@
+//! Health, readiness, and our own metrics.
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+
+use crate::app::App;
+
+/// `/-/healthy`, `/-/ready`, `/metrics`.
+pub fn router(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/-/healthy", get(|| async { "strandline is healthy.\n" }))
+        .route("/-/ready", get(ready))
+        .route("/ready", get(ready))
+        .route("/metrics", get(metrics))
+        .with_state(app)
+}
+
+async fn ready(State(app): State<Arc<App>>) -> Response {
+    if !app.ready.load(Ordering::Acquire) {
+        let n = app.replayed.load(Ordering::Relaxed);
+        return (StatusCode::SERVICE_UNAVAILABLE, format!("replaying the log: {n} samples so far\n")).into_response();
+    }
+    "strandline is ready.\n".into_response()
+}
+
+struct Page(String);
+
+impl Page {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        let _ = write!(self.0, "# HELP strandline_{name} {help}\n# TYPE strandline_{name} {kind}\n");
+    }
+    fn value(&mut self, name: &str, labels: &[(&str, &str)], v: f64) {
+        let _ = write!(self.0, "strandline_{name}");
+        if !labels.is_empty() {
+            let all: Vec<String> = labels.iter().map(|(n, v)| format!("{n}=\"{}\"", v.replace('\\', "\\\\").replace('"', "\\\""))).collect();
+            let _ = write!(self.0, "{{{}}}", all.join(","));
+        }
+        let _ = writeln!(self.0, " {v}");
+    }
+    fn one(&mut self, name: &str, kind: &str, help: &str, v: f64) {
+        self.family(name, kind, help);
+        self.value(name, &[], v);
+    }
+}
+
+/// The page in Prometheus' text format.
+pub fn page(app: &App) -> String {
+    let c = &app.counters;
+    let get = |a: &std::sync::atomic::AtomicU64| a.load(Ordering::Relaxed) as f64;
+    let mut p = Page(String::new());
+    p.family("build_info", "gauge", "Constant 1 with the version.");
+    p.value("build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
+    p.one("start_time_seconds", "gauge", "When the process began.", app.started_ms as f64 / 1000.0);
+    p.one("samples_ingested_total", "counter", "Samples acknowledged.", get(&c.samples));
+    p.one("exemplars_ingested_total", "counter", "Exemplars acknowledged.", get(&c.exemplars));
+    p.one("spans_ingested_total", "counter", "Spans acknowledged.", get(&c.spans));
+    p.one("received_bytes_total", "counter", "Bytes of requests as they came.", get(&c.received_bytes));
+    p.one("dropped_samples_total", "counter", "Samples shed by [[drop]] rules.", get(&c.dropped_samples));
+    p.one("log_records_refused_total", "counter", "OTLP log records refused: logs are not stored.", get(&c.log_records_refused));
+    p.family("refused_total", "counter", "Items and requests refused, by protocol and reason.");
+    for ((protocol, reason), n) in c.refused() {
+        p.value("refused_total", &[("protocol", protocol), ("reason", reason)], n as f64);
+    }
+    p.family("requests_total", "counter", "Requests by protocol and answer.");
+    for ((protocol, code), n) in c.requests() {
+        p.value("requests_total", &[("protocol", protocol), ("code", &code.to_string())], n as f64);
+    }
+    p.one("in_flight_bytes", "gauge", "Bytes of requests being worked on.", app.in_flight_bytes() as f64);
+    p.one("memory_limit_bytes", "gauge", "memory_limit.", app.memory_limit as f64);
+    if let Some(anon) = crate::memory::anon_bytes() {
+        p.one("memory_anon_bytes", "gauge", "Anonymous memory of the process.", anon as f64);
+    }
+    p.one("memory_pressed", "gauge", "1 while memory is short and writes are refused.", app.pressed.load(Ordering::Relaxed) as u8 as f64);
+    tenants(app, &mut p);
+    p.0
+}
+
+fn tenants(app: &App, p: &mut Page) {
+    type Get = fn(&strandline_storage::Engine) -> f64;
+    let per: [(&str, &str, &str, Get); 14] = [
+        ("head_series", "gauge", "Series in memory.", |e| e.metrics().stats().head.series as f64),
+        ("head_chunks", "gauge", "Chunks in the head.", |e| e.metrics().stats().head.chunks as f64),
+        ("metric_blocks", "gauge", "Metric blocks that queries see.", |e| e.metrics().stats().blocks as f64),
+        ("metric_block_bytes", "gauge", "Their bytes.", |e| e.metrics().stats().block_bytes as f64),
+        ("metric_blocks_to_upload", "gauge", "Metric blocks that the bucket does not hold yet.", |e| e.metrics().stats().blocks_to_upload as f64),
+        ("bucket_up", "gauge", "1 if the bucket answered last.", |e| e.metrics().stats().bucket_error.is_none() as u8 as f64),
+        ("metric_wal_bytes", "gauge", "Bytes of the metric log.", |e| e.metrics().stats().wal_bytes as f64),
+        ("metric_wal_commits_total", "counter", "Commits of the metric log.", |e| e.metrics().stats().wal.commits as f64),
+        ("metric_wal_syncs_total", "counter", "fsyncs of the metric log.", |e| e.metrics().stats().wal.syncs as f64),
+        ("metric_wal_sync_seconds_total", "counter", "Time spent in them.", |e| e.metrics().stats().wal.sync_nanos as f64 / 1e9),
+        ("metric_wal_failures_total", "counter", "Commits that failed.", |e| e.metrics().stats().wal.failures as f64),
+        ("live_spans", "gauge", "Spans in memory.", |e| e.traces().live_spans() as f64),
+        ("live_span_bytes", "gauge", "Memory of live spans.", |e| e.traces().live_bytes() as f64),
+        ("block_spans", "gauge", "Spans in blocks.", |e| e.traces().block_spans() as f64),
+    ];
+    let all = app.tenants.all();
+    for (name, kind, help, get) in per {
+        p.family(name, kind, help);
+        for (tenant, engine) in &all {
+            p.value(name, &[("tenant", tenant)], get(engine));
+        }
+    }
+}
+
+async fn metrics(State(app): State<Arc<App>>) -> Response {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page(&app)).into_response()
+}

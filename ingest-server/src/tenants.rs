@@ -1,0 +1,170 @@
+//! Engines by tenant: opened when first asked for, closed when nobody asks any more.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use strandline_storage::bucket::{Bucket, LocalBucket, ObjectBucket, S3Settings};
+use strandline_storage::clock::{Clock, SystemClock};
+use strandline_storage::metrics::MetricOptions;
+use strandline_storage::traces::TraceStoreOptions;
+use strandline_storage::{Engine, EngineOptions, Error, ErrorKind, Result};
+use strandline_wal::fs::{Fs, IoMode, RealFs};
+use strandline_wal::{SyncMode, WalOptions};
+
+use crate::config::Config;
+
+/// A tenant's engine is closed after so long without a request.
+const IDLE: Duration = Duration::from_secs(900);
+
+struct Open {
+    engine: Engine,
+    used: Instant,
+}
+
+/// The engines of all tenants.
+pub struct Tenants {
+    config: Arc<Config>,
+    fs: Arc<dyn Fs>,
+    clock: Arc<dyn Clock>,
+    bucket: Arc<dyn Bucket>,
+    memory_limit: u64,
+    open: Mutex<HashMap<String, Open>>,
+}
+
+impl Tenants {
+    /// Nothing open yet. Checks the bucket's settings, not the bucket.
+    pub fn new(config: Arc<Config>, memory_limit: u64) -> Result<Self> {
+        let mode = if config.io == "pread" { IoMode::Pread } else { IoMode::Mmap };
+        let fs: Arc<dyn Fs> = Arc::new(RealFs::new(mode));
+        let bucket = open_bucket(&config, &fs)?;
+        Ok(Tenants { config, fs, clock: Arc::new(SystemClock), bucket, memory_limit, open: Mutex::default() })
+    }
+
+    /// The bucket.
+    pub fn bucket(&self) -> &Arc<dyn Bucket> {
+        &self.bucket
+    }
+
+    /// The folder of a tenant: the default one's is the data folder itself.
+    fn dir(&self, tenant: &str) -> PathBuf {
+        if tenant == self.config.default_tenant { self.config.data_dir.clone() } else { self.config.data_dir.join("tenants").join(tenant) }
+    }
+
+    /// The engine of a tenant, opened if need be.
+    pub fn get(&self, tenant: &str) -> Result<Engine> {
+        self.get_with(tenant, &mut |_| {})
+    }
+
+    /// As [`Tenants::get`], with the progress of replay.
+    pub fn get_with(&self, tenant: &str, progress: &mut dyn FnMut(u64)) -> Result<Engine> {
+        let mut open = self.open.lock();
+        if let Some(o) = open.get_mut(tenant) {
+            o.used = Instant::now();
+            return Ok(o.engine.clone());
+        }
+        if open.len() as u64 >= self.config.max_tenants {
+            let text = format!("{} tenants are open, the most that tenants.max allows", open.len());
+            return Err(Error::new(ErrorKind::LimitExceeded, text));
+        }
+        let engine = Engine::open_with(self.options(tenant), progress)?;
+        open.insert(tenant.to_owned(), Open { engine: engine.clone(), used: Instant::now() });
+        Ok(engine)
+    }
+
+    /// All that are open.
+    pub fn all(&self) -> Vec<(String, Engine)> {
+        self.open.lock().iter().map(|(n, o)| (n.clone(), o.engine.clone())).collect()
+    }
+
+    /// Closes those that nobody used for a while; the default tenant stays.
+    pub fn close_idle(&self) {
+        let mut open = self.open.lock();
+        let idle: Vec<String> =
+            open.iter().filter(|(n, o)| **n != self.config.default_tenant && o.used.elapsed() > IDLE).map(|(n, _)| n.clone()).collect();
+        for n in idle {
+            if let Some(o) = open.remove(&n)
+                && let Err(e) = o.engine.close()
+            {
+                tracing::warn!(tenant = n, error = %e, "closing an idle tenant failed");
+            }
+        }
+    }
+
+    /// Closes all.
+    pub fn close(&self) -> Result<()> {
+        let mut open = self.open.lock();
+        let mut done = Ok(());
+        for (_, o) in open.drain() {
+            done = done.and(o.engine.close());
+        }
+        done
+    }
+
+    fn options(&self, tenant: &str) -> EngineOptions {
+        let c = &self.config;
+        let sync = match c.wal_sync.as_str() {
+            "never" => SyncMode::Never,
+            "always" => SyncMode::Always,
+            interval => {
+                let ms = interval.trim_start_matches("interval:").trim_end_matches("ms").parse().unwrap_or(1000);
+                SyncMode::Interval(Duration::from_millis(ms))
+            }
+        };
+        let wal = WalOptions { sync, segment_size_bytes: c.wal_segment_bytes.max(1 << 20), ..WalOptions::default() };
+        let mut m = MetricOptions::new(self.fs.clone(), self.clock.clone(), self.dir(tenant));
+        m.tenant = tenant.to_owned();
+        m.bucket = Some(self.bucket.clone());
+        m.wal = wal.clone();
+        m.rules.out_of_order_window_ms = c.out_of_order_window_ms;
+        m.rules.max_sample_age_ms = c.max_sample_age_ms;
+        m.rules.xor2 = c.chunk_encoding == "xor2";
+        m.limits.max_series = c.max_series as usize;
+        m.limits.max_labels = c.max_labels as usize;
+        m.limits.max_label_value_bytes = c.max_label_value_bytes as usize;
+        m.limits.max_exemplars = c.max_exemplars as usize;
+        m.external_labels = c.external_labels.clone();
+        m.retention_ms = c.metrics_retention_ms;
+        m.retention_bytes = c.metrics_retention_bytes;
+        m.local_retention_ms = c.local_retention_ms;
+        m.compaction = c.compaction;
+        m.head_max_bytes = (self.memory_limit / 2) as usize;
+        m.cache_bytes = c.bucket_cache_bytes.min(self.memory_limit / 8);
+        let mut t = TraceStoreOptions::new(self.fs.clone(), self.clock.clone(), self.dir(tenant), self.bucket.clone());
+        t.tenant = tenant.to_owned();
+        t.wal = wal;
+        t.retention_ms = c.traces_retention_ms;
+        t.retention_bytes = c.traces_retention_bytes;
+        t.flush_age_ms = c.traces_flush_age_ms;
+        t.compaction = c.compaction;
+        let live = if c.traces_max_live_bytes > 0 { c.traces_max_live_bytes } else { self.memory_limit / 4 };
+        t.flush_bytes = live as usize;
+        t.max_live_bytes = (live * 2).min(self.memory_limit / 2).max(live) as usize;
+        EngineOptions { metrics: m, traces: t, background: true }
+    }
+}
+
+/// The bucket that the configuration names.
+pub fn open_bucket(c: &Config, fs: &Arc<dyn Fs>) -> Result<Arc<dyn Bucket>> {
+    if c.bucket_url.starts_with("s3://") {
+        let settings = S3Settings {
+            url: c.bucket_url.clone(),
+            endpoint: c.bucket_endpoint.clone(),
+            region: c.bucket_region.clone(),
+            access_key_id: c.bucket_access_key_id.clone(),
+            secret_access_key: c.bucket_secret_access_key.clone(),
+            session_token: c.bucket_session_token.clone(),
+            instance_metadata: c.bucket_instance_metadata,
+            ca_file: c.bucket_ca_file.clone(),
+            timeout_ms: c.bucket_timeout_ms as u64,
+        };
+        return Ok(Arc::new(ObjectBucket::s3(&settings, fs.clone())?));
+    }
+    let dir = match c.bucket_url.strip_prefix("file://") {
+        Some(p) => PathBuf::from(p),
+        None => c.data_dir.join("bucket"),
+    };
+    Ok(Arc::new(LocalBucket::open(fs.clone(), dir)?))
+}
