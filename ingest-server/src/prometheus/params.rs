@@ -58,7 +58,7 @@ impl Params {
         let Some(s) = self.get(name) else { return Ok(None) };
         if let Ok(secs) = s.parse::<f64>() {
             let ms = secs * 1000.0;
-            if !(ms.abs() <= i64::MAX as f64 / 1e6) {
+            if ms.is_nan() || ms.abs() > i64::MAX as f64 / 1e6 {
                 return Err(ApiError::parameter(name, format!("cannot parse {s:?} to a valid duration. It overflows int64")));
             }
             return Ok(Some(ms as i64));
@@ -95,7 +95,7 @@ impl Params {
     pub fn selectors(&self) -> Result<Vec<Vec<Matcher>>, ApiError> {
         let mut out = Vec::new();
         for s in self.all("match[]") {
-            out.push(parse_selector(s).map_err(|e| ApiError::parameter("match[]", e))?);
+            out.push(parse_selector(s).map_err(|e| ApiError::parameter("match[]", e))?.matchers);
         }
         if out.iter().any(|set| set.iter().all(Matcher::matches_empty)) {
             let text = "match[] must contain at least one non-empty matcher";

@@ -91,7 +91,7 @@ pub async fn run<F>(state: PromState, request: Request, manner: Manner, work: F)
 where
     F: FnOnce(&Call, &mut Out) -> Result<(), ApiError> + Send + 'static,
 {
-    let said = |e: ApiError| if manner == Manner::HeavyPlain { e.into_plain() } else { e.into_response() };
+    let said = move |e: ApiError| if manner == Manner::HeavyPlain { e.into_plain() } else { e.into_response() };
     match begin(state, request, manner, work, said).await {
         Ok(r) => r,
         Err(e) => said(e),
