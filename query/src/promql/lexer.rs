@@ -183,7 +183,7 @@ impl Lexer<'_> {
             b'`' => return self.raw_string(),
             b'0'..=b'9' => return self.number(),
             b'.' if self.peek(1).is_ascii_digit() => return self.number(),
-            _ if is_word_start(b) || b == b':' => {
+            _ if is_word_start(b) || b == b':' && self.braces == 0 => {
                 let in_brackets = self.brackets > 0;
                 while is_word(self.peek(0)) || (self.peek(0) == b':' && !in_brackets && self.braces == 0) {
                     self.pos += 1;
