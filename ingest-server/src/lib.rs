@@ -13,6 +13,7 @@ pub mod drop_rules;
 pub mod memory;
 pub mod otlp;
 pub mod params;
+pub mod prometheus;
 pub mod query_apis;
 pub mod refusal;
 pub mod remote_write;

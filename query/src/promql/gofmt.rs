@@ -60,10 +60,38 @@ pub fn general(v: f64) -> String {
     plain(v)
 }
 
+/// The form sample values have in JSON, without the quotes, appended to `out`.
+pub fn write_json(out: &mut Vec<u8>, v: f64) {
+    use std::io::Write as _;
+    let a = v.abs();
+    if a < 1e15 && v.trunc() == v && (v != 0.0 || v.is_sign_positive()) {
+        // Most values are whole numbers.
+        let mut digits = [0u8; 16];
+        let mut at = digits.len();
+        let mut rest = a as u64;
+        loop {
+            at -= 1;
+            digits[at] = b'0' + (rest % 10) as u8;
+            rest /= 10;
+            if rest == 0 {
+                break;
+            }
+        }
+        if v < 0.0 {
+            out.push(b'-');
+        }
+        out.extend_from_slice(&digits[at..]);
+    } else if (1e-6..1e21).contains(&a) {
+        let _ = write!(out, "{v}");
+    } else {
+        out.extend_from_slice(json(v).as_bytes());
+    }
+}
+
 /// The form sample values have in JSON, without the quotes.
 pub fn json(v: f64) -> String {
     let a = v.abs();
-    if a != 0.0 && (a < 1e-6 || a >= 1e21) && a.is_finite() { exponent(v) } else { plain(v) }
+    if a != 0.0 && !(1e-6..1e21).contains(&a) && a.is_finite() { exponent(v) } else { plain(v) }
 }
 
 /// A label value of a float as OpenMetrics writes it: never without a fraction.
@@ -128,7 +156,7 @@ pub fn duration(ms: i64) -> String {
         ("s", 1000, false),
         ("ms", 1, false),
     ] {
-        if exact && rest % len != 0 {
+        if exact && !rest.is_multiple_of(len) {
             continue;
         }
         let n = rest / len;
@@ -143,6 +171,33 @@ pub fn duration(ms: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn values_in_json() {
+        for v in [
+            0.0,
+            -0.0,
+            1.0,
+            -1.5,
+            1e14,
+            123456789012345.0,
+            1e15,
+            -1e15,
+            1e20,
+            1e21,
+            1e-6,
+            9.9e-7,
+            -17.0,
+            f64::NAN,
+            f64::INFINITY,
+            f64::MIN,
+            5e-324,
+        ] {
+            let mut b = Vec::new();
+            write_json(&mut b, v);
+            assert_eq!(String::from_utf8(b).unwrap(), json(v));
+        }
+    }
 
     #[test]
     fn as_go_writes_floats() {

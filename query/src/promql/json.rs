@@ -167,7 +167,7 @@ fn expr(e: &Expr, out: &mut String) {
             out.push_str(",\"argTypes\":");
             list(c.func.args, out, |t, o| string(t.as_str(), o));
             let _ = write!(out, ",\"variadic\":{},\"returnType\":\"{}\"}},\"args\":", c.func.variadic, c.func.returns.as_str());
-            list(&c.args, out, |a, o| expr(a, o));
+            list(&c.args, out, expr);
             out.push('}');
         }
         ExprKind::Aggregate(a) => {

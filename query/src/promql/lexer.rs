@@ -183,7 +183,7 @@ impl Lexer<'_> {
             b'`' => return self.raw_string(),
             b'0'..=b'9' => return self.number(),
             b'.' if self.peek(1).is_ascii_digit() => return self.number(),
-            _ if is_word_start(b) || b == b':' => {
+            _ if is_word_start(b) || b == b':' && self.braces == 0 => {
                 let in_brackets = self.brackets > 0;
                 while is_word(self.peek(0)) || (self.peek(0) == b':' && !in_brackets && self.braces == 0) {
                     self.pos += 1;
@@ -329,10 +329,12 @@ pub fn parse_number(s: &str) -> Option<f64> {
         return i64::from_str_radix(hex, 16).ok().map(|v| v as f64);
     }
     // Go reads a leading zero as octal where all digits allow it.
-    if clean.len() > 1 && clean.starts_with('0') && clean.bytes().all(|b| b.is_ascii_digit()) {
-        if let Ok(v) = i64::from_str_radix(&clean, 8) {
-            return Some(v as f64);
-        }
+    if clean.len() > 1
+        && clean.starts_with('0')
+        && clean.bytes().all(|b| b.is_ascii_digit())
+        && let Ok(v) = i64::from_str_radix(&clean, 8)
+    {
+        return Some(v as f64);
     }
     match clean.to_ascii_lowercase().as_str() {
         "inf" => Some(f64::INFINITY),
@@ -425,5 +427,5 @@ fn raw_byte(b: u8) -> char {
 
 /// The byte that `c` stands for, if it is such a stand-in.
 pub fn raw_byte_of(c: char) -> Option<u8> {
-    (0x10_FF80..=0x10_FFFF).contains(&(c as u32)).then(|| (c as u32 & 0xff) as u8)
+    (0x10_FF80..=0x10_FFFF).contains(&(c as u32)).then_some((c as u32 & 0xff) as u8)
 }

@@ -30,10 +30,8 @@ pub fn split_metric(line: &str) -> (&str, &str) {
     while i < b.len() {
         match b[i] {
             b'\\' if quote != 0 && quote != b'`' => i += 1,
-            c if quote != 0 => {
-                if c == quote {
-                    quote = 0;
-                }
+            c if quote != 0 && c == quote => {
+                quote = 0;
             }
             c @ (b'"' | b'\'' | b'`') => quote = c,
             b'{' => depth += 1,

@@ -136,7 +136,12 @@ fn floats(op: AggregateOp, cells: &mut [Cell], v: &[f64]) -> bool {
                 c.a += delta * (x - c.b);
             }
         }),
-        _ => each!(|_c, _x| ()),
+        _ => {
+            for (c, _) in cells.iter_mut().zip(v).filter(|(_, x)| !is_absent(**x)) {
+                any = true;
+                c.n += 1.0;
+            }
+        }
     }
     any
 }
@@ -335,11 +340,11 @@ pub(super) fn quantile(plan: &Plan<'_>, pipe: &Pipe, ann: &mut Annotations) -> R
             }
             plan.ctx.hold(n)?;
             let mut any = false;
-            for i in 0..n {
+            for (i, cell) in values[g].iter_mut().enumerate() {
                 if item.hist(i).is_some() {
                     ann.histogram_ignored_in_aggregation("quantile", plan.inner);
                 } else if !is_absent(item.v[i]) {
-                    values[g][i].push(item.v[i]);
+                    cell.push(item.v[i]);
                     any = true;
                 }
             }
@@ -359,9 +364,9 @@ pub(super) fn quantile(plan: &Plan<'_>, pipe: &Pipe, ann: &mut Annotations) -> R
         },
     )?;
     let mut out = Vec::new();
-    for g in 0..groups.len() {
+    for (g, cells) in values.iter_mut().enumerate() {
         let mut row = Series::new(groups.labels[g].clone(), groups.drop_name[g], n);
-        for (i, v) in values[g].iter_mut().enumerate() {
+        for (i, v) in cells.iter_mut().enumerate() {
             plan.ctx.release(v.len());
             if !v.is_empty() {
                 row.v[i] = of_values(plan.param[i], v);

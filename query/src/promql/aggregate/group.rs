@@ -76,10 +76,6 @@ impl Groups {
         Groups { index: HashMap::with_hasher(RandomState::default()), key: Vec::new(), labels: Vec::new(), drop_name: Vec::new() }
     }
 
-    pub fn len(&self) -> usize {
-        self.labels.len()
-    }
-
     /// The number of series `i`'s group.
     pub fn of(&mut self, grouping: &Grouping, source: &Source, i: usize) -> usize {
         grouping.key(source, i, &mut self.key);

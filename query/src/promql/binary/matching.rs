@@ -275,7 +275,9 @@ impl Matcher<'_> {
         fill_one: Option<f64>,
         ann: &mut Annotations,
     ) -> Result<()> {
-        let mut rows: HashMap<(Option<usize>, Option<usize>), (usize, Labels), RandomState> = HashMap::with_hasher(RandomState::default());
+        // By the pair of series a result is of: its place in the output and its labels.
+        type Pair = (Option<usize>, Option<usize>);
+        let mut rows: HashMap<Pair, (usize, Labels), RandomState> = HashMap::with_hasher(RandomState::default());
         let mut inserted: HashSet<Labels, RandomState> = HashSet::with_hasher(RandomState::default());
         for i in 0..self.steps.n {
             let right = self.one_at(one, os, i)?;

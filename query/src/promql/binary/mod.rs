@@ -110,7 +110,7 @@ pub(crate) fn scalar_stage(
     return_bool: bool,
     at: Span,
     v: &mut [f64],
-    h: &mut Vec<Option<Hist>>,
+    h: &mut [Option<Hist>],
     ann: &mut Annotations,
 ) {
     let had_hists = h.iter().any(Option::is_some);

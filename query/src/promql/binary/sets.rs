@@ -27,8 +27,8 @@ pub(super) fn set_operator(op: BinaryOp, m: &Matching, lhs: Vec<Series>, rhs: Ve
                     return (!want).then_some(s);
                 }
                 let mut any = false;
-                for i in 0..steps.n {
-                    if p[i] != want {
+                for (i, there) in p.iter().enumerate().take(steps.n) {
+                    if *there != want {
                         s.v[i] = ABSENT;
                         if let Some(h) = s.h.get_mut(i) {
                             *h = None;

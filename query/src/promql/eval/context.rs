@@ -160,7 +160,7 @@ impl<'a> Context<'a> {
         if secs <= 0.0 && !may_be_negative {
             return Err(Error::exec("duration must be greater than 0"));
         }
-        if !(secs.abs() <= i64::MAX as f64 / 1e9) {
+        if secs.is_nan() || secs.abs() > i64::MAX as f64 / 1e9 {
             return Err(Error::exec("duration is out of range"));
         }
         Ok((secs * 1000.0).round() as i64)

@@ -235,14 +235,14 @@ impl<'a> Evaluator<'a> {
 
     fn binary(&self, e: &Expr, steps: Steps, uses: Use, ann: &mut Annotations) -> Result<Pipe> {
         // A long chain of operators leans to the left: it is evaluated from its end upwards, without recursion.
-        let mut chain = Vec::new();
+        let mut chain: Vec<(&Binary, Span)> = Vec::new();
         let mut cur = e;
         while let ExprKind::Binary(b) = &cur.kind {
             if cur.value_type() == ValueType::Scalar || (chain.is_empty() || !is_step_invariant(cur) || steps.n == 1) {
                 if cur.value_type() == ValueType::Scalar {
                     break;
                 }
-                chain.push((b, cur.span));
+                chain.push((b.as_ref(), cur.span));
                 cur = &b.lhs;
             } else {
                 break;
@@ -272,7 +272,7 @@ impl<'a> Evaluator<'a> {
         left.map_err(|_| Error::Internal("expected an instant vector".into()))
     }
 
-    fn below(&self, chain: &[(&Box<Binary>, Span)], uses: Use) -> Use {
+    fn below(&self, chain: &[(&Binary, Span)], uses: Use) -> Use {
         if chain.iter().any(|(b, _)| b.op.is_trim()) { Use::default() } else { uses }
     }
 

@@ -284,6 +284,9 @@ fn instant(
     Ok(any)
 }
 
+/// Times, floats and histograms.
+type MatrixSamples = (Vec<i64>, Vec<f64>, Vec<Option<Hist>>);
+
 /// The samples of a range vector at one time, as the matrix an instant query answers with.
 pub(crate) fn matrix_samples(
     sel: &dyn SeriesSelection,
@@ -292,7 +295,7 @@ pub(crate) fn matrix_samples(
     at: i64,
     ext: Extended,
     buf: &mut SampleBuf,
-) -> Result<(Vec<i64>, Vec<f64>, Vec<Option<Hist>>)> {
+) -> Result<MatrixSamples> {
     let (before, after) = ext.reach();
     sel.read(i, TimeRange::new(at.saturating_sub(range).saturating_sub(before).saturating_add(1), at.saturating_add(after)), buf)?;
     let (mut t, mut v, mut h) = (Vec::new(), Vec::new(), Vec::new());

@@ -277,14 +277,9 @@ fn fell(cur: &[(i32, f64)], prev: &[(i32, f64)]) -> bool {
         while c.peek().is_some_and(|x| x.0 < idx) {
             c.next();
         }
-        match c.peek() {
-            Some(x) if x.0 == idx => {
-                if x.1 < count {
-                    return true;
-                }
-            }
-            _ if count != 0.0 => return true,
-            _ => {}
+        let now = c.peek().filter(|x| x.0 == idx).map(|x| x.1);
+        if now.map_or(count != 0.0, |now| now < count) {
+            return true;
         }
     }
     false

@@ -233,7 +233,7 @@ pub(crate) fn classic_quantile(q: f64, buckets: &mut Vec<Classic>) -> (f64, Opti
         return (f64::NAN, None);
     }
     let rank = q * total;
-    let b = buckets[..n - 1].partition_point(|b| !(b.count >= rank));
+    let b = buckets[..n - 1].partition_point(|b| b.count.is_nan() || rank.is_nan() || b.count < rank);
     if b == n - 1 {
         return (buckets[n - 2].upper, forced);
     }

@@ -60,7 +60,7 @@ impl Parser<'_> {
         match t.tok {
             Tok::Number | Tok::Duration => {
                 let n = self.number("duration")?;
-                if !(n.value.abs() <= i64::MAX as f64 / 1e9) {
+                if n.value.is_nan() || n.value.abs() > i64::MAX as f64 / 1e9 {
                     return self.fail(t.span, "duration out of range");
                 }
                 Ok(DurationExpr::Literal(n))

@@ -86,6 +86,7 @@ fn errors_point_at_their_cause() {
         ("-\"a\"", "1:1: parse error: unary expression only allowed on expressions of type scalar or instant vector, got \"string\""),
         ("(1)[5m:1m]", "1:1: parse error: subquery is only allowed on instant vector, got scalar instead"),
         ("foo\n  + nope(1)", "2:5: parse error: unknown function with name \"nope\""),
+        ("{a:b=\"c\"}", "1:3: parse error: unexpected character inside braces: ':'"),
         ("1d5x", "1:1: parse error: not a valid duration string: \"1d5x\""),
         ("5m1h", "1:1: parse error: not a valid duration string: \"5m1h\""),
         ("\"abc", "1:1: parse error: unterminated quoted string"),

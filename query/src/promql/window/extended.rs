@@ -36,7 +36,7 @@ impl Extended {
     }
 
     /// Puts the values at the borders of `(start, end]` in place of what lies beyond them.
-    pub fn cut(&self, start: i64, end: i64, t: &mut Vec<i64>, v: &mut Vec<f64>, h: &mut Vec<Option<Hist>>) -> Result<()> {
+    pub fn cut(&self, start: i64, end: i64, t: &mut Vec<i64>, v: &mut Vec<f64>, h: &mut [Option<Hist>]) -> Result<()> {
         if self.is_plain() || t.is_empty() {
             return Ok(());
         }

@@ -44,10 +44,10 @@ pub(super) fn call(spec: &WindowSpec, w: &Window<'_>, work: &mut Work<'_>, name:
     let param = |i: usize| spec.params.get(i).and_then(|p| p.get(w.step)).copied().unwrap_or(f64::NAN);
     if spec.func == DoubleExponentialSmoothing {
         let (sf, tf) = (param(0), param(1));
-        if !(sf > 0.0 && sf < 1.0) && !sf.is_nan() {
+        if sf <= 0.0 || sf >= 1.0 {
             return Err(Error::exec(format!("invalid smoothing factor. Expected: 0 < sf < 1, got: {sf:.6}")));
         }
-        if !(tf > 0.0 && tf < 1.0) && !tf.is_nan() {
+        if tf <= 0.0 || tf >= 1.0 {
             return Err(Error::exec(format!("invalid trend factor. Expected: 0 < tf < 1, got: {tf:.6}")));
         }
     }

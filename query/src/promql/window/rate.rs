@@ -309,7 +309,7 @@ pub(super) fn instant(spec: &WindowSpec, w: &Window<'_>, name: Name<'_>, ann: &m
             if rate && (gauges.0 || gauges.1) {
                 ann.not_counter(&name(), spec.span);
             }
-            if !rate && !(gauges.0 && gauges.1) {
+            if !(rate || gauges.0 && gauges.1) {
                 ann.not_gauge(&name(), spec.span);
             }
             let mut h = (**y).clone();

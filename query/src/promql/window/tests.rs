@@ -45,14 +45,15 @@ fn direct(func: WindowFn, t: &[i64], v: &[f64], start: i64, end: i64) -> Option<
                 return None;
             }
             let up: f64 = w.windows(2).map(|p| if p[1].1 < p[0].1 { p[1].1 } else { p[1].1 - p[0].1 }).sum();
-            let sampled = (last.0 - first.0) as f64;
+            // In seconds, as the threshold is met by rounding.
+            let sampled = (last.0 - first.0) as f64 / 1000.0;
             let gap = sampled / (w.len() - 1) as f64;
             let reach = |d: f64| if d >= gap * 1.1 { gap / 2.0 } else { d };
-            let mut before = reach((first.0 - start) as f64);
+            let mut before = reach((first.0 - start) as f64 / 1000.0);
             if up > 0.0 && first.1 >= 0.0 {
                 before = before.min(sampled * first.1 / up);
             }
-            up * (sampled + before + reach((end - last.0) as f64)) / sampled
+            up * (sampled + before + reach((end - last.0) as f64 / 1000.0)) / sampled
         }
         _ => return None,
     })

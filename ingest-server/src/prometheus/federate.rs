@@ -1,0 +1,123 @@
+//! `/federate`: the newest samples of chosen series as a scrape shows them.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+
+use axum::extract::{Request, State};
+use axum::response::Response;
+use strandline_query::promql::write_sample_value;
+use strandline_storage::model::{Labels, METRIC_NAME, TimeRange, is_stale};
+use strandline_storage::read::{SampleBuf, SelectRequest};
+
+use super::PromState;
+use super::answer::{ApiError, Out};
+use super::run::{Manner, run};
+
+/// `/federate`. Native histograms are left out, as the text format has no words for them.
+pub async fn federate(State(state): State<PromState>, request: Request) -> Response {
+    run(state, request, Manner::HeavyPlain, |call, out| {
+        let options = call.query_options()?;
+        let sets = call.params.selectors()?;
+        let lookback = options.lookback_ms.unwrap_or(call.state.options().engine.options().lookback_ms);
+        let now = call.state.options().clock.now_ms();
+        let range = TimeRange::new(now.saturating_sub(lookback) + 1, now);
+        let source = call.source()?;
+        let mut newest: BTreeMap<Labels, (i64, f64)> = BTreeMap::new();
+        let mut scratch = SampleBuf::default();
+        for matchers in sets {
+            let s = source.select(&SelectRequest::new(matchers, range))?;
+            s.prefetch(0, s.len());
+            for i in 0..s.len() {
+                if i % 256 == 0 {
+                    call.check()?;
+                }
+                match s.newest(i, range, &mut scratch)? {
+                    Some(n) if n.h.is_none() && !is_stale(n.v) => {
+                        newest.insert(s.labels(i), (n.t, n.v));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        let mut list: Vec<_> = newest.into_iter().collect();
+        list.sort_by(|a, b| a.0.metric_name().cmp(b.0.metric_name()));
+        out.raw("text/plain; version=0.0.4; charset=utf-8", None);
+        write_page(out, &list).map_err(ApiError::from)
+    })
+    .await
+}
+
+fn is_plain(name: &str, colon: bool) -> bool {
+    let mut b = name.bytes();
+    b.next().is_some_and(|c| c.is_ascii_alphabetic() || c == b'_' || colon && c == b':')
+        && b.all(|c| c.is_ascii_alphanumeric() || c == b'_' || colon && c == b':')
+}
+
+fn quoted(out: &mut Vec<u8>, s: &str) {
+    out.push(b'"');
+    for b in s.bytes() {
+        match b {
+            b'\\' => out.extend_from_slice(b"\\\\"),
+            b'"' => out.extend_from_slice(b"\\\""),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b => out.push(b),
+        }
+    }
+    out.push(b'"');
+}
+
+fn write_page(out: &mut Out, list: &[(Labels, (i64, f64))]) -> io::Result<()> {
+    let mut family: Option<&str> = None;
+    for (labels, (t, v)) in list {
+        let name = labels.metric_name();
+        if name.is_empty() {
+            // A sample without a name can't be said.
+            continue;
+        }
+        let plain = is_plain(name, true);
+        let b = &mut out.buf;
+        if family != Some(name) {
+            family = Some(name);
+            b.extend_from_slice(b"# TYPE ");
+            if plain {
+                b.extend_from_slice(name.as_bytes())
+            } else {
+                quoted(b, name)
+            }
+            b.extend_from_slice(b" untyped\n");
+        }
+        if plain {
+            b.extend_from_slice(name.as_bytes());
+        }
+        b.push(b'{');
+        let mut first = true;
+        if !plain {
+            quoted(b, name);
+            first = false;
+        }
+        let mut instance = false;
+        for (n, v) in labels.iter().filter(|(n, _)| *n != METRIC_NAME) {
+            instance |= n == "instance";
+            if !first {
+                b.push(b',');
+            }
+            first = false;
+            if is_plain(n, false) {
+                b.extend_from_slice(n.as_bytes())
+            } else {
+                quoted(b, n)
+            }
+            b.push(b'=');
+            quoted(b, v);
+        }
+        if !instance {
+            // Or whoever scrapes this page would put its own there.
+            b.extend_from_slice(if first { b"instance=\"\"" } else { b",instance=\"\"" });
+        }
+        b.extend_from_slice(b"} ");
+        write_sample_value(b, *v);
+        writeln!(b, " {t}")?;
+        out.spill()?;
+    }
+    Ok(())
+}

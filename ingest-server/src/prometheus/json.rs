@@ -1,0 +1,220 @@
+//! JSON as Prometheus writes it, straight into bytes.
+
+use std::io::{self, Write};
+
+use strandline_query::promql::{MatrixSeries, SampleRef, SampleValue, Value, histograms, write_sample_value};
+use strandline_storage::model::{FloatHistogram, Labels};
+
+use super::answer::Out;
+
+/// A string with its quotes.
+pub fn string(out: &mut Vec<u8>, s: &str) {
+    out.push(b'"');
+    let mut from = 0;
+    for (i, b) in s.bytes().enumerate() {
+        if b >= 0x20 && b != b'"' && b != b'\\' {
+            continue;
+        }
+        out.extend_from_slice(&s.as_bytes()[from..i]);
+        from = i + 1;
+        match b {
+            b'"' => out.extend_from_slice(b"\\\""),
+            b'\\' => out.extend_from_slice(b"\\\\"),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            b => {
+                let _ = write!(out, "\\u{b:04x}");
+            }
+        }
+    }
+    out.extend_from_slice(&s.as_bytes()[from..]);
+    out.push(b'"');
+}
+
+/// A list of strings.
+pub fn strings(out: &mut Out, list: &[String]) -> io::Result<()> {
+    out.buf.push(b'[');
+    for (i, s) in list.iter().enumerate() {
+        if i > 0 {
+            out.buf.push(b',');
+        }
+        string(&mut out.buf, s);
+        out.spill()?;
+    }
+    out.buf.push(b']');
+    Ok(())
+}
+
+/// `{"name":"value",...}`
+pub fn labels(out: &mut Vec<u8>, l: &Labels) {
+    out.push(b'{');
+    for (i, (n, v)) in l.iter().enumerate() {
+        if i > 0 {
+            out.push(b',');
+        }
+        string(out, n);
+        out.push(b':');
+        string(out, v);
+    }
+    out.push(b'}');
+}
+
+fn integer(out: &mut Vec<u8>, n: i64) {
+    let mut digits = [0u8; 20];
+    let mut at = digits.len();
+    let mut rest = n.unsigned_abs();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    if n < 0 {
+        out.push(b'-');
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
+/// Milliseconds as seconds.
+pub fn time(out: &mut Vec<u8>, ms: i64) {
+    if ms < 0 && ms > -1000 {
+        out.push(b'-');
+    }
+    integer(out, ms / 1000);
+    let part = (ms % 1000).unsigned_abs() as u16;
+    if part > 0 {
+        let digit = |n: u16| b'0' + (n % 10) as u8;
+        out.extend_from_slice(&[b'.', digit(part / 100), digit(part / 10), digit(part)]);
+    }
+}
+
+/// A number in quotes.
+pub fn number(out: &mut Vec<u8>, v: f64) {
+    out.push(b'"');
+    write_sample_value(out, v);
+    out.push(b'"');
+}
+
+fn float(out: &mut Vec<u8>, t: i64, v: f64) {
+    out.push(b'[');
+    time(out, t);
+    out.push(b',');
+    number(out, v);
+    out.push(b']');
+}
+
+fn histogram(out: &mut Vec<u8>, t: i64, h: &FloatHistogram) {
+    out.push(b'[');
+    time(out, t);
+    out.extend_from_slice(b",{\"count\":");
+    number(out, h.count);
+    out.extend_from_slice(b",\"sum\":");
+    number(out, h.sum);
+    let buckets = histograms::buckets(h);
+    if !buckets.is_empty() {
+        out.extend_from_slice(b",\"buckets\":[");
+        for (i, b) in buckets.iter().enumerate() {
+            if i > 0 {
+                out.push(b',');
+            }
+            out.push(b'[');
+            out.push(b'0' + b.rule);
+            for v in [b.lower, b.upper, b.count] {
+                out.push(b',');
+                number(out, v);
+            }
+            out.push(b']');
+        }
+        out.push(b']');
+    }
+    out.extend_from_slice(b"}]");
+}
+
+fn series(out: &mut Out, s: &MatrixSeries) -> io::Result<()> {
+    out.buf.extend_from_slice(b"{\"metric\":");
+    labels(&mut out.buf, &s.labels);
+    let mut any_histogram = false;
+    let mut first = true;
+    for (t, v) in s.samples() {
+        let SampleRef::Float(v) = v else {
+            any_histogram = true;
+            continue;
+        };
+        out.buf.extend_from_slice(if first { b",\"values\":[" } else { b"," });
+        first = false;
+        float(&mut out.buf, t, v);
+        out.spill()?;
+    }
+    if !first {
+        out.buf.push(b']');
+    }
+    if any_histogram {
+        let mut first = true;
+        for (t, v) in s.samples() {
+            let SampleRef::Histogram(h) = v else { continue };
+            out.buf.extend_from_slice(if first { b",\"histograms\":[" } else { b"," });
+            first = false;
+            histogram(&mut out.buf, t, h);
+            out.spill()?;
+        }
+        out.buf.push(b']');
+    }
+    out.buf.push(b'}');
+    Ok(())
+}
+
+/// `"resultType":...,"result":...`, the first `limit` series of it.
+pub fn result(out: &mut Out, v: &Value, limit: usize) -> io::Result<()> {
+    let kind = match v {
+        Value::Scalar { .. } => "scalar",
+        Value::String { .. } => "string",
+        Value::Vector(_) => "vector",
+        _ => "matrix",
+    };
+    write!(out.buf, "\"resultType\":\"{kind}\",\"result\":")?;
+    match v {
+        Value::Scalar { t, v } => float(&mut out.buf, *t, *v),
+        Value::String { t, s } => {
+            out.buf.push(b'[');
+            time(&mut out.buf, *t);
+            out.buf.push(b',');
+            string(&mut out.buf, s);
+            out.buf.push(b']');
+        }
+        Value::Vector(list) => {
+            out.buf.push(b'[');
+            for (i, s) in list.iter().take(limit).enumerate() {
+                out.buf.extend_from_slice(if i > 0 { b",{\"metric\":" } else { b"{\"metric\":" });
+                labels(&mut out.buf, &s.labels);
+                match &s.value {
+                    SampleValue::Float(v) => {
+                        out.buf.extend_from_slice(b",\"value\":");
+                        float(&mut out.buf, s.t, *v);
+                    }
+                    SampleValue::Histogram(h) => {
+                        out.buf.extend_from_slice(b",\"histogram\":");
+                        histogram(&mut out.buf, s.t, h);
+                    }
+                }
+                out.buf.push(b'}');
+                out.spill()?;
+            }
+            out.buf.push(b']');
+        }
+        Value::Matrix(list) => {
+            out.buf.push(b'[');
+            for (i, s) in list.iter().take(limit).enumerate() {
+                if i > 0 {
+                    out.buf.push(b',');
+                }
+                series(out, s)?;
+            }
+            out.buf.push(b']');
+        }
+        _ => out.buf.extend_from_slice(b"null"),
+    }
+    Ok(())
+}

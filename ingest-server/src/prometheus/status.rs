@@ -1,0 +1,223 @@
+//! Pages about the server. Those about rules, alerts and targets are empty: the server has none, but Grafana and
+//! Prometheus' UI ask for them.
+
+use std::io::Write;
+
+use axum::extract::{Request, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use strandline_query::promql;
+
+use super::PromState;
+use super::answer::{Notes, success};
+use super::json;
+use super::run::{Manner, run};
+
+/// The Prometheus whose API this is; Grafana reads from it what it may ask for.
+const VERSION: &str = "3.14.0";
+
+fn fixed(data: &'static str) -> Response {
+    let body = format!("{{\"status\":\"success\",\"data\":{data}}}");
+    ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+/// An object with the given members.
+fn object(members: &[(&str, String)]) -> Response {
+    let mut b = br#"{"status":"success","data":{"#.to_vec();
+    for (i, (name, value)) in members.iter().enumerate() {
+        if i > 0 {
+            b.push(b',');
+        }
+        json::string(&mut b, name);
+        b.push(b':');
+        b.extend_from_slice(value.as_bytes());
+    }
+    b.extend_from_slice(b"}}");
+    ([(header::CONTENT_TYPE, "application/json")], b).into_response()
+}
+
+fn text(s: &str) -> String {
+    let mut b = Vec::new();
+    json::string(&mut b, s);
+    String::from_utf8_lossy(&b).into_owned()
+}
+
+/// `rules`.
+pub async fn rules() -> Response {
+    fixed(r#"{"groups":[]}"#)
+}
+
+/// `alerts`.
+pub async fn alerts() -> Response {
+    fixed(r#"{"alerts":[]}"#)
+}
+
+/// `targets`.
+pub async fn targets() -> Response {
+    fixed(r#"{"activeTargets":[],"droppedTargets":[],"droppedTargetCounts":{}}"#)
+}
+
+/// `alertmanagers`.
+pub async fn alertmanagers() -> Response {
+    fixed(r#"{"activeAlertmanagers":[],"droppedAlertmanagers":[]}"#)
+}
+
+/// An empty list.
+pub async fn nothing() -> Response {
+    fixed("[]")
+}
+
+/// Nothing to tell.
+pub async fn no_content() -> StatusCode {
+    StatusCode::NO_CONTENT
+}
+
+/// `status/tsdb/blocks`.
+pub async fn blocks() -> Response {
+    fixed(r#"{"blocks":[]}"#)
+}
+
+/// `features`: what of the API and of the language there is.
+pub async fn features() -> Response {
+    let on = |names: &mut dyn Iterator<Item = &str>| {
+        let list: Vec<String> = names.map(|n| format!("{}:true", text(n))).collect();
+        format!("{{{}}}", list.join(","))
+    };
+    let api = [
+        "exclude_alerts",
+        "label_values_match",
+        "lifecycle",
+        "otlp_write_receiver",
+        "query_stats",
+        "query_warnings",
+        "remote_write_receiver",
+    ];
+    let language = [
+        "anchored",
+        "at_modifier",
+        "bool",
+        "by",
+        "delayed_name_removal",
+        "duration_expr",
+        "fill",
+        "group_left",
+        "group_right",
+        "ignoring",
+        "negative_offset",
+        "offset",
+        "on",
+        "per_query_lookback_delta",
+        "smoothed",
+        "subqueries",
+        "type_and_unit_labels",
+        "without",
+    ];
+    let functions = on(&mut promql::all_functions().iter().map(|f| f.name));
+    object(&[("api", on(&mut api.into_iter())), ("promql", on(&mut language.into_iter())), ("promql_functions", functions)])
+}
+
+/// `status/buildinfo`.
+pub async fn build() -> Response {
+    object(&[
+        ("version", text(VERSION)),
+        ("revision", text(concat!("strandline-", env!("CARGO_PKG_VERSION")))),
+        ("branch", text("HEAD")),
+        ("buildUser", text("strandline")),
+        ("buildDate", text("")),
+        ("goVersion", text("")),
+    ])
+}
+
+/// `status/config`.
+pub async fn config(State(state): State<PromState>) -> Response {
+    object(&[("yaml", text(&state.options().config))])
+}
+
+/// `status/flags`.
+pub async fn flags(State(state): State<PromState>) -> Response {
+    let members: Vec<(&str, String)> = state.options().flags.iter().map(|(n, v)| (n.as_str(), text(v))).collect();
+    object(&members)
+}
+
+/// `status/runtimeinfo`.
+pub async fn runtime(State(state): State<PromState>) -> Response {
+    let o = state.options();
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    object(&[
+        ("startTime", text(&rfc3339(o.started_ms))),
+        ("CWD", text("")),
+        ("hostname", text("")),
+        ("serverTime", text(&rfc3339(o.clock.now_ms()))),
+        ("reloadConfigSuccess", "true".to_owned()),
+        ("lastConfigTime", text(&rfc3339(o.started_ms))),
+        ("corruptionCount", "0".to_owned()),
+        ("goroutineCount", threads.to_string()),
+        ("GOMAXPROCS", threads.to_string()),
+        ("GOMEMLIMIT", i64::MAX.to_string()),
+        ("GOGC", text("")),
+        ("GODEBUG", text("")),
+        ("storageRetention", text(&o.retention)),
+    ])
+}
+
+/// `status/walreplay`.
+pub async fn replay() -> Response {
+    fixed(r#"{"min":0,"max":0,"current":0}"#)
+}
+
+/// `status/tsdb`.
+pub async fn store(State(state): State<PromState>, request: Request) -> Response {
+    run(state, request, Manner::Light, |call, out| {
+        let top = call.params.limit()?;
+        let top = if top == usize::MAX { 10 } else { top };
+        let n = call.state.options().stores.numbers(&call.headers, top)?;
+        success(out, &Notes::default(), |out| {
+            write!(
+                out.buf,
+                "{{\"headStats\":{{\"numSeries\":{},\"numLabelPairs\":{},\"chunkCount\":{},\"minTime\":{},\"maxTime\":{}}}",
+                n.series, n.label_pairs, n.chunks, n.min_time_ms, n.max_time_ms
+            )?;
+            for (name, list) in [
+                ("seriesCountByMetricName", &n.series_by_metric),
+                ("labelValueCountByLabelName", &n.values_by_label),
+                ("memoryInBytesByLabelName", &n.bytes_by_label),
+                ("seriesCountByLabelValuePair", &n.series_by_pair),
+            ] {
+                write!(out.buf, ",\"{name}\":[")?;
+                for (i, (name, value)) in list.iter().enumerate() {
+                    out.buf.extend_from_slice(if i > 0 { b",{\"name\":" } else { b"{\"name\":" });
+                    json::string(&mut out.buf, name);
+                    write!(out.buf, ",\"value\":{value}}}")?;
+                }
+                out.buf.push(b']');
+            }
+            out.buf.push(b'}');
+            Ok(())
+        })
+    })
+    .await
+}
+
+/// Unix milliseconds as RFC 3339 in UTC.
+fn rfc3339(ms: i64) -> String {
+    let (days, in_day) = (ms.div_euclid(86_400_000), ms.rem_euclid(86_400_000));
+    // The civil calendar counted from March, so that leap days come last.
+    let z = days + 719_468;
+    let era = z.div_euclid(146_097);
+    let doe = z.rem_euclid(146_097);
+    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
+    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+    let mp = (5 * doy + 2) / 153;
+    let (day, month) = (doy - (153 * mp + 2) / 5 + 1, if mp < 10 { mp + 3 } else { mp - 9 });
+    let year = yoe + era * 400 + i64::from(month <= 2);
+    let (s, part) = (in_day / 1000, in_day % 1000);
+    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{part:03}Z", s / 3600, s / 60 % 60, s % 60)
+}
+
+#[cfg(test)]
+#[test]
+fn times_in_words() {
+    assert_eq!(rfc3339(0), "1970-01-01T00:00:00.000Z");
+    assert_eq!(rfc3339(1_709_164_800_250), "2024-02-29T00:00:00.250Z");
+    assert_eq!(rfc3339(-1), "1969-12-31T23:59:59.999Z");
+}
