@@ -21,4 +21,5 @@ pub mod scrape;
 pub mod serve;
 pub mod shed;
 pub mod status;
+pub mod tempo;
 pub mod tenants;

@@ -4,3 +4,5 @@
 
 #[cfg(feature = "promql")]
 pub mod promql;
+#[cfg(feature = "traceql")]
+pub mod traceql;

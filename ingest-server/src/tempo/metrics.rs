@@ -1,0 +1,114 @@
+//! Metrics of spans.
+
+use axum::body::Body;
+use axum::extract::{RawQuery, State};
+use axum::http::{HeaderMap, Response};
+use serde_json::{Map, Value, json};
+use strandline_query::traceql::{self, MetricsOptions, MetricsResult, Series};
+use strandline_storage::read::SpanSource;
+
+use super::http::{blocking, json_response};
+use super::json::{double, key_values, u64_field};
+use super::params::Params;
+use super::search::metrics_json;
+use super::{TempoError, TempoState};
+
+/// Exemplars of a query at most.
+const MAX_EXEMPLARS: u64 = 100;
+const DEFAULT_SINCE_NANO: u64 = 3_600_000_000_000;
+
+/// What a metrics call asks for.
+pub struct MetricsCall {
+    /// TraceQL.
+    pub query: String,
+    /// How.
+    pub options: MetricsOptions,
+}
+
+fn call(p: &Params, state: &TempoState, instant: bool) -> Result<MetricsCall, TempoError> {
+    let query = p.get("q").or_else(|| p.get("query")).ok_or_else(|| TempoError::bad_request("missing query: parameter q"))?;
+    let now = state.clock.now_ms().max(0) as u64 * 1_000_000;
+    let end = p.time("end")?.unwrap_or(now);
+    let since = p.duration("since")?.unwrap_or(DEFAULT_SINCE_NANO);
+    let start = p.time("start")?.unwrap_or_else(|| end.saturating_sub(since));
+    let mut options = MetricsOptions::new(start, end);
+    options.step_nano = p.duration("step")?.unwrap_or(0);
+    options.exemplars = p.number("exemplars")?.unwrap_or(0).min(MAX_EXEMPLARS) as usize;
+    options.instant = instant;
+    options.max_series = state.max_series;
+    options.max_trace_nano = state.max_trace_nano;
+    if end <= start {
+        return Err(TempoError::bad_request("invalid range: end must be after start"));
+    }
+    Ok(MetricsCall { query: query.to_owned(), options })
+}
+
+/// Runs a metrics query.
+pub fn run(call: &MetricsCall, source: &dyn SpanSource) -> Result<MetricsResult, TempoError> {
+    let query = traceql::parse(&call.query)?;
+    if !matches!(query.root, traceql::Root::Metrics(_)) {
+        return Err(TempoError::bad_request("this query selects traces: ask /api/search"));
+    }
+    Ok(traceql::query_range(source, &query, &call.options)?)
+}
+
+/// A zero is left out, as proto3 JSON has it.
+fn sample(m: &mut Map<String, Value>, v: f64) {
+    if v != 0.0 {
+        m.insert("value".into(), double(v));
+    }
+}
+
+/// Samples with their times; slots without a value are left out.
+pub fn samples<'a>(s: &'a Series, timestamps_ms: &'a [i64]) -> impl Iterator<Item = (i64, f64)> + 'a {
+    timestamps_ms.iter().copied().zip(s.values.iter().copied()).filter(|(_, v)| !v.is_nan())
+}
+
+fn series_json(s: &Series, timestamps_ms: &[i64]) -> Value {
+    let points = samples(s, timestamps_ms).map(|(t, v)| {
+        let mut m = Map::new();
+        u64_field(&mut m, "timestampMs", t.max(0) as u64);
+        sample(&mut m, v);
+        Value::Object(m)
+    });
+    let mut m = Map::new();
+    m.insert("labels".into(), Value::Array(key_values(&s.labels)));
+    m.insert("samples".into(), points.collect());
+    if !s.exemplars.is_empty() {
+        let exemplars = s.exemplars.iter().map(|e| {
+            let mut m = Map::new();
+            m.insert("labels".into(), json!([{ "key": "trace:id", "value": { "stringValue": e.trace_id.to_string() } }]));
+            sample(&mut m, e.value);
+            u64_field(&mut m, "timestampMs", e.timestamp_ms.max(0) as u64);
+            Value::Object(m)
+        });
+        m.insert("exemplars".into(), exemplars.collect());
+    }
+    Value::Object(m)
+}
+
+/// `/api/metrics/query_range`.
+pub async fn query_range(
+    State(state): State<TempoState>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response<Body>, TempoError> {
+    let call = call(&Params::parse(query.as_deref()), &state, false)?;
+    let r = blocking(&state, &headers, move |source| run(&call, source)).await?;
+    let series: Vec<Value> = r.series.iter().map(|s| series_json(s, &r.timestamps_ms)).collect();
+    Ok(json_response(&json!({ "series": series, "metrics": metrics_json(&r.stats) })))
+}
+
+/// `/api/metrics/query`: one value a series.
+pub async fn query(State(state): State<TempoState>, RawQuery(query): RawQuery, headers: HeaderMap) -> Result<Response<Body>, TempoError> {
+    let call = call(&Params::parse(query.as_deref()), &state, true)?;
+    let r = blocking(&state, &headers, move |source| run(&call, source)).await?;
+    let series = r.series.iter().map(|s| {
+        let mut m = Map::new();
+        m.insert("labels".into(), Value::Array(key_values(&s.labels)));
+        sample(&mut m, s.values.first().copied().unwrap_or(0.0));
+        Value::Object(m)
+    });
+    let series: Vec<Value> = series.collect();
+    Ok(json_response(&json!({ "series": series, "metrics": metrics_json(&r.stats) })))
+}

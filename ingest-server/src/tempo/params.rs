@@ -1,0 +1,183 @@
+//! Query parameters: repeated, encoded, times and durations in the ways callers write them.
+
+use super::TempoError;
+
+/// Parameters of a request.
+#[derive(Clone, Debug, Default)]
+pub struct Params(Vec<(String, String)>);
+
+fn hex(b: u8) -> Option<u8> {
+    char::from(b).to_digit(16).map(|d| d as u8)
+}
+
+/// Percent-decoding; in queries a plus is a space.
+pub fn percent_decode(s: &str, plus: bool) -> String {
+    let b = s.as_bytes();
+    let (mut out, mut i) = (Vec::with_capacity(b.len()), 0);
+    while i < b.len() {
+        let pair = b.get(i + 1).and_then(|h| hex(*h)).zip(b.get(i + 2).and_then(|l| hex(*l)));
+        match (b[i], pair) {
+            (b'%', Some((h, l))) => {
+                out.push(h << 4 | l);
+                i += 2;
+            }
+            (b'+', _) if plus => out.push(b' '),
+            (c, _) => out.push(c),
+        }
+        i += 1;
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+impl Params {
+    /// Of a raw query string.
+    pub fn parse(query: Option<&str>) -> Self {
+        let pairs = query.unwrap_or("").split('&').filter(|p| !p.is_empty()).map(|p| {
+            let (k, v) = p.split_once('=').unwrap_or((p, ""));
+            (percent_decode(k, true), percent_decode(v, true))
+        });
+        Params(pairs.collect())
+    }
+
+    /// The first value of a parameter, if it is not empty.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|p| p.0 == name).map(|p| p.1.as_str()).filter(|v| !v.is_empty())
+    }
+
+    /// A whole number.
+    pub fn number(&self, name: &str) -> Result<Option<u64>, TempoError> {
+        self.get(name)
+            .map(|v| v.parse().map_err(|_| TempoError::bad_request(format!("invalid {name}: {v:?} is no whole number"))))
+            .transpose()
+    }
+
+    /// `start` and `end` in seconds, as Unix nanoseconds; both or neither.
+    pub fn range(&self) -> Result<Option<(u64, u64)>, TempoError> {
+        let (start, end) = (self.number("start")?, self.number("end")?);
+        match (start, end) {
+            (None | Some(0), None | Some(0)) => Ok(None),
+            (Some(s), Some(e)) if e > s => Ok(Some((s.saturating_mul(1_000_000_000), e.saturating_mul(1_000_000_000)))),
+            (Some(s), Some(e)) => {
+                Err(TempoError::bad_request(format!("http parameter start must be before end. received start={s} end={e}")))
+            }
+            _ => Err(TempoError::bad_request("start and end must be given together")),
+        }
+    }
+
+    /// A time in seconds, nanoseconds, decimal seconds or RFC 3339, as Unix nanoseconds.
+    pub fn time(&self, name: &str) -> Result<Option<u64>, TempoError> {
+        let Some(v) = self.get(name) else { return Ok(None) };
+        parse_time(v).map(Some).ok_or_else(|| TempoError::bad_request(format!("invalid {name}: {v:?} is no time")))
+    }
+
+    /// A duration in decimal seconds or with units, as nanoseconds.
+    pub fn duration(&self, name: &str) -> Result<Option<u64>, TempoError> {
+        let Some(v) = self.get(name) else { return Ok(None) };
+        parse_duration(v).map(Some).ok_or_else(|| TempoError::bad_request(format!("invalid {name}: {v:?} is no duration")))
+    }
+}
+
+fn parse_time(v: &str) -> Option<u64> {
+    if let Ok(n) = v.parse::<u64>() {
+        // Seconds have ten digits until the year 2286; nanoseconds have nineteen.
+        return if n < 100_000_000_000 { n.checked_mul(1_000_000_000) } else { Some(n) };
+    }
+    if let Ok(f) = v.parse::<f64>() {
+        return (f.is_finite() && (0.0..1.8e10).contains(&f)).then_some((f * 1e9) as u64);
+    }
+    rfc3339(v)
+}
+
+fn rfc3339(v: &str) -> Option<u64> {
+    let num = |from: usize, to: usize| v.get(from..to).filter(|s| s.bytes().all(|b| b.is_ascii_digit()))?.parse::<i64>().ok();
+    let sep = |at: usize, c: &[u8]| v.as_bytes().get(at).is_some_and(|b| c.contains(b));
+    if !(sep(4, b"-") && sep(7, b"-") && sep(10, b"Tt ") && sep(13, b":") && sep(16, b":")) {
+        return None;
+    }
+    let (y, m, d) = (num(0, 4)?, num(5, 7)?, num(8, 10)?);
+    let (h, min, s) = (num(11, 13)?, num(14, 16)?, num(17, 19)?);
+    if !(1..=12).contains(&m) || !(1..=31).contains(&d) || h > 23 || min > 59 || s > 60 {
+        return None;
+    }
+    // Days since 1970 by the civil calendar.
+    let (yy, mm) = if m <= 2 { (y - 1, m + 9) } else { (y, m - 3) };
+    let era = yy.div_euclid(400);
+    let yoe = yy - era * 400;
+    let days = era * 146_097 + yoe * 365 + yoe / 4 - yoe / 100 + (153 * mm + 2) / 5 + d - 1 - 719_468;
+    let mut rest = v.get(19..)?;
+    let mut nanos = 0i64;
+    if let Some(f) = rest.strip_prefix('.') {
+        let n = f.len() - f.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        nanos = format!("{:0<9}", f.get(..n.min(9))?).parse().ok()?;
+        rest = &f[n..];
+    }
+    let offset_s = match rest {
+        "Z" | "z" => 0,
+        _ => {
+            let sign = if rest.starts_with('-') { -1 } else { 1 };
+            let (oh, om) = rest.get(1..)?.split_once(':')?;
+            sign * (oh.parse::<i64>().ok()? * 3600 + om.parse::<i64>().ok()? * 60)
+        }
+    };
+    let seconds = days * 86_400 + h * 3600 + min * 60 + s - offset_s;
+    u64::try_from(seconds).ok()?.checked_mul(1_000_000_000)?.checked_add(nanos as u64)
+}
+
+/// `15`, `0.5`, `15s`, `1h30m`: nanoseconds.
+pub fn parse_duration(v: &str) -> Option<u64> {
+    if let Ok(f) = v.parse::<f64>() {
+        return (f.is_finite() && f >= 0.0 && f < 1e10).then_some((f * 1e9) as u64);
+    }
+    let (mut total, mut rest) = (0f64, v);
+    while !rest.is_empty() {
+        let n = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.').len();
+        let u = rest[n..].len() - rest[n..].trim_start_matches(|c: char| c.is_alphabetic()).len();
+        let unit = match &rest[n..n + u] {
+            "ns" => 1.0,
+            "us" | "µs" => 1e3,
+            "ms" => 1e6,
+            "s" => 1e9,
+            "m" => 60e9,
+            "h" => 3600e9,
+            "d" => 86_400e9,
+            "w" => 604_800e9,
+            "y" => 31_536_000e9,
+            _ => return None,
+        };
+        total += rest[..n].parse::<f64>().ok()? * unit;
+        rest = &rest[n + u..];
+    }
+    (!v.is_empty() && total < 9.2e18).then_some(total as u64)
+}
+
+#[cfg(test)]
+mod unit {
+    use super::*;
+
+    #[test]
+    fn times_in_all_ways() {
+        let t = 1_700_000_000_000_000_000;
+        for v in ["1700000000", "1700000000000000000", "1700000000.0", "2023-11-14T22:13:20Z", "2023-11-14T23:13:20+01:00"] {
+            assert_eq!(parse_time(v), Some(t), "{v}");
+        }
+        assert_eq!(parse_time("2023-11-14T22:13:20.5Z"), Some(t + 500_000_000));
+        for v in ["", "x", "2023-11-14", "-1", "NaN", "2023-13-14T22:13:20Z"] {
+            assert_eq!(parse_time(v), None, "{v}");
+        }
+    }
+
+    #[test]
+    fn durations_in_all_ways() {
+        assert_eq!(parse_duration("15"), Some(15_000_000_000));
+        assert_eq!(parse_duration("0.5"), Some(500_000_000));
+        assert_eq!(parse_duration("1h30m"), Some(5_400_000_000_000));
+        assert_eq!(parse_duration("5x"), None);
+        assert_eq!(parse_duration("-5"), None);
+    }
+
+    #[test]
+    fn parameters_are_decoded() {
+        let p = Params::parse(Some("q=%7B%7D+%7C&empty=&x=1&x=2"));
+        assert_eq!((p.get("q"), p.get("empty"), p.get("x")), (Some("{} |"), None, Some("1")));
+    }
+}

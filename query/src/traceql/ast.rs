@@ -1,0 +1,623 @@
+//! A query as a tree. Printing it gives TraceQL again.
+
+use std::fmt;
+
+use strandline_storage::read::{AttributeScope, Field};
+
+use super::lexer::Scope;
+
+/// A literal.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Static {
+    /// `nil`.
+    Nil,
+    /// Text.
+    Str(String),
+    /// Integer.
+    Int(i64),
+    /// Decimal number.
+    Float(f64),
+    /// Truth value.
+    Bool(bool),
+    /// Nanoseconds.
+    Duration(i64),
+    /// Status by number.
+    Status(i64),
+    /// Kind by number.
+    Kind(i64),
+}
+
+/// A property of spans or traces that is no attribute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[allow(missing_docs)]
+pub enum Intrinsic {
+    Duration,
+    Name,
+    Status,
+    StatusMessage,
+    Kind,
+    SpanId,
+    ParentId,
+    ChildCount,
+    TraceId,
+    TraceDuration,
+    RootName,
+    RootService,
+    NestedSetLeft,
+    NestedSetRight,
+    NestedSetParent,
+    EventName,
+    EventTimeSinceStart,
+    LinkTraceId,
+    LinkSpanId,
+    ScopeName,
+    ScopeVersion,
+    /// `parent`, reserved.
+    Parent,
+}
+
+/// Name of each intrinsic as written first, and the other ways to write it.
+pub const INTRINSICS: [(Intrinsic, &str, &str); 30] = {
+    use Intrinsic::*;
+    [
+        (Duration, "duration", "span"),
+        (Duration, "span:duration", "span"),
+        (Name, "name", "span"),
+        (Name, "span:name", "span"),
+        (Status, "status", "span"),
+        (Status, "span:status", "span"),
+        (StatusMessage, "statusMessage", "span"),
+        (StatusMessage, "span:statusMessage", "span"),
+        (Kind, "kind", "span"),
+        (Kind, "span:kind", "span"),
+        (SpanId, "span:id", "span"),
+        (ParentId, "span:parentID", "span"),
+        (ChildCount, "span:childCount", "span"),
+        (TraceId, "trace:id", "trace"),
+        (TraceDuration, "traceDuration", "trace"),
+        (TraceDuration, "trace:duration", "trace"),
+        (RootName, "rootName", "trace"),
+        (RootName, "trace:rootName", "trace"),
+        (RootService, "rootServiceName", "trace"),
+        (RootService, "trace:rootService", "trace"),
+        (NestedSetLeft, "nestedSetLeft", "trace"),
+        (NestedSetRight, "nestedSetRight", "trace"),
+        (NestedSetParent, "nestedSetParent", "trace"),
+        (EventName, "event:name", "event"),
+        (EventTimeSinceStart, "event:timeSinceStart", "event"),
+        (LinkTraceId, "link:traceID", "link"),
+        (LinkSpanId, "link:spanID", "link"),
+        (ScopeName, "instrumentation:name", "instrumentation"),
+        (ScopeVersion, "instrumentation:version", "instrumentation"),
+        (Parent, "parent", "span"),
+    ]
+};
+
+impl Intrinsic {
+    /// By any of its names.
+    pub fn parse(name: &str) -> Option<Self> {
+        INTRINSICS.iter().find(|i| i.1 == name).map(|i| i.0)
+    }
+    /// The name it is printed by.
+    pub fn name(self) -> &'static str {
+        INTRINSICS.iter().find(|i| i.0 == self).map_or("", |i| i.1)
+    }
+    /// Whether its value is the trace's.
+    pub fn needs_whole_trace(self) -> bool {
+        use Intrinsic::*;
+        matches!(self, TraceDuration | RootName | RootService | NestedSetLeft | NestedSetRight | NestedSetParent | ChildCount)
+    }
+    /// The column it lies in, if it is one.
+    pub fn field(self) -> Option<Field> {
+        use Intrinsic::*;
+        Some(match self {
+            Name => Field::Name,
+            Status => Field::Status,
+            StatusMessage => Field::StatusMessage,
+            Kind => Field::Kind,
+            SpanId => Field::SpanId,
+            ParentId => Field::ParentId,
+            EventName => Field::EventName,
+            EventTimeSinceStart => Field::EventTimeSinceStart,
+            LinkTraceId => Field::LinkTraceId,
+            LinkSpanId => Field::LinkSpanId,
+            ScopeName => Field::ScopeName,
+            ScopeVersion => Field::ScopeVersion,
+            _ => return None,
+        })
+    }
+}
+
+/// What an expression refers to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Attr {
+    /// An attribute: whether the parent's, its scope, its key.
+    Attribute(bool, Scope, String),
+    /// An intrinsic.
+    Intrinsic(Intrinsic),
+}
+
+impl Attr {
+    /// The attribute's key or the intrinsic's name, as results show it.
+    pub fn short_name(&self) -> &str {
+        match self {
+            Attr::Attribute(_, _, k) => k,
+            Attr::Intrinsic(i) => i.name(),
+        }
+    }
+    /// Scopes to look in, in order.
+    pub fn scopes(scope: Scope) -> &'static [AttributeScope] {
+        use AttributeScope::*;
+        match scope {
+            Scope::Any => &[Span, Resource, Event, Link, Instrumentation],
+            Scope::Span => &[Span],
+            Scope::Resource => &[Resource],
+            Scope::Event => &[Event],
+            Scope::Link => &[Link],
+            Scope::Instrumentation => &[Instrumentation],
+        }
+    }
+}
+
+/// Operators between two values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum BinOp {
+    Eq,
+    Ne,
+    Lt,
+    Le,
+    Gt,
+    Ge,
+    Re,
+    Nre,
+    Add,
+    Sub,
+    Mul,
+    Div,
+    Mod,
+    Pow,
+    And,
+    Or,
+}
+
+impl BinOp {
+    /// Text of each.
+    pub const ALL: [(BinOp, &'static str); 16] = [
+        (BinOp::Eq, "="),
+        (BinOp::Ne, "!="),
+        (BinOp::Lt, "<"),
+        (BinOp::Le, "<="),
+        (BinOp::Gt, ">"),
+        (BinOp::Ge, ">="),
+        (BinOp::Re, "=~"),
+        (BinOp::Nre, "!~"),
+        (BinOp::Add, "+"),
+        (BinOp::Sub, "-"),
+        (BinOp::Mul, "*"),
+        (BinOp::Div, "/"),
+        (BinOp::Mod, "%"),
+        (BinOp::Pow, "^"),
+        (BinOp::And, "&&"),
+        (BinOp::Or, "||"),
+    ];
+    /// By its text.
+    pub fn parse(op: &str) -> Option<Self> {
+        Self::ALL.iter().find(|o| o.1 == op).map(|o| o.0)
+    }
+    /// Its text.
+    pub fn text(self) -> &'static str {
+        Self::ALL.iter().find(|o| o.0 == self).map_or("", |o| o.1)
+    }
+    /// `= != < <= > >=`.
+    pub fn is_comparison(self) -> bool {
+        matches!(self, BinOp::Eq | BinOp::Ne | BinOp::Lt | BinOp::Le | BinOp::Gt | BinOp::Ge)
+    }
+    /// `+ - * / % ^`.
+    pub fn is_arithmetic(self) -> bool {
+        matches!(self, BinOp::Add | BinOp::Sub | BinOp::Mul | BinOp::Div | BinOp::Mod | BinOp::Pow)
+    }
+    /// How strongly it binds, from the grammar.
+    pub fn binding(self) -> u8 {
+        match self {
+            BinOp::And | BinOp::Or => 1,
+            BinOp::Add | BinOp::Sub => 3,
+            BinOp::Mul | BinOp::Div | BinOp::Mod => 5,
+            BinOp::Pow => 6,
+            _ => 2,
+        }
+    }
+}
+
+/// An expression over a span, and where it begins.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Expr {
+    /// What it is.
+    pub node: ExprNode,
+    /// Byte offset in the query.
+    pub at: usize,
+}
+
+/// Kinds of expressions.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ExprNode {
+    /// A literal.
+    Static(Static),
+    /// An attribute or intrinsic.
+    Attr(Attr),
+    /// `-x`.
+    Neg(Box<Expr>),
+    /// `!x`.
+    Not(Box<Expr>),
+    /// `x op y`.
+    Binary(BinOp, Box<Expr>, Box<Expr>),
+}
+
+impl Expr {
+    /// Calls `f` with each attribute and intrinsic.
+    pub fn each_attr<'a>(&'a self, f: &mut dyn FnMut(&'a Attr)) {
+        match &self.node {
+            ExprNode::Static(_) => {}
+            ExprNode::Attr(a) => f(a),
+            ExprNode::Neg(e) | ExprNode::Not(e) => e.each_attr(f),
+            ExprNode::Binary(_, l, r) => {
+                l.each_attr(f);
+                r.each_attr(f);
+            }
+        }
+    }
+}
+
+/// Operators between two sets of spans.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SetOp {
+    /// `&&`.
+    And,
+    /// `||`.
+    Or,
+    /// A relation: which, whether negated, whether both sides are kept.
+    Relation(Relation, bool, bool),
+}
+
+/// How spans of the right side relate to those of the left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Relation {
+    /// `>`: right is a child of left.
+    Child,
+    /// `<`: right is the parent of left.
+    Parent,
+    /// `>>`: right descends from left.
+    Descendant,
+    /// `<<`: right is an ancestor of left.
+    Ancestor,
+    /// `~`: right has the same parent as left.
+    Sibling,
+}
+
+const RELATIONS: [(&str, Relation); 5] =
+    [(">>", Relation::Descendant), ("<<", Relation::Ancestor), (">", Relation::Child), ("<", Relation::Parent), ("~", Relation::Sibling)];
+
+impl SetOp {
+    /// By its text.
+    pub fn parse(op: &str) -> Option<Self> {
+        match op {
+            "&&" => return Some(SetOp::And),
+            "||" => return Some(SetOp::Or),
+            _ => {}
+        }
+        let (bare, negated, union) = match op.as_bytes().first()? {
+            b'!' => (&op[1..], true, false),
+            b'&' => (&op[1..], false, true),
+            _ => (op, false, false),
+        };
+        RELATIONS.iter().find(|r| r.0 == bare).map(|r| SetOp::Relation(r.1, negated, union))
+    }
+    fn text(self) -> String {
+        match self {
+            SetOp::And => "&&".into(),
+            SetOp::Or => "||".into(),
+            SetOp::Relation(r, negated, union) => {
+                let bare = RELATIONS.iter().find(|x| x.1 == r).map_or("", |x| x.0);
+                format!("{}{bare}", if negated { "!" } else { if union { "&" } else { "" } })
+            }
+        }
+    }
+}
+
+/// An expression that gives sets of spans.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SetExpr {
+    /// `{ expr }`; none: `{}`.
+    Filter(Option<Expr>),
+    /// `a op b`.
+    Op(SetOp, Box<SetExpr>, Box<SetExpr>),
+    /// `( pipeline )`.
+    Wrapped(Pipeline),
+}
+
+/// `count()` and its like.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Aggregate {
+    /// Which.
+    pub op: AggregateOp,
+    /// Of what; none for `count()`.
+    pub of: Option<Expr>,
+}
+
+/// Aggregates of a set of spans.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum AggregateOp {
+    Count,
+    Avg,
+    Min,
+    Max,
+    Sum,
+}
+
+impl AggregateOp {
+    /// By name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Some(match name {
+            "count" => AggregateOp::Count,
+            "avg" => AggregateOp::Avg,
+            "min" => AggregateOp::Min,
+            "max" => AggregateOp::Max,
+            "sum" => AggregateOp::Sum,
+            _ => return None,
+        })
+    }
+    fn name(self) -> &'static str {
+        match self {
+            AggregateOp::Count => "count",
+            AggregateOp::Avg => "avg",
+            AggregateOp::Min => "min",
+            AggregateOp::Max => "max",
+            AggregateOp::Sum => "sum",
+        }
+    }
+}
+
+/// A number made of aggregates and literals.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Scalar {
+    /// An aggregate.
+    Aggregate(Aggregate, usize),
+    /// A number.
+    Static(Static),
+    /// `a op b`.
+    Binary(BinOp, Box<Scalar>, Box<Scalar>),
+    /// `( pipeline | aggregate )`, reserved.
+    Pipeline(Box<Pipeline>, Box<Scalar>),
+}
+
+/// A step of a pipeline.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Stage {
+    /// Spans that satisfy an expression.
+    Set(SetExpr),
+    /// `by(expr)`.
+    Group(Expr),
+    /// `coalesce()`.
+    Coalesce,
+    /// `select(…)`.
+    Select(Vec<Attr>),
+    /// `aggregate op number`.
+    Scalar(BinOp, Scalar, Scalar, usize),
+}
+
+/// Steps, one after the other.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct Pipeline {
+    /// First to last.
+    pub stages: Vec<Stage>,
+}
+
+/// A metrics function.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub enum MetricsOp {
+    Rate,
+    CountOverTime,
+    MinOverTime(Attr),
+    MaxOverTime(Attr),
+    AvgOverTime(Attr),
+    SumOverTime(Attr),
+    QuantileOverTime(Attr, Vec<f64>),
+    HistogramOverTime(Attr),
+    /// Selection, number of values kept for each attribute, start and end of the selection (Unix nanoseconds, 0: all).
+    Compare(Option<Expr>, u64, u64, u64),
+}
+
+/// A pipeline whose spans a metrics function counts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MetricsQuery {
+    /// What chooses the spans.
+    pub pipeline: Pipeline,
+    /// What is made of them.
+    pub op: MetricsOp,
+    /// Labels.
+    pub by: Vec<Attr>,
+    /// Where the function begins.
+    pub at: usize,
+}
+
+/// An expression that gives series.
+#[derive(Clone, Debug, PartialEq)]
+pub enum MetricsExpr {
+    /// A query of spans.
+    Query(MetricsQuery),
+    /// A number.
+    Const(f64),
+    /// `a op b`.
+    Math(BinOp, Box<MetricsExpr>, Box<MetricsExpr>),
+    /// The `n` largest (true) or smallest series at each time.
+    TopK(bool, u64, Box<MetricsExpr>, usize),
+    /// Samples that satisfy a comparison.
+    Filter(BinOp, f64, Box<MetricsExpr>, usize),
+}
+
+/// What a query asks for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Root {
+    /// Traces.
+    Spansets(Pipeline),
+    /// Series.
+    Metrics(MetricsExpr),
+    /// A scalar filter that is reserved; checked, then refused.
+    Reserved(Vec<Scalar>, usize),
+}
+
+/// A parsed query.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Query {
+    /// What it asks for.
+    pub root: Root,
+    /// `with(name=value, …)`.
+    pub hints: Vec<(String, Static)>,
+}
+
+impl fmt::Display for Static {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Static::Nil => f.write_str("nil"),
+            Static::Str(s) => write!(f, "`{s}`"),
+            Static::Int(i) => write!(f, "{i}"),
+            Static::Float(d) => write!(f, "{d:?}"),
+            Static::Bool(b) => write!(f, "{b}"),
+            Static::Duration(ns) => f.write_str(&duration_text(*ns)),
+            Static::Status(s) => f.write_str(status_name(*s)),
+            Static::Kind(k) => f.write_str(kind_name(*k)),
+        }
+    }
+}
+
+/// A duration in the largest unit that divides it.
+pub fn duration_text(ns: i64) -> String {
+    let units = [(3_600_000_000_000, "h"), (60_000_000_000, "m"), (1_000_000_000, "s"), (1_000_000, "ms"), (1_000, "us")];
+    match units.iter().find(|u| ns != 0 && ns % u.0 == 0) {
+        Some(u) => format!("{}{}", ns / u.0, u.1),
+        None => format!("{ns}ns"),
+    }
+}
+
+/// Name of a status.
+pub fn status_name(status: i64) -> &'static str {
+    match status {
+        1 => "ok",
+        2 => "error",
+        _ => "unset",
+    }
+}
+
+/// Name of a kind.
+pub fn kind_name(kind: i64) -> &'static str {
+    match kind {
+        1 => "internal",
+        2 => "server",
+        3 => "client",
+        4 => "producer",
+        5 => "consumer",
+        _ => "unspecified",
+    }
+}
+
+impl fmt::Display for Attr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Attr::Attribute(parent, scope, key) = self else { return f.write_str(self.short_name()) };
+        if *parent {
+            f.write_str("parent")?;
+            if *scope != Scope::Any {
+                f.write_str(".")?;
+            }
+        }
+        f.write_str(match scope {
+            Scope::Any => "",
+            Scope::Span => "span",
+            Scope::Resource => "resource",
+            Scope::Event => "event",
+            Scope::Link => "link",
+            Scope::Instrumentation => "instrumentation",
+        })?;
+        if key.contains(|c: char| c.is_whitespace() || "{}()=~!<>&|^,\"".contains(c)) {
+            return write!(f, ".\"{}\"", key.replace('\\', "\\\\").replace('"', "\\\""));
+        }
+        write!(f, ".{key}")
+    }
+}
+
+impl fmt::Display for Expr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.node {
+            ExprNode::Static(s) => s.fmt(f),
+            ExprNode::Attr(a) => a.fmt(f),
+            ExprNode::Neg(e) => write!(f, "-{}", Inner(e)),
+            ExprNode::Not(e) => write!(f, "!{}", Inner(e)),
+            ExprNode::Binary(op, l, r) => write!(f, "{} {} {}", Inner(l), op.text(), Inner(r)),
+        }
+    }
+}
+
+/// Parenthesised if it is an operation.
+struct Inner<'a>(&'a Expr);
+
+impl fmt::Display for Inner<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0.node {
+            ExprNode::Binary(..) => write!(f, "({})", self.0),
+            _ => self.0.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for Aggregate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.of {
+            Some(e) => write!(f, "{}({e})", self.op.name()),
+            None => write!(f, "{}()", self.op.name()),
+        }
+    }
+}
+
+impl fmt::Display for SetExpr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SetExpr::Filter(None) => f.write_str("{ }"),
+            SetExpr::Filter(Some(e)) => write!(f, "{{ {e} }}"),
+            SetExpr::Op(op, l, r) => write!(f, "({l}) {} ({r})", op.text()),
+            SetExpr::Wrapped(p) => write!(f, "({p})"),
+        }
+    }
+}
+
+impl fmt::Display for Scalar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Scalar::Aggregate(a, _) => a.fmt(f),
+            Scalar::Static(s) => s.fmt(f),
+            Scalar::Binary(op, l, r) => write!(f, "({l} {} {r})", op.text()),
+            Scalar::Pipeline(p, s) => write!(f, "({p} | {s})"),
+        }
+    }
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Stage::Set(s) => s.fmt(f),
+            Stage::Group(e) => write!(f, "by({e})"),
+            Stage::Coalesce => f.write_str("coalesce()"),
+            Stage::Select(a) => write!(f, "select({})", a.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
+            Stage::Scalar(op, l, r, _) => write!(f, "{l} {} {r}", op.text()),
+        }
+    }
+}
+
+impl fmt::Display for Pipeline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, s) in self.stages.iter().enumerate() {
+            write!(f, "{}{s}", if i > 0 { " | " } else { "" })?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,336 @@
+//! Text to tokens.
+
+use super::error::{Result, TraceQlError, TraceQlErrorKind};
+
+/// Scope of an attribute as written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Scope {
+    /// `.x`: wherever it is found first.
+    Any,
+    /// `span.x`.
+    Span,
+    /// `resource.x`.
+    Resource,
+    /// `event.x`.
+    Event,
+    /// `link.x`.
+    Link,
+    /// `instrumentation.x`.
+    Instrumentation,
+}
+
+/// A token.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Tok {
+    /// A keyword, function or intrinsic; scoped intrinsics with their colon.
+    Ident(String),
+    /// An attribute: whether of the parent, its scope, its name.
+    Attribute(bool, Scope, String),
+    /// Text.
+    Str(String),
+    /// Integer.
+    Int(i64),
+    /// Decimal number.
+    Float(f64),
+    /// Nanoseconds.
+    Duration(i64),
+    /// Operator or punctuation.
+    Op(&'static str),
+    /// The end.
+    End,
+}
+
+/// A token and where it begins.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Token {
+    /// What.
+    pub tok: Tok,
+    /// Byte offset.
+    pub at: usize,
+}
+
+/// Queries longer than this are refused.
+pub const MAX_QUERY_BYTES: usize = 128 << 10;
+
+/// Longest first, so that each is read whole.
+const OPS: [&str; 35] = [
+    "!>>", "!<<", "&>>", "&<<", "!>", "!<", "!~", "!=", "&>", "&<", "&~", "&&", "||", ">>", "<<", ">=", "<=", "=~", "{", "}", "(", ")",
+    ",", "|", "=", ">", "<", "~", "!", "+", "-", "*", "/", "%", "^",
+];
+
+struct Lexer<'a> {
+    text: &'a str,
+    at: usize,
+}
+
+fn ends_name(c: char) -> bool {
+    c.is_whitespace() || "{}()=~!<>&|^,".contains(c)
+}
+
+impl<'a> Lexer<'a> {
+    fn rest(&self) -> &'a str {
+        self.text.get(self.at..).unwrap_or("")
+    }
+    fn fail<T>(&self, at: usize, message: impl Into<String>) -> Result<T> {
+        Err(TraceQlError::at(TraceQlErrorKind::Parse, self.text, at, message))
+    }
+
+    /// The name of an attribute, after its dot; parts may be quoted.
+    fn name(&mut self) -> Result<String> {
+        let start = self.at;
+        let mut out = String::new();
+        while let Some(c) = self.rest().chars().next() {
+            if c == '"' {
+                out.push_str(&self.quoted()?);
+            } else if ends_name(c) {
+                break;
+            } else {
+                out.push(c);
+                self.at += c.len_utf8();
+            }
+        }
+        if self.at == start || out.is_empty() {
+            return self.fail(start, "an attribute name is missing after the dot");
+        }
+        Ok(out)
+    }
+
+    /// A string in double quotes with escapes, or in backticks without.
+    fn quoted(&mut self) -> Result<String> {
+        let start = self.at;
+        let mut chars = self.rest().char_indices();
+        let quote = chars.next().map_or('"', |c| c.1);
+        let mut out = String::new();
+        while let Some((i, c)) = chars.next() {
+            if c == quote {
+                self.at = start + i + 1;
+                return Ok(out);
+            }
+            if c != '\\' || quote == '`' {
+                out.push(c);
+                continue;
+            }
+            let escaped = chars.next().map(|c| c.1);
+            match escaped {
+                Some('n') => out.push('\n'),
+                Some('t') => out.push('\t'),
+                Some('r') => out.push('\r'),
+                Some('a') => out.push('\x07'),
+                Some('b') => out.push('\x08'),
+                Some('f') => out.push('\x0c'),
+                Some('v') => out.push('\x0b'),
+                Some(c @ ('\\' | '"' | '\'')) => out.push(c),
+                Some(c @ ('x' | 'u' | 'U')) => {
+                    let n = if c == 'x' { 2 } else { if c == 'u' { 4 } else { 8 } };
+                    let digits: String = chars.by_ref().take(n).map(|c| c.1).collect();
+                    match u32::from_str_radix(&digits, 16).ok().filter(|_| digits.len() == n).and_then(char::from_u32) {
+                        Some(c) => out.push(c),
+                        None => return self.fail(start + i, "a wrong escape sequence"),
+                    }
+                }
+                _ => return self.fail(start + i, "an unknown escape sequence"),
+            }
+        }
+        self.fail(start, "a string without its end")
+    }
+
+    fn number(&mut self) -> Result<Tok> {
+        let start = self.at;
+        let rest = self.rest();
+        let digits = |s: &str| s.len() - s.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let mut n = digits(rest);
+        let mut float = false;
+        if rest[n..].starts_with('.') && digits(&rest[n + 1..]) > 0 {
+            n += 1 + digits(&rest[n + 1..]);
+            float = true;
+        }
+        let exponent = rest[n..].strip_prefix(['e', 'E']).map(|e| e.len() - e.trim_start_matches(['+', '-']).len());
+        if let Some(sign) = exponent.filter(|s| *s <= 1)
+            && digits(&rest[n + 1 + sign..]) > 0
+        {
+            n += 1 + sign + digits(&rest[n + 1 + sign..]);
+            float = true;
+        }
+        if rest[n..].starts_with(|c: char| c.is_alphabetic()) {
+            return self.duration();
+        }
+        self.at += n;
+        if float {
+            return rest[..n].parse().map(Tok::Float).or_else(|_| self.fail(start, "a number that can't be read"));
+        }
+        rest[..n].parse().map(Tok::Int).or_else(|_| self.fail(start, "a number out of range"))
+    }
+
+    /// `1h30m`, `1.5s`, `2d`.
+    fn duration(&mut self) -> Result<Tok> {
+        let start = self.at;
+        let mut total = 0f64;
+        let mut exact: Option<i64> = Some(0);
+        while self.rest().starts_with(|c: char| c.is_ascii_digit()) {
+            let rest = self.rest();
+            let n = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.').len();
+            let unit_len = rest[n..].len() - rest[n..].trim_start_matches(|c: char| c.is_alphabetic()).len();
+            let unit: i64 = match &rest[n..n + unit_len] {
+                "ns" => 1,
+                "us" | "µs" | "μs" => 1_000,
+                "ms" => 1_000_000,
+                "s" => 1_000_000_000,
+                "m" => 60_000_000_000,
+                "h" => 3_600_000_000_000,
+                "d" => 86_400_000_000_000,
+                "w" => 604_800_000_000_000,
+                "y" => 31_536_000_000_000_000,
+                _ => return self.fail(start, "an unknown unit of duration (ns, us, ms, s, m, h, d, w, y)"),
+            };
+            let Ok(v) = rest[..n].parse::<f64>() else { return self.fail(start, "a duration that can't be read") };
+            total += v * unit as f64;
+            exact = exact.zip(rest[..n].parse::<i64>().ok()).and_then(|(e, v)| v.checked_mul(unit)?.checked_add(e));
+            self.at += n + unit_len;
+        }
+        if total > i64::MAX as f64 {
+            return self.fail(start, "a duration out of range");
+        }
+        Ok(Tok::Duration(exact.unwrap_or(total as i64)))
+    }
+
+    fn scope(word: &str) -> Option<Scope> {
+        Some(match word {
+            "span" => Scope::Span,
+            "resource" => Scope::Resource,
+            "event" => Scope::Event,
+            "link" => Scope::Link,
+            "instrumentation" => Scope::Instrumentation,
+            _ => return None,
+        })
+    }
+
+    fn word(&self) -> &'a str {
+        let rest = self.rest();
+        &rest[..rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_alphanumeric() || c == '_').len()]
+    }
+
+    fn ident(&mut self) -> Result<Tok> {
+        let word = self.word();
+        self.at += word.len();
+        let mut parent = false;
+        let mut scope = Self::scope(word);
+        if word == "parent" && self.rest().starts_with('.') {
+            parent = true;
+            self.at += 1;
+            let next = self.word();
+            scope = Self::scope(next);
+            if scope.is_some() && self.rest()[next.len()..].starts_with('.') {
+                self.at += next.len();
+            } else {
+                return Ok(Tok::Attribute(true, Scope::Any, self.name()?));
+            }
+        }
+        if let Some(s) = scope.filter(|_| self.rest().starts_with('.')) {
+            self.at += 1;
+            return Ok(Tok::Attribute(parent, s, self.name()?));
+        }
+        if self.rest().starts_with(':') {
+            self.at += 1;
+            let second = self.word();
+            self.at += second.len();
+            return Ok(Tok::Ident(format!("{word}:{second}")));
+        }
+        Ok(Tok::Ident(word.to_owned()))
+    }
+
+    fn next(&mut self) -> Result<Token> {
+        let skipped = self.rest().trim_start();
+        self.at = self.text.len() - skipped.len();
+        let at = self.at;
+        let Some(c) = skipped.chars().next() else { return Ok(Token { tok: Tok::End, at }) };
+        let tok = if c == '.' {
+            let after = &skipped[1..];
+            let digits = after.len() - after.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+            if digits > 0 && after[digits..].chars().next().is_none_or(|c| ends_name(c) || "+-*/%".contains(c)) {
+                self.at += 1 + digits;
+                Tok::Float(skipped[..1 + digits].parse().unwrap_or(0.0))
+            } else {
+                self.at += 1;
+                Tok::Attribute(false, Scope::Any, self.name()?)
+            }
+        } else if c == '"' || c == '`' {
+            Tok::Str(self.quoted()?)
+        } else if c.is_ascii_digit() {
+            self.number()?
+        } else if c.is_ascii_alphabetic() || c == '_' {
+            self.ident()?
+        } else {
+            match OPS.iter().find(|o| skipped.starts_with(**o)) {
+                Some(o) => {
+                    self.at += o.len();
+                    Tok::Op(o)
+                }
+                None => return self.fail(at, format!("unexpected character {c:?}")),
+            }
+        };
+        Ok(Token { tok, at })
+    }
+}
+
+/// All tokens, the end included.
+pub fn tokens(text: &str) -> Result<Vec<Token>> {
+    if text.len() > MAX_QUERY_BYTES {
+        return Err(TraceQlError::at(TraceQlErrorKind::Parse, text, 0, format!("a query of more than {MAX_QUERY_BYTES} bytes")));
+    }
+    let mut l = Lexer { text, at: 0 };
+    let mut out = Vec::new();
+    loop {
+        let t = l.next()?;
+        let end = t.tok == Tok::End;
+        out.push(t);
+        if end {
+            return Ok(out);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lex(s: &str) -> Vec<Tok> {
+        tokens(s).unwrap().into_iter().map(|t| t.tok).collect()
+    }
+
+    #[test]
+    fn attribute_names_take_all_but_a_few_characters() {
+        let any = |n: &str| Tok::Attribute(false, Scope::Any, n.into());
+        assert_eq!(lex(".a+1"), [any("a+1"), Tok::End]);
+        assert_eq!(lex(".a +1")[..3], [any("a"), Tok::Op("+"), Tok::Int(1)]);
+        assert_eq!(lex(r#"."foo bar"=1"#)[..2], [any("foo bar"), Tok::Op("=")]);
+        assert_eq!(lex(r#"span.a."b c".d"#)[0], Tok::Attribute(false, Scope::Span, "a.b c.d".into()));
+        assert_eq!(lex("parent.resource.a")[0], Tok::Attribute(true, Scope::Resource, "a".into()));
+        assert_eq!(lex("parent.span")[0], Tok::Attribute(true, Scope::Any, "span".into()));
+        assert_eq!(lex("trace:duration")[0], Tok::Ident("trace:duration".into()));
+    }
+
+    #[test]
+    fn numbers_and_durations() {
+        assert_eq!(
+            lex("1 1.5 2e3 1h30m 1.5s 2d")[..6],
+            [
+                Tok::Int(1),
+                Tok::Float(1.5),
+                Tok::Float(2000.0),
+                Tok::Duration(5_400_000_000_000),
+                Tok::Duration(1_500_000_000),
+                Tok::Duration(172_800_000_000_000)
+            ]
+        );
+        assert!(tokens("5q").is_err());
+        assert!(tokens("99999999999999999999").is_err());
+    }
+
+    #[test]
+    fn errors_have_places() {
+        let e = tokens("{ .a = 1 }\n  #").unwrap_err();
+        assert_eq!((e.line, e.col), (2, 3));
+        assert!(tokens("{ span. }").is_err());
+        assert!(tokens("\"abc").is_err());
+    }
+}

@@ -1,0 +1,373 @@
+//! Counts, sums, extremes and histograms of spans by labels and slot.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use foldhash::HashMap;
+
+use super::{Exemplar, MetricsOptions, Series, Sink, Slots};
+use crate::traceql::ast::{Attr, MetricsOp, MetricsQuery};
+use crate::traceql::error::{Result, TraceQlError};
+use crate::traceql::eval::expr::{Data, Rows, label_scopes};
+use crate::traceql::value::Val;
+
+/// Whether a label or the measured value is a trace's.
+pub(super) fn labels_need_whole_traces(q: &MetricsQuery) -> bool {
+    let whole = |a: &Attr| matches!(a, Attr::Intrinsic(i) if i.needs_whole_trace());
+    q.by.iter().any(whole) || measured(&q.op).is_some_and(whole)
+}
+
+fn measured(op: &MetricsOp) -> Option<&Attr> {
+    match op {
+        MetricsOp::MinOverTime(a)
+        | MetricsOp::MaxOverTime(a)
+        | MetricsOp::AvgOverTime(a)
+        | MetricsOp::SumOverTime(a)
+        | MetricsOp::QuantileOverTime(a, _)
+        | MetricsOp::HistogramOverTime(a) => Some(a),
+        MetricsOp::Rate | MetricsOp::CountOverTime | MetricsOp::Compare(..) => None,
+    }
+}
+
+/// The values of one series.
+enum Cells {
+    /// Number of spans in each slot.
+    Counts(Vec<u64>),
+    /// Smallest, largest, sum and number in each slot.
+    Numbers(Vec<Numbers>),
+    /// Numbers by power of two, for each slot.
+    Histograms(Vec<BTreeMap<i32, u64>>),
+}
+
+#[derive(Clone, Copy)]
+struct Numbers {
+    min: f64,
+    max: f64,
+    sum: f64,
+    count: u64,
+}
+
+const NO_NUMBERS: Numbers = Numbers { min: f64::INFINITY, max: f64::NEG_INFINITY, sum: 0.0, count: 0 };
+
+/// Values at and below zero lie in the bucket of this exponent, whose bound is 0.
+const ZERO: i32 = i32::MIN;
+
+/// The smallest power of two that is not below `v`, by its exponent.
+fn exponent(v: f64) -> i32 {
+    if v > 0.0 { v.log2().ceil() as i32 } else { ZERO }
+}
+
+fn bound(exponent: i32) -> f64 {
+    if exponent == ZERO { 0.0 } else { 2f64.powi(exponent) }
+}
+
+/// The `q` quantile of numbers by power of two, interpolated on the logarithm.
+fn quantile(q: f64, buckets: &BTreeMap<i32, u64>) -> f64 {
+    let total: u64 = buckets.values().sum();
+    if total == 0 {
+        return 0.0;
+    }
+    let target = q * total as f64;
+    let mut below = 0.0;
+    for (e, n) in buckets {
+        let n = *n as f64;
+        if below + n >= target {
+            let part = if n > 0.0 { (target - below) / n } else { 0.0 };
+            return if *e == ZERO { 0.0 } else { 2f64.powf(f64::from(*e) - 1.0 + part) };
+        }
+        below += n;
+    }
+    buckets.keys().next_back().map_or(0.0, |e| bound(*e))
+}
+
+struct Group {
+    labels: Vec<(String, Val)>,
+    cells: Cells,
+    exemplars: Vec<(usize, Exemplar)>,
+}
+
+/// Counts the spans of one metrics function.
+pub(super) struct Accumulator {
+    query: MetricsQuery,
+    slots: Slots,
+    exemplars: usize,
+    max_series: usize,
+    groups: Vec<Group>,
+    by_labels: HashMap<Vec<(u8, String)>, u32>,
+    /// Measured values are durations, shown in seconds.
+    seconds: bool,
+}
+
+/// What tells values of different types apart.
+fn key_of(v: &Val) -> (u8, String) {
+    let tag = match v {
+        Val::Nil => 0,
+        Val::Str(_) => 1,
+        Val::Int(_) => 2,
+        Val::Float(_) => 3,
+        Val::Bool(_) => 4,
+        Val::Duration(_) => 5,
+        Val::Status(_) => 6,
+        Val::Kind(_) => 7,
+        Val::Array(_) => 8,
+        Val::Other => 9,
+    };
+    (tag, v.text())
+}
+
+/// A label's distinct values in a batch, and which each row has.
+struct Label {
+    values: Vec<Val>,
+    idx: LabelIdx,
+}
+
+enum LabelIdx {
+    Same,
+    Shared(crate::traceql::eval::expr::Indices),
+    Own(Vec<u32>),
+}
+
+impl Label {
+    fn new(data: &Data, rows: usize) -> Label {
+        match data {
+            Data::Const(v) => Label { values: vec![v.clone()], idx: LabelIdx::Same },
+            Data::Dict(values, idx) => Label { values: values.to_vec(), idx: LabelIdx::Shared(idx.clone()) },
+            other => {
+                let mut known: HashMap<(u8, String), u32> = HashMap::default();
+                let (mut values, mut idx) = (Vec::new(), Vec::with_capacity(rows));
+                for r in 0..rows {
+                    let v = other.get(r);
+                    let next = values.len() as u32;
+                    let i = *known.entry(key_of(&v)).or_insert(next);
+                    if i == next {
+                        values.push(v);
+                    }
+                    idx.push(i);
+                }
+                Label { values, idx: LabelIdx::Own(idx) }
+            }
+        }
+    }
+    #[inline]
+    fn of(&self, row: usize) -> u32 {
+        match &self.idx {
+            LabelIdx::Same => 0,
+            LabelIdx::Shared(i) => i.all()[row],
+            LabelIdx::Own(i) => i[row],
+        }
+    }
+}
+
+/// An attribute as a label or measured value: unscoped ones on the span, then on the resource.
+pub(super) fn label_data(rows: &Rows<'_>, a: &Attr) -> Result<Data> {
+    match a {
+        Attr::Attribute(_, scope, key) => rows.attribute(label_scopes(*scope), key),
+        Attr::Intrinsic(_) => rows.attr(a),
+    }
+}
+
+impl Accumulator {
+    pub(super) fn new(query: &MetricsQuery, slots: Slots, options: &MetricsOptions) -> Self {
+        Accumulator {
+            query: query.clone(),
+            slots,
+            exemplars: options.exemplars,
+            max_series: options.max_series,
+            groups: Vec::new(),
+            by_labels: HashMap::default(),
+            seconds: false,
+        }
+    }
+
+    fn group(&mut self, values: &[&Val]) -> Result<u32> {
+        let key: Vec<(u8, String)> = values.iter().map(|v| key_of(v)).collect();
+        if let Some(g) = self.by_labels.get(&key) {
+            return Ok(*g);
+        }
+        if self.groups.len() >= self.max_series {
+            return Err(TraceQlError::evaluation(format!("more than {} series; group by fewer labels", self.max_series)));
+        }
+        let n = self.slots.count;
+        let cells = match &self.query.op {
+            MetricsOp::Rate | MetricsOp::CountOverTime | MetricsOp::Compare(..) => Cells::Counts(vec![0; n]),
+            MetricsOp::QuantileOverTime(..) | MetricsOp::HistogramOverTime(_) => Cells::Histograms(vec![BTreeMap::new(); n]),
+            _ => Cells::Numbers(vec![NO_NUMBERS; n]),
+        };
+        let labels = self.query.by.iter().zip(values).map(|(a, v)| (a.to_string(), (*v).clone())).collect();
+        self.groups.push(Group { labels, cells, exemplars: Vec::new() });
+        let g = self.groups.len() as u32 - 1;
+        self.by_labels.insert(key, g);
+        Ok(g)
+    }
+
+    /// The series of each row that counts, found once for each combination of values.
+    fn groups_of(&mut self, rows: &Rows<'_>, mask: &[bool]) -> Result<Vec<u32>> {
+        let n = rows.batch.len();
+        let by = self.query.by.clone();
+        let labels = by.iter().map(|a| Ok(Label::new(&label_data(rows, a)?, n))).collect::<Result<Vec<_>>>()?;
+        let mut out = vec![0u32; n];
+        if let [one] = labels.as_slice() {
+            let mut known = vec![u32::MAX; one.values.len()];
+            for r in (0..n).filter(|r| mask[*r]) {
+                let i = one.of(r) as usize;
+                if known[i] == u32::MAX {
+                    known[i] = self.group(&[&one.values[i]])?;
+                }
+                out[r] = known[i];
+            }
+            return Ok(out);
+        }
+        let mut known: HashMap<Vec<u32>, u32> = HashMap::default();
+        let mut at = vec![0u32; labels.len()];
+        for r in (0..n).filter(|r| mask[*r]) {
+            at.iter_mut().zip(&labels).for_each(|(a, l)| *a = l.of(r));
+            out[r] = match known.get(&at) {
+                Some(g) => *g,
+                None => {
+                    let values: Vec<&Val> = labels.iter().zip(&at).map(|(l, i)| &l.values[*i as usize]).collect();
+                    let g = self.group(&values)?;
+                    known.insert(at.clone(), g);
+                    g
+                }
+            };
+        }
+        Ok(out)
+    }
+
+    fn exemplar(&mut self, g: u32, slot: usize, rows: &Rows<'_>, row: usize, start: u64, value: f64) {
+        let group = &mut self.groups[g as usize];
+        // One for a slot, so that they spread over the range.
+        if group.exemplars.len() < self.exemplars && group.exemplars.iter().all(|e| e.0 != slot) {
+            let trace = rows.batch.traces().partition_point(|o| *o as usize <= row) - 1;
+            let trace_id = rows.batch.trace_id(trace);
+            group.exemplars.push((slot, Exemplar { timestamp_ms: (start / 1_000_000) as i64, value, trace_id }));
+        }
+    }
+}
+
+impl Sink for Accumulator {
+    fn add(&mut self, rows: &Rows<'_>, mask: &[bool]) -> Result<()> {
+        if !mask.contains(&true) {
+            return Ok(());
+        }
+        let starts: Arc<Vec<u64>> = rows.batch.starts()?;
+        let groups = self.groups_of(rows, mask)?;
+        let value = measured(&self.query.op).cloned().map(|a| label_data(rows, &a)).transpose()?;
+        for r in (0..mask.len()).filter(|r| mask[*r]) {
+            let Some(slot) = self.slots.of(starts[r]) else { continue };
+            let g = groups[r];
+            let Some(data) = &value else {
+                if let Cells::Counts(c) = &mut self.groups[g as usize].cells {
+                    c[slot] += 1;
+                }
+                if self.exemplars > 0 {
+                    self.exemplar(g, slot, rows, r, starts[r], f64::NAN);
+                }
+                continue;
+            };
+            let v = data.get(r);
+            let Some(mut number) = v.number() else { continue };
+            let duration = matches!(v, Val::Duration(_));
+            self.seconds |= duration;
+            match &mut self.groups[g as usize].cells {
+                Cells::Histograms(h) => *h[slot].entry(exponent(number)).or_default() += 1,
+                Cells::Numbers(c) => {
+                    let c = &mut c[slot];
+                    c.min = c.min.min(number);
+                    c.max = c.max.max(number);
+                    c.sum += number;
+                    c.count += 1;
+                }
+                Cells::Counts(_) => {}
+            }
+            if self.exemplars > 0 {
+                if duration {
+                    number /= 1e9;
+                }
+                self.exemplar(g, slot, rows, r, starts[r], number);
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>) -> Vec<Series> {
+        let unit = if self.seconds { 1e9 } else { 1.0 };
+        let name = match &self.query.op {
+            MetricsOp::Rate => "rate",
+            MetricsOp::CountOverTime | MetricsOp::Compare(..) => "count_over_time",
+            MetricsOp::MinOverTime(_) => "min_over_time",
+            MetricsOp::MaxOverTime(_) => "max_over_time",
+            MetricsOp::AvgOverTime(_) => "avg_over_time",
+            MetricsOp::SumOverTime(_) => "sum_over_time",
+            MetricsOp::QuantileOverTime(..) => "quantile_over_time",
+            MetricsOp::HistogramOverTime(_) => "histogram_over_time",
+        };
+        let mut out = Vec::new();
+        for mut g in self.groups {
+            g.exemplars.sort_by_key(|e| e.1.timestamp_ms);
+            let exemplars = g.exemplars;
+            let mut series = |extra: Option<(&str, f64)>, values: Vec<f64>| {
+                let mut labels = g.labels.clone();
+                labels.extend(extra.map(|(k, v)| (k.to_owned(), Val::Float(v))));
+                if labels.is_empty() {
+                    labels.push(("__name__".into(), Val::Str(name.into())));
+                }
+                let shown = exemplars
+                    .iter()
+                    .map(|(slot, e)| Exemplar { value: if e.value.is_nan() { values[*slot] } else { e.value }, ..e.clone() });
+                let exemplars = shown.collect();
+                out.push(Series { labels, values, exemplars });
+            };
+            match (&self.query.op, g.cells) {
+                (MetricsOp::Rate, Cells::Counts(c)) => {
+                    let s = self.slots.seconds();
+                    series(None, c.iter().map(|n| *n as f64 / s).collect());
+                }
+                (_, Cells::Counts(c)) => series(None, c.iter().map(|n| *n as f64).collect()),
+                (op, Cells::Numbers(c)) => {
+                    let value = |n: &Numbers| match op {
+                        _ if n.count == 0 => f64::NAN,
+                        MetricsOp::MinOverTime(_) => n.min / unit,
+                        MetricsOp::MaxOverTime(_) => n.max / unit,
+                        MetricsOp::SumOverTime(_) => n.sum / unit,
+                        _ => n.sum / n.count as f64 / unit,
+                    };
+                    series(None, c.iter().map(value).collect());
+                }
+                (MetricsOp::QuantileOverTime(_, qs), Cells::Histograms(h)) => {
+                    if h.iter().all(BTreeMap::is_empty) {
+                        continue;
+                    }
+                    for q in qs {
+                        series(Some(("p", *q)), h.iter().map(|b| quantile(*q, b) / unit).collect());
+                    }
+                }
+                (_, Cells::Histograms(h)) => {
+                    let mut all: Vec<i32> = h.iter().flat_map(|b| b.keys().copied()).collect();
+                    all.sort_unstable();
+                    all.dedup();
+                    for e in all {
+                        let values = h.iter().map(|b| b.get(&e).copied().unwrap_or(0) as f64).collect();
+                        series(Some(("__bucket", bound(e) / unit)), values);
+                    }
+                }
+            }
+        }
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn powers_of_two_and_quantiles() {
+        assert_eq!([exponent(1.0), exponent(2.0), exponent(2.1), exponent(1024.0), exponent(0.3), exponent(0.0)], [0, 1, 2, 10, -1, ZERO]);
+        let b: BTreeMap<i32, u64> = [(3, 4), (5, 4)].into();
+        assert_eq!(quantile(1.0, &b), 32.0);
+        assert_eq!(quantile(0.5, &b), 8.0);
+        assert!((quantile(0.75, &b) - 2f64.powf(4.5)).abs() < 1e-9);
+        assert_eq!(quantile(0.5, &BTreeMap::new()), 0.0);
+    }
+}

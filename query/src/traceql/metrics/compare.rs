@@ -1,0 +1,149 @@
+//! `compare()`: how often each value of each attribute occurs among the selected spans and among the others.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use foldhash::HashMap;
+use strandline_storage::read::AttributeScope;
+
+use super::{Series, Sink, Slots};
+use crate::traceql::ast::{Attr, Expr, Intrinsic};
+use crate::traceql::error::Result;
+use crate::traceql::eval::expr::{Data, Rows};
+use crate::traceql::lexer::Scope;
+use crate::traceql::value::Val;
+
+/// Distinct values of an attribute that are counted; one with more is reported as having too many.
+const MAX_VALUES: usize = 10_000;
+
+const LABEL_TYPE: &str = "__meta_type";
+const LABEL_ERROR: &str = "__meta_error";
+const KINDS: [&str; 2] = ["baseline", "selection"];
+
+#[derive(Default)]
+struct Counts {
+    /// By value: for each slot the numbers in the baseline and in the selection.
+    values: HashMap<String, (Val, [Vec<u64>; 2])>,
+    totals: [Vec<u64>; 2],
+    too_many: bool,
+}
+
+/// Counts the spans of a `compare()`.
+pub(super) struct Comparison {
+    selection: Option<Expr>,
+    top: usize,
+    /// Selected spans start within, Unix nanoseconds; 0: anywhere.
+    window: (u64, u64),
+    attrs: Vec<Attr>,
+    counts: BTreeMap<usize, Counts>,
+    slots: Slots,
+}
+
+impl Comparison {
+    pub(super) fn new(
+        selection: Option<Expr>,
+        top: u64,
+        window: (u64, u64),
+        keys: Vec<(AttributeScope, Vec<String>)>,
+        slots: Slots,
+    ) -> Self {
+        use Intrinsic::*;
+        let mut attrs: Vec<Attr> = [Name, Kind, Status, StatusMessage, RootName, RootService].map(Attr::Intrinsic).to_vec();
+        for (scope, keys) in keys {
+            let scope = match scope {
+                AttributeScope::Span => Scope::Span,
+                AttributeScope::Resource => Scope::Resource,
+                // Values of events and links are many to a span.
+                _ => continue,
+            };
+            attrs.extend(keys.into_iter().map(|k| Attr::Attribute(false, scope, k)));
+        }
+        let top = usize::try_from(top).unwrap_or(usize::MAX);
+        Comparison { selection, top, window, attrs, counts: BTreeMap::new(), slots }
+    }
+}
+
+impl Sink for Comparison {
+    fn add(&mut self, rows: &Rows<'_>, mask: &[bool]) -> Result<()> {
+        let n = mask.len();
+        let starts: Arc<Vec<u64>> = rows.batch.starts()?;
+        let mut selected = match &self.selection {
+            Some(e) => rows.eval(e)?.mask(n),
+            None => vec![true; n],
+        };
+        let (from, to) = self.window;
+        if to > 0 {
+            selected.iter_mut().zip(starts.iter()).for_each(|(s, t)| *s &= *t >= from && *t <= to);
+        }
+        let counted: Vec<(usize, usize)> =
+            (0..n).filter(|r| mask[*r]).filter_map(|r| self.slots.of(starts[r]).map(|slot| (r, slot))).collect();
+        if counted.is_empty() {
+            return Ok(());
+        }
+        for (i, a) in self.attrs.iter().enumerate() {
+            let data = rows.attr(a)?;
+            if matches!(data, Data::Const(Val::Nil)) {
+                continue;
+            }
+            let slots = self.slots.count;
+            let c = self.counts.entry(i).or_insert_with(|| Counts { totals: [vec![0; slots], vec![0; slots]], ..Counts::default() });
+            // Distinct values of the batch first, so that text is made once for each.
+            let mut seen: HashMap<u32, [Vec<u64>; 2]> = HashMap::default();
+            let Data::Dict(values, idx) = &data else { continue };
+            for (r, slot) in &counted {
+                let v = idx.all()[*r];
+                if values[v as usize] == Val::Nil {
+                    continue;
+                }
+                let side = usize::from(selected[*r]);
+                c.totals[side][*slot] += 1;
+                seen.entry(v).or_insert_with(|| [vec![0; slots], vec![0; slots]])[side][*slot] += 1;
+            }
+            for (v, sides) in seen {
+                let v = &values[v as usize];
+                let key = format!("{v:?}");
+                if c.values.len() >= MAX_VALUES && !c.values.contains_key(&key) {
+                    c.too_many = true;
+                    continue;
+                }
+                let sum = &mut c.values.entry(key).or_insert_with(|| (v.clone(), [vec![0; slots], vec![0; slots]])).1;
+                for (into, from) in sum.iter_mut().zip(&sides) {
+                    into.iter_mut().zip(from).for_each(|(i, f)| *i += f);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>) -> Vec<Series> {
+        let mut out = Vec::new();
+        let series = |labels: Vec<(String, Val)>, counts: &[u64]| Series {
+            labels,
+            values: counts.iter().map(|n| *n as f64).collect(),
+            exemplars: Vec::new(),
+        };
+        let text = |s: &str| Val::Str(s.into());
+        for (i, c) in self.counts {
+            let name = self.attrs[i].to_string();
+            for (side, kind) in KINDS.iter().enumerate() {
+                let total: u64 = c.totals[side].iter().sum();
+                if total == 0 {
+                    continue;
+                }
+                let mut values: Vec<(&Val, &Vec<u64>, u64)> =
+                    c.values.values().map(|(v, sides)| (v, &sides[side], sides[side].iter().sum())).filter(|v| v.2 > 0).collect();
+                values.sort_by(|a, b| b.2.cmp(&a.2).then_with(|| a.0.sort_key(b.0)));
+                for (v, counts, _) in values.iter().take(self.top) {
+                    out.push(series(vec![(LABEL_TYPE.into(), text(kind)), (name.clone(), (*v).clone())], counts));
+                }
+                if c.too_many {
+                    let labels =
+                        vec![(LABEL_TYPE.into(), text(kind)), (LABEL_ERROR.into(), text("__too_many_values__")), (name.clone(), Val::Nil)];
+                    out.push(series(labels, &vec![0; self.slots.count]));
+                }
+                out.push(series(vec![(LABEL_TYPE.into(), text(&format!("{kind}_total"))), (name.clone(), Val::Nil)], &c.totals[side]));
+            }
+        }
+        out
+    }
+}

@@ -1,0 +1,234 @@
+//! Metrics of spans: series over time, made by counting the spans that a pipeline selects.
+
+mod accumulate;
+mod compare;
+mod second;
+
+use std::ops::ControlFlow;
+
+use strandline_storage::model::TraceId;
+use strandline_storage::read::{ScanRequest, ScanStats, SpanBatch, SpanSource};
+
+use super::ast::{MetricsExpr, MetricsOp, MetricsQuery, Query, Root, Static};
+use super::error::{Result, TraceQlError};
+use super::eval::expr::Rows;
+use super::eval::pipeline::{needs_whole_traces, run};
+use super::search::conditions;
+use super::value::Val;
+use accumulate::Accumulator;
+
+/// Slots of a range at most.
+pub const MAX_SLOTS: u64 = 11_000;
+
+/// The range of a metrics query. Slots are right-closed and stamped at their end; the range is widened to whole slots.
+#[derive(Clone, Debug)]
+pub struct MetricsOptions {
+    /// Unix nanoseconds.
+    pub start_nano: u64,
+    /// Unix nanoseconds.
+    pub end_nano: u64,
+    /// Length of a slot; 0: chosen by the range.
+    pub step_nano: u64,
+    /// One slot from start to end.
+    pub instant: bool,
+    /// Exemplars of a series at most.
+    pub exemplars: usize,
+    /// Series at most; more fail the query.
+    pub max_series: usize,
+    /// How long a trace may last.
+    pub max_trace_nano: u64,
+    /// Answer what can be read and warn, instead of failing.
+    pub partial: bool,
+}
+
+impl MetricsOptions {
+    /// Over a range, with a step chosen by it.
+    pub fn new(start_nano: u64, end_nano: u64) -> Self {
+        MetricsOptions {
+            start_nano,
+            end_nano,
+            step_nano: 0,
+            instant: false,
+            exemplars: 0,
+            max_series: 10_000,
+            max_trace_nano: 3_600_000_000_000,
+            partial: false,
+        }
+    }
+}
+
+/// A trace that stands for a sample.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Exemplar {
+    /// When its span started, Unix milliseconds.
+    pub timestamp_ms: i64,
+    /// What it contributed.
+    pub value: f64,
+    /// Its trace.
+    pub trace_id: TraceId,
+}
+
+/// A series: labels and a value for each slot, NaN where there is none.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Series {
+    /// In the order of the query.
+    pub labels: Vec<(String, Val)>,
+    /// One for each slot.
+    pub values: Vec<f64>,
+    /// By time.
+    pub exemplars: Vec<Exemplar>,
+}
+
+/// What a metrics query gives.
+#[derive(Clone, Debug, Default)]
+pub struct MetricsResult {
+    /// End of each slot, Unix milliseconds.
+    pub timestamps_ms: Vec<i64>,
+    /// By labels.
+    pub series: Vec<Series>,
+    /// What it took.
+    pub stats: ScanStats,
+}
+
+/// A step that gives about 240 slots, rounded to what people use.
+pub fn default_step(start_nano: u64, end_nano: u64) -> u64 {
+    const HUMAN_S: [u64; 16] = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21_600, 86_400];
+    let ideal = end_nano.saturating_sub(start_nano) / 240;
+    HUMAN_S.iter().map(|s| s * 1_000_000_000).find(|s| *s >= ideal).unwrap_or(86_400_000_000_000)
+}
+
+/// Slots of a range.
+#[derive(Clone, Copy, Debug)]
+pub struct Slots {
+    start: u64,
+    step: u64,
+    count: usize,
+}
+
+impl Slots {
+    fn new(o: &MetricsOptions) -> Result<Slots> {
+        let fail = |m: &str| Err(TraceQlError::evaluation(m));
+        if o.end_nano <= o.start_nano {
+            return fail("the end of the range must lie after its start");
+        }
+        if o.instant {
+            return Ok(Slots { start: o.start_nano, step: o.end_nano - o.start_nano, count: 1 });
+        }
+        let step = if o.step_nano == 0 { default_step(o.start_nano, o.end_nano) } else { o.step_nano };
+        let start = o.start_nano / step * step;
+        let count = (o.end_nano - start).div_ceil(step);
+        if count > MAX_SLOTS {
+            return fail("the step is too small for the range: more than 11000 samples a series");
+        }
+        Ok(Slots { start, step, count: count as usize })
+    }
+    fn end(&self) -> u64 {
+        self.start.saturating_add(self.step.saturating_mul(self.count as u64))
+    }
+    /// The slot of a time, if it lies in the range.
+    #[inline]
+    fn of(&self, nano: u64) -> Option<usize> {
+        let i = (nano.checked_sub(self.start)?.checked_sub(1)? / self.step) as usize;
+        (i < self.count).then_some(i)
+    }
+    fn seconds(&self) -> f64 {
+        self.step as f64 / 1e9
+    }
+    fn timestamps_ms(&self) -> Vec<i64> {
+        (1..=self.count as u64).map(|i| ((self.start + i * self.step) / 1_000_000) as i64).collect()
+    }
+}
+
+/// Runs a metrics query.
+pub fn query_range(source: &dyn SpanSource, query: &Query, options: &MetricsOptions) -> Result<MetricsResult> {
+    let Root::Metrics(expr) = &query.root else {
+        return Err(TraceQlError::evaluation("this query selects traces; a metrics query ends in a metrics function"));
+    };
+    let slots = Slots::new(options)?;
+    let mut options = options.clone();
+    // with(exemplars=true), with(exemplars=10), with(exemplars=false)
+    match query.hints.iter().find(|h| h.0 == "exemplars").map(|h| &h.1) {
+        Some(Static::Bool(false)) => options.exemplars = 0,
+        Some(Static::Bool(true)) => options.exemplars = options.exemplars.max(100),
+        Some(Static::Int(n)) => options.exemplars = usize::try_from(*n).unwrap_or(0).min(100),
+        _ => {}
+    }
+    let mut stats = ScanStats::default();
+    let mut series = evaluate(source, expr, &options, slots, &mut stats)?;
+    series.retain(|s| s.values.iter().any(|v| !v.is_nan()));
+    series.sort_by(|a, b| labels_text(a).cmp(&labels_text(b)));
+    Ok(MetricsResult { timestamps_ms: slots.timestamps_ms(), series, stats })
+}
+
+fn labels_text(s: &Series) -> Vec<(String, String)> {
+    s.labels.iter().map(|(k, v)| (k.clone(), v.text())).collect()
+}
+
+fn evaluate(
+    source: &dyn SpanSource,
+    expr: &MetricsExpr,
+    options: &MetricsOptions,
+    slots: Slots,
+    stats: &mut ScanStats,
+) -> Result<Vec<Series>> {
+    Ok(match expr {
+        MetricsExpr::Query(q) => count(source, q, options, slots, stats)?,
+        MetricsExpr::Const(_) => return Err(TraceQlError::evaluation("a number alone is no series")),
+        MetricsExpr::TopK(top, n, inner, _) => second::top(*top, *n, evaluate(source, inner, options, slots, stats)?),
+        MetricsExpr::Filter(op, bound, inner, _) => second::filter(*op, *bound, evaluate(source, inner, options, slots, stats)?),
+        MetricsExpr::Math(op, l, r) => match (&**l, &**r) {
+            (MetricsExpr::Const(c), r) => second::scalar(*op, evaluate(source, r, options, slots, stats)?, |v| (*c, v)),
+            (l, MetricsExpr::Const(c)) => second::scalar(*op, evaluate(source, l, options, slots, stats)?, |v| (v, *c)),
+            (l, r) => {
+                let left = evaluate(source, l, options, slots, stats)?;
+                second::math(*op, left, evaluate(source, r, options, slots, stats)?)
+            }
+        },
+    })
+}
+
+fn count(source: &dyn SpanSource, q: &MetricsQuery, options: &MetricsOptions, slots: Slots, stats: &mut ScanStats) -> Result<Vec<Series>> {
+    let mut request = ScanRequest::new(slots.start + 1, slots.end());
+    request.whole_traces = needs_whole_traces(&q.pipeline) || accumulate::labels_need_whole_traces(q);
+    request.max_trace_nano = options.max_trace_nano;
+    request.conditions = conditions(&q.pipeline);
+    request.partial = options.partial;
+    let mut sink: Box<dyn Sink> = match &q.op {
+        MetricsOp::Compare(selection, top, from, to) => {
+            let keys = source.attribute_keys(request.min_nano, request.max_nano)?;
+            request.whole_traces = true;
+            Box::new(compare::Comparison::new(selection.clone(), *top, (*from, *to), keys, slots))
+        }
+        _ => Box::new(Accumulator::new(q, slots, options)),
+    };
+    let mut failed = None;
+    let mut visit = |batch: &dyn SpanBatch| {
+        let rows = Rows::new(batch);
+        let done = run(&rows, &q.pipeline).and_then(|selected| sink.add(&rows, &selected.into_mask(batch.len())));
+        match done {
+            Ok(()) => Ok(ControlFlow::Continue(0)),
+            Err(e) => {
+                failed = Some(e);
+                Ok(ControlFlow::Break(()))
+            }
+        }
+    };
+    let scanned = source.scan(&request, &mut visit)?;
+    if let Some(e) = failed {
+        return Err(e);
+    }
+    stats.bytes += scanned.bytes;
+    stats.spans += scanned.spans;
+    stats.traces += scanned.traces;
+    stats.blocks += scanned.blocks;
+    stats.warnings.extend(scanned.warnings);
+    Ok(sink.finish())
+}
+
+/// What counts the spans of batches.
+trait Sink {
+    /// Counts the marked rows.
+    fn add(&mut self, rows: &Rows<'_>, mask: &[bool]) -> Result<()>;
+    /// The series.
+    fn finish(self: Box<Self>) -> Vec<Series>;
+}

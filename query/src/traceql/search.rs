@@ -1,0 +1,285 @@
+//! Search: the newest traces that a query selects.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::ops::ControlFlow;
+
+use strandline_storage::model::{Trace, TraceId};
+use strandline_storage::read::{AttributeScope, Condition, Field, RowBatch, ScanRequest, ScanStats, SpanBatch, SpanSource, Value};
+
+use super::ast::{Attr, BinOp, Expr, ExprNode, Intrinsic, Pipeline, Scalar, SetExpr, Stage, Static};
+use super::error::Result;
+use super::eval::expr::Rows;
+use super::eval::pipeline::{Selected, run};
+use super::lexer::Scope;
+use super::value::Val;
+
+/// Name of a root that has not come yet, as Tempo calls it.
+pub const ROOT_NOT_RECEIVED: &str = "<root span not yet received>";
+
+/// What a search wants.
+#[derive(Clone, Debug)]
+pub struct SearchOptions {
+    /// Traces that ended earlier do not count, Unix nanoseconds.
+    pub start_nano: u64,
+    /// Traces that started later do not count.
+    pub end_nano: u64,
+    /// Traces at most.
+    pub limit: usize,
+    /// Spans shown of each set at most; all are counted.
+    pub spans_per_set: usize,
+    /// How long a trace may last.
+    pub max_trace_nano: u64,
+    /// Answer what can be read and warn, instead of failing.
+    pub partial: bool,
+}
+
+impl Default for SearchOptions {
+    fn default() -> Self {
+        SearchOptions { start_nano: 0, end_nano: u64::MAX, limit: 20, spans_per_set: 3, max_trace_nano: 3_600_000_000_000, partial: false }
+    }
+}
+
+/// A span of a result.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MatchedSpan {
+    /// Its id.
+    pub span_id: u64,
+    /// What it did.
+    pub name: String,
+    /// Unix nanoseconds.
+    pub start_unix_nano: u64,
+    /// Nanoseconds.
+    pub duration_nano: u64,
+    /// What the query mentions.
+    pub attributes: Vec<(String, Val)>,
+}
+
+/// Spans of a trace that belong together.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MatchedSet {
+    /// The first of them.
+    pub spans: Vec<MatchedSpan>,
+    /// How many there are.
+    pub matched: u32,
+    /// What grouping and aggregates said.
+    pub attributes: Vec<(String, Val)>,
+}
+
+/// A trace that was found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TraceMatch {
+    /// Its id.
+    pub trace_id: TraceId,
+    /// Service of its root.
+    pub root_service: String,
+    /// Name of its root.
+    pub root_name: String,
+    /// First start, Unix nanoseconds.
+    pub start_unix_nano: u64,
+    /// From the first start to the last end.
+    pub duration_nano: u64,
+    /// Selected spans.
+    pub sets: Vec<MatchedSet>,
+    /// Spans and errors by service.
+    pub services: BTreeMap<String, (u32, u32)>,
+}
+
+/// What a search found.
+#[derive(Clone, Debug, Default)]
+pub struct SearchResult {
+    /// Newest first; of those that began together, by id.
+    pub traces: Vec<TraceMatch>,
+    /// What it took.
+    pub stats: ScanStats,
+}
+
+/// Conditions that some span must satisfy for a pipeline to select anything.
+pub(super) fn conditions(p: &Pipeline) -> Vec<Condition> {
+    let mut out = Vec::new();
+    if let Some(Stage::Set(SetExpr::Filter(Some(e)))) = p.stages.first() {
+        gather(e, &mut out);
+    }
+    out
+}
+
+fn gather(e: &Expr, out: &mut Vec<Condition>) {
+    let ExprNode::Binary(op, l, r) = &e.node else { return };
+    if *op == BinOp::And {
+        gather(l, out);
+        gather(r, out);
+        return;
+    }
+    let (ExprNode::Attr(a), ExprNode::Static(s)) = (&l.node, &r.node) else { return };
+    let field = match a {
+        Attr::Attribute(false, Scope::Span, k) => Field::Attribute(AttributeScope::Span, k.clone()),
+        Attr::Intrinsic(i @ (Intrinsic::Name | Intrinsic::Status | Intrinsic::Kind)) => match i.field() {
+            Some(f) => f,
+            None => return,
+        },
+        _ => return,
+    };
+    let number = match s {
+        Static::Int(i) | Static::Duration(i) | Static::Status(i) | Static::Kind(i) => Some(*i as f64),
+        Static::Float(f) => Some(*f),
+        _ => None,
+    };
+    match (op, s, number) {
+        (BinOp::Eq, Static::Str(s), _) => out.push(Condition::Equals(field, Value::String(s.as_str().into()))),
+        (BinOp::Eq, _, Some(n)) => out.push(Condition::Equals(field, Value::Float(n))),
+        (BinOp::Gt | BinOp::Ge, _, Some(n)) => out.push(Condition::AtLeast(field, n)),
+        (BinOp::Lt | BinOp::Le, _, Some(n)) => out.push(Condition::AtMost(field, n)),
+        _ => {}
+    }
+}
+
+/// Attributes that a pipeline mentions, which results show.
+fn mentioned(p: &Pipeline, out: &mut Vec<Attr>) {
+    fn set(s: &SetExpr, out: &mut Vec<Attr>) {
+        match s {
+            SetExpr::Filter(None) => {}
+            SetExpr::Filter(Some(e)) => e.each_attr(&mut |a| out.push(a.clone())),
+            SetExpr::Op(_, l, r) => {
+                set(l, out);
+                set(r, out);
+            }
+            SetExpr::Wrapped(p) => mentioned(p, out),
+        }
+    }
+    for s in &p.stages {
+        match s {
+            Stage::Set(s) => set(s, out),
+            Stage::Group(e) => e.each_attr(&mut |a| out.push(a.clone())),
+            Stage::Select(attrs) => out.extend(attrs.iter().cloned()),
+            Stage::Scalar(_, Scalar::Aggregate(a, _), ..) => {
+                if let Some(e) = &a.of {
+                    e.each_attr(&mut |a| out.push(a.clone()));
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Shown as fields of the result already.
+fn is_shown_anyway(a: &Attr) -> bool {
+    use Intrinsic::*;
+    matches!(a, Attr::Intrinsic(Name | Duration | SpanId | TraceId | TraceDuration | RootName | RootService))
+}
+
+/// The newest traces that `pipeline` selects. `found` is called with each batch of candidates' number, and may stop the
+/// search.
+pub fn search(source: &dyn SpanSource, pipeline: &Pipeline, options: &SearchOptions) -> Result<SearchResult> {
+    let mut request = ScanRequest::new(options.start_nano, options.end_nano);
+    request.max_trace_nano = options.max_trace_nano;
+    request.conditions = conditions(pipeline);
+    request.partial = options.partial;
+    // The newest so far, the oldest of them on top.
+    let mut best: BinaryHeap<Reverse<(u64, Reverse<TraceId>)>> = BinaryHeap::new();
+    let mut failed = None;
+    let mut visit = |batch: &dyn SpanBatch| {
+        if let Err(e) = candidates(batch, pipeline, options, &mut best) {
+            failed = Some(e);
+            return Ok(ControlFlow::Break(()));
+        }
+        let full = best.len() >= options.limit;
+        Ok(ControlFlow::Continue(if full { best.peek().map_or(0, |b| b.0.0) } else { 0 }))
+    };
+    let stats = source.scan(&request, &mut visit)?;
+    if let Some(e) = failed {
+        return Err(e);
+    }
+    let mut newest: Vec<_> = best.into_iter().map(|b| b.0).collect();
+    newest.sort_by(|a, b| b.cmp(a));
+    let mut attrs = Vec::new();
+    mentioned(pipeline, &mut attrs);
+    attrs.retain(|a| !is_shown_anyway(a));
+    attrs.sort();
+    attrs.dedup();
+    let mut traces = Vec::new();
+    for (_, Reverse(id)) in newest {
+        if let Some(trace) = source.trace(id)? {
+            traces.extend(describe(trace, pipeline, &attrs, options)?);
+        }
+    }
+    Ok(SearchResult { traces, stats })
+}
+
+fn candidates(
+    batch: &dyn SpanBatch,
+    pipeline: &Pipeline,
+    options: &SearchOptions,
+    best: &mut BinaryHeap<Reverse<(u64, Reverse<TraceId>)>>,
+) -> Result<()> {
+    let rows = Rows::new(batch);
+    let offsets = batch.traces();
+    let found: Vec<u32> = match run(&rows, pipeline)? {
+        Selected::Mask(m) => (0..offsets.len() as u32 - 1)
+            .filter(|t| m[offsets[*t as usize] as usize..offsets[*t as usize + 1] as usize].contains(&true))
+            .collect(),
+        Selected::Sets(sets) => {
+            let mut t: Vec<u32> = sets.iter().map(|s| s.trace).collect();
+            t.dedup();
+            t
+        }
+    };
+    if found.is_empty() {
+        return Ok(());
+    }
+    let (starts, durations) = (batch.starts()?, batch.durations()?);
+    for t in found {
+        let r = offsets[t as usize] as usize..offsets[t as usize + 1] as usize;
+        let start = r.clone().map(|i| starts[i]).min().unwrap_or(0);
+        let end = r.map(|i| starts[i].saturating_add(durations[i])).max().unwrap_or(0);
+        if start > options.end_nano || end < options.start_nano {
+            continue;
+        }
+        best.push(Reverse((start, Reverse(batch.trace_id(t as usize)))));
+        if best.len() > options.limit {
+            best.pop();
+        }
+    }
+    Ok(())
+}
+
+fn describe(trace: Trace, pipeline: &Pipeline, attrs: &[Attr], options: &SearchOptions) -> Result<Option<TraceMatch>> {
+    let id = trace.trace_id;
+    let mut services: BTreeMap<String, (u32, u32)> = BTreeMap::new();
+    for s in &trace.spans {
+        let e = services.entry(s.service_name().unwrap_or_default().to_owned()).or_default();
+        e.0 += 1;
+        e.1 += u32::from(s.status_code == 2);
+    }
+    let root = trace.spans.iter().find(|s| s.parent_span_id.is_none());
+    let root_name = root.map_or_else(|| ROOT_NOT_RECEIVED.to_owned(), |r| r.name.clone());
+    let root_service = root.map_or_else(|| ROOT_NOT_RECEIVED.to_owned(), |r| r.service_name().unwrap_or_default().to_owned());
+    let batch = RowBatch::new(vec![trace]);
+    let rows = Rows::new(&batch);
+    let facts = rows.facts()?;
+    let (starts, durations, ids) = (batch.starts()?, batch.durations()?, batch.ids()?);
+    let names = rows.attr(&Attr::Intrinsic(Intrinsic::Name))?;
+    let shown = attrs.iter().map(|a| Ok((a.short_name().to_owned(), rows.attr(a)?))).collect::<Result<Vec<_>>>()?;
+    let mut sets = Vec::new();
+    for set in run(&rows, pipeline)?.into_sets(batch.traces()) {
+        let span = |r: &u32| {
+            let r = *r as usize;
+            MatchedSpan {
+                span_id: ids.span[r],
+                name: names.get(r).text(),
+                start_unix_nano: starts[r],
+                duration_nano: durations[r],
+                attributes: shown.iter().map(|(n, d)| (n.clone(), d.get(r))).filter(|a| a.1 != Val::Nil).collect(),
+            }
+        };
+        sets.push(MatchedSet {
+            spans: set.rows.iter().take(options.spans_per_set).map(span).collect(),
+            matched: set.rows.len() as u32,
+            attributes: set.attributes,
+        });
+    }
+    if sets.is_empty() {
+        return Ok(None);
+    }
+    let (start_unix_nano, duration_nano) = (facts.start[0], facts.duration[0]);
+    Ok(Some(TraceMatch { trace_id: id, root_service, root_name, start_unix_nano, duration_nano, sets, services }))
+}

@@ -1,0 +1,166 @@
+//! Names and values of tags, for completion in editors.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use strandline_storage::read::{AttributeScope, ScanRequest, SpanBatch, SpanSource};
+
+use super::ast::{Attr, INTRINSICS, Intrinsic, Pipeline, kind_name, status_name};
+use super::error::{Result, TraceQlError};
+use super::eval::expr::Rows;
+use super::eval::pipeline::run;
+use super::lexer::{Scope, Tok, tokens};
+use super::value::Val;
+
+/// What a listing covers.
+#[derive(Clone, Debug)]
+pub struct TagOptions {
+    /// Unix nanoseconds.
+    pub start_nano: u64,
+    /// Unix nanoseconds.
+    pub end_nano: u64,
+    /// Names of a scope, or values, at most; 0: no limit.
+    pub limit: usize,
+    /// Answer what can be read, instead of failing.
+    pub partial: bool,
+}
+
+/// Name of a scope as the API has it.
+fn scope_name(s: AttributeScope) -> &'static str {
+    match s {
+        AttributeScope::Span => "span",
+        AttributeScope::Resource => "resource",
+        AttributeScope::Event => "event",
+        AttributeScope::Link => "link",
+        AttributeScope::Instrumentation => "instrumentation",
+    }
+}
+
+/// Tag names by scope; `scope` narrows to one. Intrinsics stand under `intrinsic`.
+pub fn tag_names(source: &dyn SpanSource, scope: Option<&str>, options: &TagOptions) -> Result<Vec<(String, Vec<String>)>> {
+    let wanted = |name: &str| scope.is_none_or(|s| s.is_empty() || s == "none" || s == name);
+    let mut out = Vec::new();
+    if !scope.is_some_and(|s| s == "intrinsic") {
+        for (s, mut keys) in source.attribute_keys(options.start_nano, options.end_nano)? {
+            if options.limit > 0 {
+                keys.truncate(options.limit);
+            }
+            if wanted(scope_name(s)) && !keys.is_empty() {
+                out.push((scope_name(s).to_owned(), keys));
+            }
+        }
+    }
+    if wanted("intrinsic") {
+        let mut names: Vec<String> = INTRINSICS.iter().filter(|i| i.0 != Intrinsic::Parent).map(|i| i.1.to_owned()).collect();
+        names.sort();
+        out.push(("intrinsic".to_owned(), names));
+    }
+    Ok(out)
+}
+
+/// A tag's value and its type as the API has it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TagValue {
+    /// `string`, `int`, `float`, `bool`, `duration`, `keyword`.
+    pub kind: &'static str,
+    /// As text.
+    pub value: String,
+}
+
+/// The attribute a tag name stands for: scoped, dotted, an intrinsic, or (as older callers write it) bare.
+pub fn parse_tag(name: &str) -> Result<Attr> {
+    let bare = || Attr::Attribute(false, Scope::Any, name.to_owned());
+    if let Some(i) = Intrinsic::parse(name) {
+        return Ok(Attr::Intrinsic(i));
+    }
+    let scopes = ["span.", "resource.", "event.", "link.", "instrumentation.", "."];
+    if !scopes.iter().any(|s| name.starts_with(s)) {
+        return Ok(bare());
+    }
+    match tokens(name).as_deref() {
+        Ok([t, end]) if end.tok == Tok::End => match &t.tok {
+            Tok::Attribute(parent, scope, key) => Ok(Attr::Attribute(*parent, *scope, key.clone())),
+            _ => Ok(bare()),
+        },
+        // Characters that would have to be quoted in a query.
+        _ => {
+            let (scope, key) = name.split_once('.').unwrap_or(("", name));
+            let scope = match scope {
+                "span" => Scope::Span,
+                "resource" => Scope::Resource,
+                "event" => Scope::Event,
+                "link" => Scope::Link,
+                "instrumentation" => Scope::Instrumentation,
+                _ => Scope::Any,
+            };
+            Ok(Attr::Attribute(false, scope, key.to_owned()))
+        }
+    }
+}
+
+/// Values of a tag among the spans that `filter` selects (all, without one), sorted.
+pub fn tag_values(source: &dyn SpanSource, tag: &Attr, filter: Option<&Pipeline>, options: &TagOptions) -> Result<Vec<TagValue>> {
+    let keyword = |names: Vec<&'static str>| names.into_iter().map(|n| TagValue { kind: "keyword", value: n.into() }).collect();
+    match tag {
+        Attr::Intrinsic(Intrinsic::Status) => return Ok(keyword(vec![status_name(2), status_name(1), status_name(0)])),
+        Attr::Intrinsic(Intrinsic::Kind) => return Ok(keyword((0..6).map(kind_name).collect())),
+        // Times and numbers of positions are no use for completion.
+        Attr::Intrinsic(i) if matches!(i.field(), None) && !matches!(i, Intrinsic::RootName | Intrinsic::RootService) => {
+            return Ok(Vec::new());
+        }
+        _ => {}
+    }
+    let mut request = ScanRequest::new(options.start_nano, options.end_nano);
+    request.whole_traces = matches!(tag, Attr::Intrinsic(Intrinsic::RootName | Intrinsic::RootService))
+        || filter.is_some_and(super::eval::pipeline::needs_whole_traces);
+    request.conditions = filter.map(super::search::conditions).unwrap_or_default();
+    request.partial = options.partial;
+    let mut found: BTreeMap<TagValue, ()> = BTreeMap::new();
+    let mut failed: Option<TraceQlError> = None;
+    let mut visit = |batch: &dyn SpanBatch| {
+        if let Err(e) = collect(batch, tag, filter, options, &mut found) {
+            failed = Some(e);
+            return Ok(ControlFlow::Break(()));
+        }
+        Ok(if options.limit > 0 && found.len() >= options.limit { ControlFlow::Break(()) } else { ControlFlow::Continue(0) })
+    };
+    source.scan(&request, &mut visit)?;
+    if let Some(e) = failed {
+        return Err(e);
+    }
+    let mut out: Vec<TagValue> = found.into_keys().collect();
+    if options.limit > 0 {
+        out.truncate(options.limit);
+    }
+    Ok(out)
+}
+
+fn collect(
+    batch: &dyn SpanBatch,
+    tag: &Attr,
+    filter: Option<&Pipeline>,
+    options: &TagOptions,
+    found: &mut BTreeMap<TagValue, ()>,
+) -> Result<()> {
+    let rows = Rows::new(batch);
+    let n = batch.len();
+    let mut mask = run(&rows, filter.unwrap_or(&Pipeline::default()))?.into_mask(n);
+    let starts = batch.starts()?;
+    mask.iter_mut().zip(starts.iter()).for_each(|(m, s)| *m &= *s >= options.start_nano && *s <= options.end_nano);
+    rows.attr(tag)?.each_distinct(&mask, &mut |v| add(v, found));
+    Ok(())
+}
+
+fn add(v: &Val, found: &mut BTreeMap<TagValue, ()>) {
+    let kind = match v {
+        Val::Str(_) => "string",
+        Val::Int(_) => "int",
+        Val::Float(_) => "float",
+        Val::Bool(_) => "bool",
+        Val::Duration(_) => "duration",
+        Val::Status(_) | Val::Kind(_) => "keyword",
+        Val::Array(a) => return a.iter().for_each(|v| add(v, found)),
+        Val::Nil | Val::Other => return,
+    };
+    found.insert(TagValue { kind, value: v.text() }, ());
+}

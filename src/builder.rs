@@ -1,0 +1,119 @@
+//! How a database is opened.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use strandline_storage::bucket::{Bucket, LocalBucket};
+use strandline_storage::clock::{Clock, SystemClock};
+use strandline_storage::metrics::MetricOptions;
+use strandline_storage::{Engine, EngineOptions, Result};
+use strandline_wal::fs::{Fs, RealFs, SimFs};
+use strandline_wal::{SyncMode, WalOptions};
+
+use crate::Db;
+
+/// Options of a [`Db`]. What is not set has the default of the server.
+#[derive(Clone)]
+pub struct Builder {
+    dir: PathBuf,
+    fs: Arc<dyn Fs>,
+    clock: Arc<dyn Clock>,
+    bucket: Option<Arc<dyn Bucket>>,
+    sync: SyncMode,
+    background: bool,
+    retention_ms: i64,
+    adjust: Option<Arc<dyn Fn(&mut MetricOptions) + Send + Sync>>,
+}
+
+impl Builder {
+    /// A database in a folder on disk.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Builder {
+            dir: dir.into(),
+            fs: Arc::new(RealFs::default()),
+            clock: Arc::new(SystemClock),
+            bucket: None,
+            sync: SyncMode::Always,
+            background: true,
+            retention_ms: 0,
+            adjust: None,
+        }
+    }
+
+    /// A database in memory: nothing touches the disk, nothing survives.
+    pub fn in_memory() -> Self {
+        Builder { fs: Arc::new(SimFs::new()), ..Builder::new("/memory") }
+    }
+
+    /// Another file system.
+    pub fn fs(mut self, fs: Arc<dyn Fs>) -> Self {
+        self.fs = fs;
+        self
+    }
+
+    /// Another clock.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Where blocks go, instead of a folder below the database's.
+    pub fn bucket(mut self, bucket: Arc<dyn Bucket>) -> Self {
+        self.bucket = Some(bucket);
+        self
+    }
+
+    /// When a commit counts as done; [`SyncMode::Always`] by default.
+    pub fn sync(mut self, sync: SyncMode) -> Self {
+        self.sync = sync;
+        self
+    }
+
+    /// No threads of the database's own: call [`Db::maintain`] now and then.
+    pub fn without_background(mut self) -> Self {
+        self.background = false;
+        self
+    }
+
+    /// Blocks older than this go. 0, the default, keeps them.
+    pub fn retention_ms(mut self, retention_ms: i64) -> Self {
+        self.retention_ms = retention_ms;
+        self
+    }
+
+    /// Changes any other option of the metric store.
+    pub fn metrics(mut self, adjust: impl Fn(&mut MetricOptions) + Send + Sync + 'static) -> Self {
+        self.adjust = Some(Arc::new(adjust));
+        self
+    }
+
+    /// Opens it: takes the folder's lock and replays the log.
+    pub fn open(self) -> Result<Db> {
+        let bucket: Arc<dyn Bucket> = match self.bucket {
+            Some(b) => b,
+            None => Arc::new(LocalBucket::open(self.fs.clone(), self.dir.join("bucket"))?),
+        };
+        let wal = WalOptions { sync: self.sync, background: self.background, ..WalOptions::default() };
+        let mut metrics = MetricOptions::new(self.fs.clone(), self.clock.clone(), &self.dir);
+        metrics.bucket = Some(bucket.clone());
+        metrics.wal = wal.clone();
+        metrics.retention_ms = self.retention_ms;
+        if let Some(adjust) = &self.adjust {
+            adjust(&mut metrics);
+        }
+        #[cfg(feature = "traces")]
+        let traces = {
+            let mut t = strandline_storage::traces::TraceStoreOptions::new(self.fs.clone(), self.clock.clone(), &self.dir, bucket);
+            t.wal = wal;
+            t.retention_ms = self.retention_ms;
+            t
+        };
+        let options = EngineOptions {
+            metrics,
+            #[cfg(feature = "traces")]
+            traces,
+            background: self.background,
+        };
+        Ok(Db::from_engine(Engine::open(options)?, self.clock))
+    }
+}

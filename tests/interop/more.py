@@ -1,0 +1,2 @@
+"""Checks beside Prometheus itself."""
+CHECKS = []
