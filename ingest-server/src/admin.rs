@@ -68,7 +68,7 @@ async fn snapshot(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
         Ok(name) => {
             let v = serde_json::json!({ "status": "success", "data": { "name": name } });
             ([(header::CONTENT_TYPE, "application/json")], v.to_string()).into_response()
-        },
+        }
         Err(r) => json_error(&r),
     }
 }
@@ -121,7 +121,7 @@ fn parse_delete(raw: &str) -> Result<DeleteRequest, Refusal> {
             "match[]" => {
                 let s = promql::parse_selector(&v).map_err(|e| invalid(format!("match[]: {e}")))?;
                 d.sets.push(s.matchers);
-            },
+            }
             "start" => d.range.min_ms = crate::params::time_ms(&v).map_err(invalid)?,
             "end" => d.range.max_ms = crate::params::time_ms(&v).map_err(invalid)?,
             _ => {}

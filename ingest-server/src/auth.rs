@@ -92,7 +92,10 @@ impl Auth {
         let f: File = toml::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))?;
         for e in &f.entry {
             if !e.secret.starts_with("sha256$") || e.secret.split('$').count() != 3 {
-                return Err(format!("{}: a secret is not of the form sha256$salt$hash: make it by `strandline hash-secret`", path.display()));
+                return Err(format!(
+                    "{}: a secret is not of the form sha256$salt$hash: make it by `strandline hash-secret`",
+                    path.display()
+                ));
             }
             if !crate::config::valid_tenant(&e.tenant) {
                 return Err(format!("{}: tenant {:?} is not a valid name", path.display(), e.tenant));
@@ -106,7 +109,9 @@ impl Auth {
         let unknown = || Refusal::new(Reason::Unauthenticated, "no valid credentials: send basic auth or a bearer token");
         let given = headers.get("authorization").and_then(|v| v.to_str().ok()).ok_or_else(unknown)?;
         let entry = match given.split_once(' ') {
-            Some((s, token)) if s.eq_ignore_ascii_case("bearer") => self.entries.iter().find(|e| e.user.is_none() && matches(&e.secret, token.trim())),
+            Some((s, token)) if s.eq_ignore_ascii_case("bearer") => {
+                self.entries.iter().find(|e| e.user.is_none() && matches(&e.secret, token.trim()))
+            }
             Some((s, b64)) if s.eq_ignore_ascii_case("basic") => {
                 let decoded = crate::otlp::json::unbase64(b64.trim()).and_then(|b| String::from_utf8(b).ok());
                 let decoded = decoded.ok_or_else(unknown)?;

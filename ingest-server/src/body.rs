@@ -42,7 +42,9 @@ pub fn unpack(headers: &HeaderMap, body: Bytes, max: u64) -> Result<Bytes, Refus
             bounded(d, "zstd", max)
         }
         "snappy" => unsnap(&body, max),
-        other => Err(Refusal::new(Reason::Unsupported, format!("content encoding {other:?} is not supported (gzip, zstd, snappy, deflate are)"))),
+        other => {
+            Err(Refusal::new(Reason::Unsupported, format!("content encoding {other:?} is not supported (gzip, zstd, snappy, deflate are)")))
+        }
     }
 }
 

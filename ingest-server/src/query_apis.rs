@@ -3,19 +3,20 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::HeaderMap;
 use strandline_storage::clock::SystemClock;
 use strandline_storage::read::SpanSource;
 
 use crate::app::App;
 use crate::auth::Right;
-use crate::refusal::Reason;
+use crate::prometheus;
 use crate::tempo::{self, TempoError, TempoState};
 
 /// Prometheus' and Tempo's query APIs.
 pub fn router(app: &Arc<App>) -> Router {
     let tempo = tempo_state(app.clone());
-    Router::new().merge(tempo::streaming_routes(tempo.clone())).merge(tempo::router(tempo))
+    let prometheus = prometheus::router(prometheus::state_of(app));
+    Router::new().merge(prometheus).merge(tempo::streaming_routes(tempo.clone())).merge(tempo::router(tempo))
 }
 
 fn tempo_state(app: Arc<App>) -> TempoState {

@@ -139,7 +139,8 @@ async fn tls_config(c: &Config) -> Result<Option<Tls>, String> {
     let chain: Result<Vec<_>, _> = rustls::pki_types::CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
     let chain = chain.map_err(|e| format!("server.tls_cert {}: {e}", cert.display()))?;
     let key_pem = crate::config::read_file(key)?;
-    let key_der = rustls::pki_types::PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).map_err(|e| format!("server.tls_key {}: {e}", key.display()))?;
+    let key_der = rustls::pki_types::PrivateKeyDer::from_pem_slice(key_pem.as_bytes())
+        .map_err(|e| format!("server.tls_key {}: {e}", key.display()))?;
     let mut config = rustls::ServerConfig::builder()
         .with_no_client_auth()
         .with_single_cert(chain, key_der)

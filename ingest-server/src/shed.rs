@@ -16,7 +16,8 @@ pub fn apply(app: &App, batch: &mut Batch, mut beside: Option<&mut Vec<u32>>) {
             let SeriesKey::Raw { start, len } = *k else { return false };
             let raw = batch.raw.get(start as usize..(start + len) as usize).unwrap_or(&[]);
             let pairs: Vec<(&[u8], &[u8])> = RawLabels(raw).flatten().collect();
-            let value = |name: &str| pairs.iter().find(|(n, _)| *n == name.as_bytes()).and_then(|(_, v)| std::str::from_utf8(v).ok()).unwrap_or("");
+            let value =
+                |name: &str| pairs.iter().find(|(n, _)| *n == name.as_bytes()).and_then(|(_, v)| std::str::from_utf8(v).ok()).unwrap_or("");
             rules.iter().any(|r| r.iter().all(|m| m.matches(value(&m.name))))
         })
         .collect();

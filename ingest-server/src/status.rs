@@ -39,7 +39,8 @@ impl Page {
     fn value(&mut self, name: &str, labels: &[(&str, &str)], v: f64) {
         let _ = write!(self.0, "strandline_{name}");
         if !labels.is_empty() {
-            let all: Vec<String> = labels.iter().map(|(n, v)| format!("{n}=\"{}\"", v.replace('\\', "\\\\").replace('"', "\\\""))).collect();
+            let all: Vec<String> =
+                labels.iter().map(|(n, v)| format!("{n}=\"{}\"", v.replace('\\', "\\\\").replace('"', "\\\""))).collect();
             let _ = write!(self.0, "{{{}}}", all.join(","));
         }
         let _ = writeln!(self.0, " {v}");
@@ -89,7 +90,9 @@ fn tenants(app: &App, p: &mut Page) {
         ("head_chunks", "gauge", "Chunks in the head.", |e| e.metrics().stats().head.chunks as f64),
         ("metric_blocks", "gauge", "Metric blocks that queries see.", |e| e.metrics().stats().blocks as f64),
         ("metric_block_bytes", "gauge", "Their bytes.", |e| e.metrics().stats().block_bytes as f64),
-        ("metric_blocks_to_upload", "gauge", "Metric blocks that the bucket does not hold yet.", |e| e.metrics().stats().blocks_to_upload as f64),
+        ("metric_blocks_to_upload", "gauge", "Metric blocks that the bucket does not hold yet.", |e| {
+            e.metrics().stats().blocks_to_upload as f64
+        }),
         ("bucket_up", "gauge", "1 if the bucket answered last.", |e| e.metrics().stats().bucket_error.is_none() as u8 as f64),
         ("metric_wal_bytes", "gauge", "Bytes of the metric log.", |e| e.metrics().stats().wal_bytes as f64),
         ("metric_wal_commits_total", "counter", "Commits of the metric log.", |e| e.metrics().stats().wal.commits as f64),

@@ -29,6 +29,12 @@ pub enum ErrorKind {
 pub struct Error {
     /// What to do about it.
     pub kind: ErrorKind,
+    /// Boxed: results on hot paths stay small.
+    inner: Box<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
     message: String,
     path: Option<PathBuf>,
     offset: Option<u64>,
@@ -41,7 +47,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// An error of `kind`.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Error { kind, message: message.into(), path: None, offset: None, source: None }
+        Error { kind, inner: Box::new(Inner { message: message.into(), ..Inner::default() }) }
     }
     /// Wrong input.
     pub fn invalid(message: impl Into<String>) -> Self {
@@ -53,17 +59,17 @@ impl Error {
     }
     /// Adds the file (or object) it happened in.
     pub fn at(mut self, path: impl AsRef<Path>) -> Self {
-        self.path.get_or_insert_with(|| path.as_ref().to_owned());
+        self.inner.path.get_or_insert_with(|| path.as_ref().to_owned());
         self
     }
     /// Adds the offset it happened at.
     pub fn offset(mut self, offset: u64) -> Self {
-        self.offset.get_or_insert(offset);
+        self.inner.offset.get_or_insert(offset);
         self
     }
     /// Adds the cause.
     pub fn caused_by(mut self, e: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        self.source = Some(e.into());
+        self.inner.source = Some(e.into());
         self
     }
     /// An I/O error with what was being done and where.
@@ -83,10 +89,10 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)?;
-        if let Some(p) = &self.path {
+        f.write_str(&self.inner.message)?;
+        if let Some(p) = &self.inner.path {
             write!(f, " ({}", p.display())?;
-            if let Some(o) = self.offset {
+            if let Some(o) = self.inner.offset {
                 write!(f, " at offset {o}")?;
             }
             f.write_str(")")?;
@@ -97,6 +103,6 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.source.as_deref().map(|e| e as &(dyn std::error::Error + 'static))
+        self.inner.source.as_deref().map(|e| e as &(dyn std::error::Error + 'static))
     }
 }

@@ -3,7 +3,7 @@ import json, os, shutil, signal, socket, subprocess, tempfile, time
 
 import requests
 
-BIN = os.environ["STRANDLINE_BIN"]
+BIN = os.environ["INTEROP_BIN"]
 ROOT = tempfile.mkdtemp(prefix="strandline-interop-")
 
 

@@ -16,5 +16,5 @@ mod ticket;
 pub use error::{WalError, WalErrorKind};
 pub use log::{Wal, WalStats};
 pub use options::{SyncMode, WalOptions};
-pub use recover::{Damage, Position, RecoveryReport, replay_read_only};
+pub use recover::{Damage, Position, RecoveryReport, Replay, replay_read_only};
 pub use ticket::Ticket;

@@ -17,7 +17,7 @@ use crate::error::{WalError, WalErrorKind};
 use crate::format::{self, MAX_FRAME_BYTES, SEGMENT_HEADER_BYTES, SegmentHeader, put_frame, put_uvarint};
 use crate::fs::{FileWrite, Fs};
 use crate::options::{SyncMode, WalOptions};
-use crate::recover::{Position, RecoveryReport, recover};
+use crate::recover::{RecoveryReport, Replay, recover};
 use crate::ticket::Ticket;
 
 /// A segmented log; clones share it.
@@ -101,7 +101,7 @@ impl Wal {
         fs: Arc<dyn Fs>,
         dir: &Path,
         options: WalOptions,
-        replay: &mut dyn FnMut(Position, &[u8]) -> Result<(), WalError>,
+        replay: Replay<'_>,
     ) -> Result<(Wal, RecoveryReport), WalError> {
         fs.create_dir_all(dir).map_err(|e| WalError::io("creating the log folder", dir, &e))?;
         if let Some(parent) = dir.parent().filter(|p| !p.as_os_str().is_empty()) {

@@ -53,7 +53,8 @@ pub struct RecoveryReport {
     pub segments: Vec<(u64, u64)>,
 }
 
-type Replay<'a> = &'a mut dyn FnMut(Position, &[u8]) -> Result<(), WalError>;
+/// Gets every record with its place.
+pub type Replay<'a> = &'a mut dyn FnMut(Position, &[u8]) -> Result<(), WalError>;
 
 /// Replays a log that another process may be writing; changes nothing on disk.
 pub fn replay_read_only(fs: &Arc<dyn Fs>, dir: &Path, replay: Replay<'_>) -> Result<RecoveryReport, WalError> {

@@ -27,7 +27,11 @@ pub fn get(base: &str, path: &str, params: &[(&str, String)]) -> Result<(u16, St
 
 fn encode(s: &str) -> String {
     s.bytes().fold(String::new(), |mut out, b| {
-        if b.is_ascii_alphanumeric() || b"-_.~".contains(&b) { out.push(b as char) } else { out.push_str(&format!("%{b:02X}")) }
+        if b.is_ascii_alphanumeric() || b"-_.~".contains(&b) {
+            out.push(b as char)
+        } else {
+            out.push_str(&format!("%{b:02X}"))
+        }
         out
     })
 }
@@ -53,11 +57,20 @@ pub fn run(a: &ServeArgs) -> Result<(), String> {
     let there = fs.exists(dir);
     line(true, format!("data folder {} {}", dir.display(), if there { "is there" } else { "does not exist yet; serve makes it" }));
     if let Some(free) = fs.free_bytes(if there { dir } else { Path::new(".") }) {
-        line(free > c.min_free_bytes, format!("{} free on its disk (storage.min_free is {})", format_size(free), format_size(c.min_free_bytes)));
+        line(
+            free > c.min_free_bytes,
+            format!("{} free on its disk (storage.min_free is {})", format_size(free), format_size(c.min_free_bytes)),
+        );
     }
     if let Some(m) = mount(dir) {
         let network = ["nfs", "cifs", "fuse", "9p", "virtiofs"].iter().any(|n| m.starts_with(n));
-        line(!network, format!("its file system is {m}{}", if network { ": fsync may not mean what it says there; use a local disk or a named volume" } else { "" }));
+        line(
+            !network,
+            format!(
+                "its file system is {m}{}",
+                if network { ": fsync may not mean what it says there; use a local disk or a named volume" } else { "" }
+            ),
+        );
     }
     match fs.lock(&dir.join("LOCK")) {
         Ok(_) => line(true, "no server uses the folder".into()),
@@ -66,7 +79,8 @@ pub fn run(a: &ServeArgs) -> Result<(), String> {
     }
     let limit = if c.memory_limit_bytes > 0 { c.memory_limit_bytes } else { crate::memory::default_limit_bytes() };
     line(true, format!("memory limit {}", format_size(limit)));
-    let checked = crate::tenants::open_bucket(&c, &super::local::fs()).and_then(|b| b.list_folders("metrics/").map(|f| (b.name(), f.len())));
+    let checked =
+        crate::tenants::open_bucket(&c, &super::local::fs()).and_then(|b| b.list_folders("metrics/").map(|f| (b.name(), f.len())));
     match checked {
         Ok((name, n)) => line(true, format!("bucket {name} answers; {n} tenants with metrics in it")),
         Err(e) => line(false, format!("bucket: {e}")),

@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use strandline_storage::bucket::{Bucket, LocalBucket};
 use strandline_storage::clock::SystemClock;
 use strandline_storage::metrics::{MetricOptions, MetricStore};
 use strandline_wal::fs::{Fs, RealFs};
@@ -19,11 +18,7 @@ pub fn fs() -> Arc<dyn Fs> {
 /// Configuration with a folder and bucket given by flags.
 pub fn config(data_dir: Option<&Path>, bucket: Option<&str>) -> Result<Config, String> {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    configure(&ServeArgs {
-        data_dir: data_dir.map(|d| d.display().to_string()),
-        bucket: bucket.map(str::to_owned),
-        ..ServeArgs::default()
-    })
+    configure(&ServeArgs { data_dir: data_dir.map(|d| d.display().to_string()), bucket: bucket.map(str::to_owned), ..ServeArgs::default() })
 }
 
 /// The store of the default tenant, for a command that changes things; the folder must not be in use.
@@ -42,14 +37,4 @@ pub fn open_store(c: &Config) -> Result<(MetricStore, Box<dyn Send + Sync>), Str
     o.max_block_range_ms = o.max_block_range_ms.max(1);
     let store = MetricStore::open(o).map_err(|e| e.to_string())?;
     Ok((store, lock))
-}
-
-/// A bucket by URL or folder.
-pub fn bucket(c: &Config) -> Result<Arc<dyn Bucket>, String> {
-    crate::tenants::open_bucket(c, &fs()).map_err(|e| e.to_string())
-}
-
-/// A folder as a bucket.
-pub fn folder(dir: &Path) -> Result<Arc<dyn Bucket>, String> {
-    Ok(Arc::new(LocalBucket::open(fs(), dir).map_err(|e| e.to_string())?))
 }

@@ -112,7 +112,10 @@ pub fn backup(a: BackupArgs) -> Result<(), String> {
     empty_target(&a.dir)?;
     let fs = local::fs();
     let _lock = fs.lock(&a.data_dir.join("LOCK")).map_err(|_| {
-        format!("{} is in use: POST /api/v1/admin/flush puts everything into the bucket of a running server; back that up", a.data_dir.display())
+        format!(
+            "{} is in use: POST /api/v1/admin/flush puts everything into the bucket of a running server; back that up",
+            a.data_dir.display()
+        )
     })?;
     let skip = |p: &Path| ["head", "bucket", "LOCK", "snapshots"].iter().any(|n| p.file_name().is_some_and(|f| f == *n));
     let n = copy_tree(&*fs, &a.data_dir, &a.dir, &skip).map_err(|e| e.to_string())?;

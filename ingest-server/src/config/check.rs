@@ -206,7 +206,9 @@ fn read(k: &Key, v: DeValue<'_>) -> Result<Parsed, String> {
 }
 
 fn pairs(t: DeTable<'_>) -> Option<Vec<(String, String)>> {
-    t.into_iter().map(|(k, v)| if let DeValue::String(s) = v.into_inner() { Some((k.into_inner().into_owned(), s.into_owned())) } else { None }).collect()
+    t.into_iter()
+        .map(|(k, v)| if let DeValue::String(s) = v.into_inner() { Some((k.into_inner().into_owned(), s.into_owned())) } else { None })
+        .collect()
 }
 
 fn each_table(f: &mut File<'_>, name: &str, v: Value<'_>, each: &mut dyn FnMut(&mut File<'_>, DeTable<'_>, usize)) {
@@ -234,10 +236,12 @@ fn text_of(f: &mut File<'_>, what: &str, v: Value<'_>) -> Option<String> {
     }
 }
 
-const SCRAPE_KEYS: [&str; 10] = ["job", "targets", "path", "scheme", "interval", "timeout", "labels", "username", "password", "password_file"];
+const SCRAPE_KEYS: [&str; 10] =
+    ["job", "targets", "path", "scheme", "interval", "timeout", "labels", "username", "password", "password_file"];
 
 fn scrape(f: &mut File<'_>, c: &mut Config, t: DeTable<'_>, at: usize) {
-    let mut j = ScrapeJob { path: "/metrics".into(), scheme: "http".into(), interval_ms: 15_000, timeout_ms: 10_000, ..ScrapeJob::default() };
+    let mut j =
+        ScrapeJob { path: "/metrics".into(), scheme: "http".into(), interval_ms: 15_000, timeout_ms: 10_000, ..ScrapeJob::default() };
     let before = f.mistakes.len();
     for (k, v) in t {
         let (key_at, at) = (k.span().start, v.span().start);

@@ -46,7 +46,10 @@ pub async fn export(State(app): State<Arc<App>>, request: Request, signal: Signa
 async fn serve(app: &Arc<App>, headers: &HeaderMap, body: Body, signal: Signal, json: bool) -> Result<Outcome, Refusal> {
     let content = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
     if !json && !content.starts_with("application/x-protobuf") && !content.starts_with("application/protobuf") {
-        return Err(Refusal::new(Reason::Unsupported, format!("content type {content:?} is not OTLP (application/x-protobuf or application/json)")));
+        return Err(Refusal::new(
+            Reason::Unsupported,
+            format!("content type {content:?} is not OTLP (application/x-protobuf or application/json)"),
+        ));
     }
     let max = app.config.max_body_bytes;
     let packed = body::read(body, max).await?;

@@ -134,7 +134,8 @@ static SUMMARY_POINT: [FieldOf; 7] = [
 ];
 const TEMPORALITY: Type = Enum("AGGREGATION_TEMPORALITY_", &["UNSPECIFIED", "DELTA", "CUMULATIVE"]);
 static GAUGE: [FieldOf; 1] = [many("dataPoints", 1, Message(&NUMBER))];
-static SUM: [FieldOf; 3] = [many("dataPoints", 1, Message(&NUMBER)), one("aggregationTemporality", 2, TEMPORALITY), one("isMonotonic", 3, Bool)];
+static SUM: [FieldOf; 3] =
+    [many("dataPoints", 1, Message(&NUMBER)), one("aggregationTemporality", 2, TEMPORALITY), one("isMonotonic", 3, Bool)];
 static HISTOGRAM: [FieldOf; 2] = [many("dataPoints", 1, Message(&HISTOGRAM_POINT)), one("aggregationTemporality", 2, TEMPORALITY)];
 static EXPONENTIAL: [FieldOf; 2] = [many("dataPoints", 1, Message(&EXPONENTIAL_POINT)), one("aggregationTemporality", 2, TEMPORALITY)];
 static SUMMARY: [FieldOf; 1] = [many("dataPoints", 1, Message(&SUMMARY_POINT))];
@@ -154,12 +155,8 @@ static RESOURCE_METRICS: [FieldOf; 3] =
     [one("resource", 1, Message(&RESOURCE)), many("scopeMetrics", 2, Message(&SCOPE_METRICS)), one("schemaUrl", 3, Text)];
 static METRICS: [FieldOf; 1] = [many("resourceMetrics", 1, Message(&RESOURCE_METRICS))];
 
-static EVENT: [FieldOf; 4] = [
-    one("timeUnixNano", 1, Fixed64),
-    one("name", 2, Text),
-    many("attributes", 3, Message(&KV)),
-    one("droppedAttributesCount", 4, Int),
-];
+static EVENT: [FieldOf; 4] =
+    [one("timeUnixNano", 1, Fixed64), one("name", 2, Text), many("attributes", 3, Message(&KV)), one("droppedAttributesCount", 4, Int)];
 static LINK: [FieldOf; 6] = [
     one("traceId", 1, Hex),
     one("spanId", 2, Hex),

@@ -199,7 +199,8 @@ fn metric(x: &mut Translator<'_>, m: &[u8], base: &LabelSet, newest_ms: &mut i64
     let name_kind = if shape == 7 && !monotonic { NameKind::Other } else { name_kind };
     let family = metric_name(name, unit, name_kind, x.t.strategy);
     if family.is_empty() || (shape != 5 && shape != 11 && temporality == 0) {
-        let why = if family.is_empty() { "the metric has no name".to_owned() } else { format!("metric {name}: no aggregation temporality") };
+        let why =
+            if family.is_empty() { "the metric has no name".to_owned() } else { format!("metric {name}: no aggregation temporality") };
         x.points += points.len() as u64;
         points.iter().for_each(|_| x.refuse(why.clone()));
         return Ok(());

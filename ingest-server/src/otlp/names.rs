@@ -204,7 +204,9 @@ mod tests {
     #[test]
     fn label_name_table() {
         let full = Strategy::named("UnderscoreEscapingWithSuffixes");
-        for (name, want) in [("http.route", "http_route"), ("1a", "key_1a"), ("_x", "key_x"), ("__x", "__x"), ("ok", "ok"), ("a..b", "a__b")] {
+        for (name, want) in
+            [("http.route", "http_route"), ("1a", "key_1a"), ("_x", "key_x"), ("__x", "__x"), ("ok", "ok"), ("a..b", "a__b")]
+        {
             assert_eq!(label_name(name, full), want);
         }
         assert_eq!(label_name("http.route", Strategy::named("NoTranslation")), "http.route");

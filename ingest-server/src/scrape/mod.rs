@@ -97,8 +97,11 @@ impl Target {
         if !answer.status().is_success() {
             return Err(format!("{url} answered {}", answer.status()));
         }
-        let open_metrics =
-            answer.headers().get("content-type").and_then(|v| v.to_str().ok()).is_some_and(|t| t.starts_with("application/openmetrics-text"));
+        let open_metrics = answer
+            .headers()
+            .get("content-type")
+            .and_then(|v| v.to_str().ok())
+            .is_some_and(|t| t.starts_with("application/openmetrics-text"));
         let mut page = Vec::new();
         while let Some(chunk) = answer.chunk().await.map_err(|e| e.to_string())? {
             if page.len() + chunk.len() > MAX_PAGE {

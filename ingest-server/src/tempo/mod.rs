@@ -5,7 +5,6 @@ mod grpc;
 mod http;
 mod json;
 mod metrics;
-mod otlp_json;
 mod params;
 mod proto;
 mod search;
@@ -25,7 +24,6 @@ use strandline_storage::read::SpanSource;
 
 pub use error::TempoError;
 pub use grpc::streaming_routes;
-pub use otlp_json::{JsonError, traces_to_protobuf};
 
 /// Gives the span store that a request's headers (the tenant among them) lead to.
 pub type SourceOf = Arc<dyn Fn(&HeaderMap) -> Result<Arc<dyn SpanSource>, TempoError> + Send + Sync>;

@@ -78,7 +78,8 @@ fn render(source: &Memory, query: &str, options: &MetricsOptions) -> Result<Vec<
     let r = query_range(source, &q, options).map_err(|e| e.to_string())?;
     let series = r.series.iter().map(|s| {
         let labels: Vec<String> = s.labels.iter().map(|(k, v)| format!("{k}={}", v.text())).collect();
-        let values: Vec<String> = s.values.iter().map(|v| if v.is_nan() { "-".into() } else { ((v * 1e9).round() / 1e9).to_string() }).collect();
+        let values: Vec<String> =
+            s.values.iter().map(|v| if v.is_nan() { "-".into() } else { ((v * 1e9).round() / 1e9).to_string() }).collect();
         format!("{}: {}", labels.join(" "), values.join(" "))
     });
     Ok(series.collect())

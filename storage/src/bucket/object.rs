@@ -285,14 +285,13 @@ impl Bucket for ObjectBucket {
     fn put_if_absent(&self, key: &str, content: Bytes) -> Result<bool> {
         let (store, k) = (self.store.clone(), self.key(key));
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-        let put = self.run(key, async move {
+        self.run(key, async move {
             match store.put_opts(&k, PutPayload::from_bytes(content), options).await {
                 Ok(_) => Ok(true),
                 Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => Ok(false),
                 Err(e) => Err(e),
             }
-        });
-        put
+        })
     }
     fn get(&self, key: &str) -> Result<Bytes> {
         let (store, k) = (self.store.clone(), self.key(key));

@@ -30,19 +30,23 @@ impl<'a> BitWriter<'a> {
         }
         let free = *self.free as u32;
         let v = if n == 64 { v } else { v & ((1 << n) - 1) };
-        // All bits at the top of a 128-bit word, behind the part of the last byte that is taken.
-        let taken = (8 - free) & 7;
-        let mut word = (v as u128) << (128 - n - taken);
-        let total = taken + n;
-        if taken > 0
-            && let Some(last) = self.out.pop()
+        let mut n = n;
+        if free > 0
+            && let Some(last) = self.out.last_mut()
         {
-            word |= (last as u128) << 120;
+            if n <= free {
+                *last |= (v << (free - n)) as u8;
+                *self.free = (free - n) as u8;
+                return;
+            }
+            n -= free;
+            *last |= (v >> n) as u8;
         }
-        let bytes = total.div_ceil(8) as usize;
-        reserve(self.out, bytes);
-        self.out.extend_from_slice(&word.to_be_bytes()[..bytes]);
-        *self.free = (bytes as u32 * 8 - total) as u8;
+        // What is left begins a byte; the shift drops the bits that are written already.
+        let bytes = n.div_ceil(8);
+        reserve(self.out, bytes as usize);
+        self.out.extend_from_slice(&(v << (64 - n)).to_be_bytes()[..bytes as usize]);
+        *self.free = (bytes * 8 - n) as u8;
     }
 
     /// One bit.

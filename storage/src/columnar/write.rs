@@ -74,7 +74,9 @@ pub fn write_column(
         Values::Bytes(dict, ids) => {
             let distinct: Vec<ByteArray> = dict.into_values().into_iter().map(ByteArray::from).collect();
             let v: Vec<ByteArray> = ids.iter().map(|i| distinct[*i as usize].clone()).collect();
-            column.typed::<ByteArrayType>().write_batch(&v, def, rep)?;
+            // Every distinct value occurs: the extremes of all are those of the distinct ones, which are fewer.
+            let (min, max) = (distinct.iter().min_by(|a, b| a.data().cmp(b.data())), distinct.iter().max_by(|a, b| a.data().cmp(b.data())));
+            column.typed::<ByteArrayType>().write_batch_with_statistics(&v, def, rep, min, max, None)?;
         }
         Values::I64(v) => {
             column.typed::<Int64Type>().write_batch(&v, def, rep)?;
@@ -92,7 +94,8 @@ pub fn write_column(
             let all = Bytes::from(v);
             let ids = |i| FixedLenByteArray::from(ByteArray::from(all.slice(i * width..(i + 1) * width)));
             let v: Vec<FixedLenByteArray> = (0..all.len() / width).map(ids).collect();
-            column.typed::<FixedLenByteArrayType>().write_batch(&v, def, rep)?;
+            let (min, max) = (v.iter().min_by(|a, b| a.data().cmp(b.data())), v.iter().max_by(|a, b| a.data().cmp(b.data())));
+            column.typed::<FixedLenByteArrayType>().write_batch_with_statistics(&v, def, rep, min, max, None)?;
         }
     }
     column.close()

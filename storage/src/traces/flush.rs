@@ -9,7 +9,7 @@ use strandline_wal::fs::Fs;
 use super::block::layout::Sampler;
 use super::block::meta::BlockMeta;
 use super::block::writer::{BlockIdentity, BlockWriter, WriteOptions};
-use super::live::{Live, LiveBody, LiveSpan, Owner};
+use super::live::{GroupNumbers, Live, LiveBody, LiveSpan, Owner};
 use super::otlp::WireError;
 use crate::error::{Error, Result};
 use crate::model::TraceId;
@@ -82,10 +82,10 @@ pub fn write_blocks(target: &FlushTarget<'_>, lives: &[Arc<Live>], mut ulid: imp
             }
         }
     }
-    let mut numbers = foldhash::HashMap::default();
+    let mut by_content = GroupNumbers::default();
+    let mut numbers: foldhash::HashMap<usize, Vec<u32>> = foldhash::HashMap::default();
     for body in lives.iter().flat_map(|l| l.bodies()) {
-        let n = numbers.len() as u64;
-        numbers.insert(Arc::as_ptr(body) as usize, n);
+        numbers.insert(Arc::as_ptr(body) as usize, body.number_groups(&mut by_content));
     }
     let mut out = Vec::new();
     for (window, (mut traces, spans)) in windows {
@@ -117,8 +117,9 @@ pub fn write_blocks(target: &FlushTarget<'_>, lives: &[Arc<Live>], mut ulid: imp
         for trace in traces {
             for r in ordered(lives, trace, window, target.window_ms)? {
                 let (groups, number) = r.0.groups(of(&r));
-                let body = numbers.get(&(Arc::as_ptr(&r.0) as usize)).copied().unwrap_or(u64::MAX >> 32);
-                w.push(&r.0.raw(of(&r))?, &groups, body << 32 | u64::from(number))?;
+                let of_body = numbers.get(&(Arc::as_ptr(&r.0) as usize)).and_then(|n| n.get(number as usize));
+                let key = of_body.copied().ok_or_else(|| Error::corrupt("a span of no resource"))?;
+                w.push(&r.0.raw(of(&r))?, &groups, u64::from(key))?;
             }
         }
         out.push(w.finish()?);

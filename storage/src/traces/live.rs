@@ -208,13 +208,38 @@ impl LiveBody {
         RawSpan::read(span.at.get(&self.bytes)).map_err(invalid)
     }
 
-    fn same(&self, a: &LiveSpan, other: &LiveBody, b: &LiveSpan) -> bool {
-        let g = |body: &LiveBody, s: &LiveSpan| {
-            let g = &body.groups[s.group as usize];
-            [g.resource, g.resource_url, g.scope, g.scope_url].map(|s| s.get(&body.bytes).to_vec())
-        };
-        a.at.get(&self.bytes) == b.at.get(&other.bytes) && g(self, a) == g(other, b)
+    fn group_parts(&self, group: u32) -> [&[u8]; 4] {
+        let g = &self.groups[group as usize];
+        [g.resource, g.resource_url, g.scope, g.scope_url].map(|s| s.get(&self.bytes))
     }
+
+    fn same(&self, a: &LiveSpan, other: &LiveBody, b: &LiveSpan) -> bool {
+        a.at.get(&self.bytes) == b.at.get(&other.bytes) && self.group_parts(a.group) == other.group_parts(b.group)
+    }
+
+    /// For each group of this request the number that `numbers` gives its content.
+    pub fn number_groups<'a>(&'a self, numbers: &mut GroupNumbers<'a>) -> Vec<u32> {
+        let of = |i: usize| {
+            let (hash, parts) = (self.groups[i].hash, self.group_parts(i as u32));
+            if let Some(n) = numbers.table.find(hash, |n| numbers.parts[*n as usize] == parts) {
+                return *n;
+            }
+            let n = numbers.parts.len() as u32;
+            numbers.parts.push(parts);
+            numbers.hashes.push(hash);
+            numbers.table.insert_unique(hash, n, |n| numbers.hashes[*n as usize]);
+            n
+        };
+        (0..self.groups.len()).map(of).collect()
+    }
+}
+
+/// Numbers of resources and scopes by content, over many requests.
+#[derive(Default)]
+pub struct GroupNumbers<'a> {
+    table: HashTable<u32>,
+    parts: Vec<[&'a [u8]; 4]>,
+    hashes: Vec<u64>,
 }
 
 /// Owned resources and scopes, shared by the spans of a request.

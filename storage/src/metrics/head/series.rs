@@ -214,10 +214,7 @@ impl Series {
             },
             _ => 0,
         };
-        if n == 0 {
-            done = self.finish();
-            self.begin_float(xor2);
-        } else if self.is_full(t, n, range_ms) {
+        if n == 0 || self.is_full(t, n, range_ms) {
             done = self.finish();
             self.begin_float(xor2);
         }

@@ -111,8 +111,7 @@ fn properties(layout_version: u32, options: &WriteOptions, traces_per_group: u64
         .set_key_value_metadata(Some(vec![KeyValue::new("strandline.format".into(), layout_version.to_string())]))
         .set_column_bloom_filter_enabled(trace_id.clone(), true)
         .set_column_bloom_filter_fpp(trace_id.clone(), 0.01)
-        .set_column_bloom_filter_max_ndv(trace_id.clone(), traces_per_group.max(64))
-        .set_column_statistics_enabled(trace_id, EnabledStatistics::Page);
+        .set_column_bloom_filter_max_ndv(trace_id, traces_per_group.max(64));
     // Random bytes: neither a dictionary nor compression helps.
     let span_id = path(&["span_id"]);
     p = p

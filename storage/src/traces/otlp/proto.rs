@@ -49,7 +49,7 @@ impl<'a> Cursor<'a> {
         Err(WireError { what, offset: self.pos })
     }
 
-    #[inline]
+    #[inline(always)]
     fn varint(&mut self) -> Result<u64, WireError> {
         match self.buf.get(self.pos) {
             Some(b) if *b < 0x80 => {
@@ -85,7 +85,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// The next field's number and value; none at the end. Groups (long gone from proto3) are refused.
-    #[inline]
+    #[inline(always)]
     pub fn field(&mut self) -> Result<Option<(u32, Wire<'a>)>, WireError> {
         if self.pos >= self.buf.len() {
             return Ok(None);
