@@ -99,7 +99,12 @@ fn main() -> Result<(), Box<dyn Error>> {
             store.append(&batch.finish())?.commit.wait()?;
         }
     }
-    println!("{} series, {samples} samples each, loaded in {:.1} s, {:.0} MiB", all.len(), begun.elapsed().as_secs_f64(), memory_mib("VmRSS"));
+    println!(
+        "{} series, {samples} samples each, loaded in {:.1} s, {:.0} MiB",
+        all.len(),
+        begun.elapsed().as_secs_f64(),
+        memory_mib("VmRSS")
+    );
     let end = START + (samples as i64 - 1) * STEP + 1000;
     println!("{:<16} {:>9} {:>9} {:>9} {:>9}", "query", "cpu ms", "wall ms", "1 thread", "series");
     for (name, range, step, text) in QUERIES {

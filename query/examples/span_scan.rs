@@ -29,7 +29,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut options = TraceStoreOptions::new(fs, Arc::new(SystemClock), &args[0], bucket);
     options.compaction = false;
     let store = TraceStore::open(options)?;
-    let (min, max) = store.blocks().iter().fold((u64::MAX, 0), |(lo, hi), b| (lo.min(b.meta.min_start_unix_nano), hi.max(b.meta.max_start_unix_nano)));
+    let (min, max) =
+        store.blocks().iter().fold((u64::MAX, 0), |(lo, hi), b| (lo.min(b.meta.min_start_unix_nano), hi.max(b.meta.max_start_unix_nano)));
     println!("blocks {} spans {} live {}", store.blocks().len(), store.block_spans(), store.live_spans());
     for q in QUERIES {
         let query = parse(q)?;
@@ -46,7 +47,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 }
             };
             let s = t.elapsed().as_secs_f64();
-            println!("{q}  round {round} found {found} visited {spans} ms {:.1} spans_per_s {:.1}M", s * 1e3, store.block_spans() as f64 / s / 1e6);
+            println!(
+                "{q}  round {round} found {found} visited {spans} ms {:.1} spans_per_s {:.1}M",
+                s * 1e3,
+                store.block_spans() as f64 / s / 1e6
+            );
         }
     }
     Ok(())

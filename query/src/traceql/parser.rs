@@ -505,11 +505,7 @@ impl Parser<'_> {
             Tok::Attribute(parent, scope, key) => ExprNode::Attr(Attr::Attribute(parent, scope, key)),
             Tok::Ident(name) => match literal(&name) {
                 Some(s) => ExprNode::Static(s),
-                // Before scopes had colons, the parent's intrinsics were written with a dot: the lexer takes those.
-                None => ExprNode::Attr(self.attr().map(|a| {
-                    self.at -= 1;
-                    a
-                })?),
+                None => return Ok(Expr { node: ExprNode::Attr(self.attr()?), at }),
             },
             _ => return self.fail("expected a value"),
         };

@@ -226,13 +226,20 @@ fn candidates(
     if found.is_empty() {
         return Ok(());
     }
-    let (starts, durations) = (batch.starts()?, batch.durations()?);
+    let starts = batch.starts()?;
     for t in found {
         let r = offsets[t as usize] as usize..offsets[t as usize + 1] as usize;
         let start = r.clone().map(|i| starts[i]).min().unwrap_or(0);
-        let end = r.map(|i| starts[i].saturating_add(durations[i])).max().unwrap_or(0);
-        if start > options.end_nano || end < options.start_nano {
+        // Too old to be among the newest: no need to know when it ended.
+        let late = best.len() >= options.limit && best.peek().is_some_and(|b| start < b.0.0);
+        if late || start > options.end_nano {
             continue;
+        }
+        if start < options.start_nano {
+            let durations = batch.durations()?;
+            if r.map(|i| starts[i].saturating_add(durations[i])).max().unwrap_or(0) < options.start_nano {
+                continue;
+            }
         }
         best.push(Reverse((start, Reverse(batch.trace_id(t as usize)))));
         if best.len() > options.limit {

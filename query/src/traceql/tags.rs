@@ -40,7 +40,7 @@ fn scope_name(s: AttributeScope) -> &'static str {
 pub fn tag_names(source: &dyn SpanSource, scope: Option<&str>, options: &TagOptions) -> Result<Vec<(String, Vec<String>)>> {
     let wanted = |name: &str| scope.is_none_or(|s| s.is_empty() || s == "none" || s == name);
     let mut out = Vec::new();
-    if !scope.is_some_and(|s| s == "intrinsic") {
+    if scope.is_none_or(|s| s != "intrinsic") {
         for (s, mut keys) in source.attribute_keys(options.start_nano, options.end_nano)? {
             if options.limit > 0 {
                 keys.truncate(options.limit);
@@ -105,7 +105,7 @@ pub fn tag_values(source: &dyn SpanSource, tag: &Attr, filter: Option<&Pipeline>
         Attr::Intrinsic(Intrinsic::Status) => return Ok(keyword(vec![status_name(2), status_name(1), status_name(0)])),
         Attr::Intrinsic(Intrinsic::Kind) => return Ok(keyword((0..6).map(kind_name).collect())),
         // Times and numbers of positions are no use for completion.
-        Attr::Intrinsic(i) if matches!(i.field(), None) && !matches!(i, Intrinsic::RootName | Intrinsic::RootService) => {
+        Attr::Intrinsic(i) if i.field().is_none() && !matches!(i, Intrinsic::RootName | Intrinsic::RootService) => {
             return Ok(Vec::new());
         }
         _ => {}

@@ -9,6 +9,7 @@ use parquet::column::page::{Page, PageReader};
 use parquet::file::metadata::ColumnChunkMetaData;
 use parquet::file::page_index::offset_index::PageLocation;
 use parquet::file::serialized_reader::SerializedPageReader;
+use parquet::file::statistics::Statistics;
 
 use super::file::Part;
 use super::{hybrid, parquet_error};
@@ -20,6 +21,10 @@ pub trait Item: Clone {
     const PHYSICAL: Physical;
     /// Appends up to `n` plainly encoded values; false if the bytes end early.
     fn plain(buf: &Bytes, n: usize, type_length: usize, out: &mut Vec<Self>) -> bool;
+    /// The one value of a column whose least and greatest are the same.
+    fn of_statistics(_: &Statistics) -> Option<Self> {
+        None
+    }
     /// Appends values whose bytes are split into streams; false where the type has no such encoding.
     fn split(_buf: &[u8], _n: usize, _out: &mut Vec<Self>) -> bool {
         false
@@ -27,9 +32,15 @@ pub trait Item: Clone {
 }
 
 macro_rules! number {
-    ($t:ty, $n:literal, $p:expr) => {
+    ($t:ty, $bits:ty, $n:literal, $p:expr, $s:ident) => {
         impl Item for $t {
             const PHYSICAL: Physical = $p;
+            fn of_statistics(s: &Statistics) -> Option<Self> {
+                match s {
+                    Statistics::$s(s) => s.min_opt().copied(),
+                    _ => None,
+                }
+            }
             fn plain(buf: &Bytes, n: usize, _: usize, out: &mut Vec<Self>) -> bool {
                 let Some(b) = n.checked_mul($n).and_then(|len| buf.get(..len)) else { return false };
                 out.extend(b.as_chunks::<$n>().0.iter().map(|c| <$t>::from_le_bytes(*c)));
@@ -37,17 +48,21 @@ macro_rules! number {
             }
             fn split(buf: &[u8], n: usize, out: &mut Vec<Self>) -> bool {
                 let Some(b) = n.checked_mul($n).and_then(|len| buf.get(..len)) else { return false };
-                let streams: [&[u8]; $n] = std::array::from_fn(|i| &b[i * n..(i + 1) * n]);
-                out.extend((0..n).map(|r| <$t>::from_le_bytes(std::array::from_fn(|i| streams[i][r]))));
+                // Stream by stream: each pass is a plain loop that the compiler vectorises.
+                let mut bits: Vec<$bits> = vec![0; n];
+                for (i, stream) in b.chunks_exact(n.max(1)).enumerate() {
+                    bits.iter_mut().zip(stream).for_each(|(v, byte)| *v |= <$bits>::from(*byte) << (8 * i));
+                }
+                out.extend(bits.into_iter().map(|v| <$t>::from_le_bytes(v.to_le_bytes())));
                 true
             }
         }
     };
 }
 
-number!(i64, 8, Physical::INT64);
-number!(i32, 4, Physical::INT32);
-number!(f64, 8, Physical::DOUBLE);
+number!(i64, u64, 8, Physical::INT64, Int64);
+number!(i32, u32, 4, Physical::INT32, Int32);
+number!(f64, u64, 8, Physical::DOUBLE, Double);
 
 impl Item for bool {
     const PHYSICAL: Physical = Physical::BOOLEAN;
@@ -62,6 +77,12 @@ impl Item for bool {
 
 impl Item for Bytes {
     const PHYSICAL: Physical = Physical::BYTE_ARRAY;
+    fn of_statistics(s: &Statistics) -> Option<Self> {
+        match s {
+            Statistics::ByteArray(s) => Some(Bytes::copy_from_slice(s.min_opt()?.data())),
+            _ => None,
+        }
+    }
     fn plain(buf: &Bytes, n: usize, _: usize, out: &mut Vec<Self>) -> bool {
         let mut pos = 0;
         for _ in 0..n {
@@ -110,6 +131,24 @@ impl<T> Leaf<T> {
     /// Number of entries: rows, in flat columns.
     pub fn entries(&self) -> usize {
         if self.def.is_empty() { self.idx.len() } else { self.def.len() }
+    }
+    /// The value of each entry of a column that has one everywhere.
+    pub fn into_values(self) -> Vec<T>
+    where
+        T: Clone,
+    {
+        let in_order = self.idx.len() == self.dict.len() && self.idx.iter().enumerate().all(|(i, x)| i as u32 == *x);
+        if in_order { self.dict } else { self.idx.iter().map(|i| self.dict[*i as usize].clone()).collect() }
+    }
+    /// As [`Leaf::expand`], of some entries.
+    pub fn expand_range(&self, from: usize, to: usize) -> Option<Vec<u32>> {
+        if self.def.is_empty() {
+            return self.idx.get(from..to).map(<[u32]>::to_vec);
+        }
+        let wanted = self.def.get(from..to)?;
+        let before = self.def[..from].iter().filter(|d| **d == self.max_def).count();
+        let mut next = self.idx.get(before..)?.iter();
+        Some(wanted.iter().map(|d| if *d == self.max_def { next.next().copied().unwrap_or(u32::MAX) } else { u32::MAX }).collect())
     }
     /// For each entry its index, or `u32::MAX` where there is no value.
     pub fn expand(&self) -> Vec<u32> {

@@ -134,7 +134,10 @@ impl LiveBody {
     pub fn parse(bytes: Bytes, limits: &SpanLimits, now_ms: i64) -> Result<Parsed> {
         Self::read(
             bytes,
-            |p, g| Ok(p.group_refused = limits.check_groups(g)?),
+            |p, g| {
+                p.group_refused = limits.check_groups(g)?;
+                Ok(())
+            },
             |p, s| {
                 Ok(match &p.group_refused {
                     Some(r) => Some(r.clone()),

@@ -101,7 +101,7 @@ fn what_is_sent_twice_is_answered_once_and_other_content_kept() {
     let store = rig.open();
     let (a, mut b) = (span(1, 1, NOW_MS), span(1, 1, NOW_MS));
     b.name = "other".into();
-    put(&store, &[a.clone()]);
+    put(&store, std::slice::from_ref(&a));
     store.flush().unwrap();
     put(&store, &[a.clone(), b.clone()]);
     assert_eq!(names(store.trace(a.trace_id).unwrap()), ["op 1", "other"]);

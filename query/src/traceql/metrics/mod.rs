@@ -156,7 +156,7 @@ pub fn query_range(source: &dyn SpanSource, query: &Query, options: &MetricsOpti
     let mut stats = ScanStats::default();
     let mut series = evaluate(source, expr, &options, slots, &mut stats)?;
     series.retain(|s| s.values.iter().any(|v| !v.is_nan()));
-    series.sort_by(|a, b| labels_text(a).cmp(&labels_text(b)));
+    series.sort_by_key(labels_text);
     Ok(MetricsResult { timestamps_ms: slots.timestamps_ms(), series, stats })
 }
 

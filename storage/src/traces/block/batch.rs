@@ -283,7 +283,7 @@ impl SpanBatch for BlockBatch {
             return Ok(v.clone());
         }
         let leaf = self.leaf::<i64>(&["start_time_unix_nano"])?;
-        let v = Arc::new(leaf.idx.iter().map(|i| leaf.dict[*i as usize] as u64).collect::<Vec<_>>());
+        let v = Arc::new(leaf.into_values().into_iter().map(|v| v as u64).collect::<Vec<_>>());
         self.cache.borrow_mut().starts = Some(v.clone());
         Ok(v)
     }
@@ -292,7 +292,7 @@ impl SpanBatch for BlockBatch {
             return Ok(v.clone());
         }
         let leaf = self.leaf::<i64>(&["duration_nano"])?;
-        let v = Arc::new(leaf.idx.iter().map(|i| leaf.dict[*i as usize].max(0) as u64).collect::<Vec<_>>());
+        let v = Arc::new(leaf.into_values().into_iter().map(|v| v.max(0) as u64).collect::<Vec<_>>());
         self.cache.borrow_mut().durations = Some(v.clone());
         Ok(v)
     }
@@ -303,7 +303,7 @@ impl SpanBatch for BlockBatch {
         let own = self.leaf::<u64>(&["span_id"])?;
         let parents = self.leaf::<u64>(&["parent_span_id"])?;
         let v = Arc::new(SpanIds {
-            span: own.idx.iter().map(|i| own.dict[*i as usize]).collect(),
+            span: own.into_values(),
             parent: parents.expand().iter().map(|i| parents.dict.get(*i as usize).copied().unwrap_or(0)).collect(),
         });
         self.cache.borrow_mut().ids = Some(v.clone());

@@ -246,17 +246,17 @@ impl RowGroup {
     }
 
     fn push_lists(&mut self, span: &RawSpan<'_>, names: &Names) -> std::result::Result<(), WireError> {
-        let mut at = self.events.row(span.counts[1] as usize);
-        for e in events(span.buf) {
+        let first = self.events.row(span.counts[1] as usize);
+        // Most spans have neither: then the message is not walked again.
+        for (at, e) in (first..).zip(events(if span.counts[1] > 0 { span.buf } else { &[] })) {
             let e = e?;
             self.event_time.push(e.time as i64);
             self.event_name.push(e.name.as_bytes());
             self.event_dropped.push(e.dropped_attributes as i32);
             self.variants[Group::Event as usize].push(at, names, attributes(e.buf, 3))?;
-            at += 1;
         }
-        let mut at = self.links.row(span.counts[2] as usize);
-        for l in links(span.buf) {
+        let first = self.links.row(span.counts[2] as usize);
+        for (at, l) in (first..).zip(links(if span.counts[2] > 0 { span.buf } else { &[] })) {
             let l = l?;
             self.link_trace.push(l.trace_id);
             self.link_span.push(l.span_id);
@@ -264,7 +264,6 @@ impl RowGroup {
             self.link_flags.push(l.flags as i32);
             self.link_dropped.push(l.dropped_attributes as i32);
             self.variants[Group::Link as usize].push(at, names, attributes(l.buf, 4))?;
-            at += 1;
         }
         Ok(())
     }

@@ -117,6 +117,15 @@ impl OpenBlock {
         nulls.is_some_and(|n| i64::try_from(n) == Ok(c.num_values()))
     }
 
+    /// Statistics of a flat column that holds one value in all rows of a row group.
+    pub fn constant(&self, group: usize, leaf: usize) -> Option<&Statistics> {
+        let c = self.metadata.row_group(group).column(leaf);
+        let s = c.statistics()?;
+        let exact = s.min_is_exact() && s.max_is_exact() && s.null_count_opt() == Some(0);
+        let same = s.min_bytes_opt().is_some() && s.min_bytes_opt() == s.max_bytes_opt();
+        (exact && same && c.column_descr().max_rep_level() == 0).then_some(s)
+    }
+
     /// The whole of a row group in one read, for blocks that lie far away.
     pub fn read_group(&self, group: usize) -> Result<Part> {
         let ranges = self.metadata.row_group(group).columns().iter().map(|c| c.byte_range());

@@ -73,10 +73,21 @@ impl Source<'_> {
     }
 
     fn cells<T: Item>(&self, path: &[&str]) -> Result<Cells<T>> {
-        let (leaf, start, end) = self.leaf::<T>(self.find(path)?)?;
-        let idx = leaf.expand();
-        let idx = idx.get(start..end).ok_or_else(|| Error::corrupt(format!("column {} has too few values", path.join("."))))?;
-        Ok(Cells { idx: idx.to_vec(), dict: leaf.dict })
+        let number = self.find(path)?;
+        if let Some(one) = self.block.constant(self.group, number) {
+            // Many columns hold one value, which the statistics tell: nothing to read.
+            if let Some(v) = T::of_statistics(one) {
+                return Ok(Cells { dict: vec![v], idx: vec![0; self.rows.len()] });
+            }
+        }
+        let (leaf, start, end) = self.leaf::<T>(number)?;
+        let idx = leaf.expand_range(start, end).ok_or_else(|| Error::corrupt(format!("column {} has too few values", path.join("."))))?;
+        Ok(Cells { idx, dict: leaf.dict })
+    }
+
+    /// As `cells`; nothing is read if the column is empty in the row group, as those of lists often are.
+    fn listed<T: Item>(&self, path: &[&str]) -> Result<Cells<T>> {
+        Ok(self.cells_if_any(path)?.unwrap_or(Cells { dict: Vec::new(), idx: Vec::new() }))
     }
 
     /// None if the column is empty in the row group.
@@ -112,7 +123,7 @@ impl Source<'_> {
                 keys.push(Key { name: k.name.clone(), typed, other });
             }
         }
-        let metadata = self.cells(&refs(&path(&["metadata"])))?;
+        let metadata = if prefix.len() > 1 { self.listed(&refs(&path(&["metadata"])))? } else { self.cells(&refs(&path(&["metadata"])))? };
         let value = self.cells_if_any(&refs(&path(&["value"])))?;
         Ok(Variants { metadata, value, keys })
     }
@@ -168,6 +179,9 @@ struct Lists {
 
 impl Lists {
     fn read(s: &Source<'_>, path: &[&str]) -> Result<Lists> {
+        if s.block.is_all_null(s.group, s.find(path)?) {
+            return Ok(Lists { starts: vec![0; s.rows.len() + 1], element: Vec::new() });
+        }
         let (leaf, start, end) = s.leaf::<Bytes>(s.find(path)?)?;
         let reps = leaf.rep.get(start..end).unwrap_or_default();
         let mut starts: Vec<usize> = reps.iter().enumerate().filter(|(_, r)| **r == 0).map(|(i, _)| i).collect();
@@ -253,14 +267,14 @@ impl Rows {
             resource_attributes: s.variants(&["resource_attributes"], None)?,
             scope_attributes: s.variants(&["scope_attributes"], None)?,
             events: Lists::read(&s, &event("name"))?,
-            event_time: s.cells(&event("time_unix_nano"))?,
-            event_name: s.cells(&event("name"))?,
-            event_dropped: s.cells(&event("dropped_attributes_count"))?,
+            event_time: s.listed(&event("time_unix_nano"))?,
+            event_name: s.listed(&event("name"))?,
+            event_dropped: s.listed(&event("dropped_attributes_count"))?,
             event_attributes: take(Group::Event)?,
             links: Lists::read(&s, &link("trace_id"))?,
-            link_texts: [s.cells(&link("trace_id"))?, s.cells(&link("span_id"))?, s.cells(&link("trace_state"))?],
-            link_flags: s.cells(&link("flags"))?,
-            link_dropped: s.cells(&link("dropped_attributes_count"))?,
+            link_texts: [s.listed(&link("trace_id"))?, s.listed(&link("span_id"))?, s.listed(&link("trace_state"))?],
+            link_flags: s.listed(&link("flags"))?,
+            link_dropped: s.listed(&link("dropped_attributes_count"))?,
             link_attributes: take(Group::Link)?,
             resources: HashMap::default(),
             scopes: HashMap::default(),

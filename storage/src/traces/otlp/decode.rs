@@ -12,7 +12,7 @@ pub struct Groups<'a> {
     pub scope: RawScope<'a>,
 }
 
-fn utf8<'a>(b: &'a [u8]) -> Result<&'a str, WireError> {
+fn utf8(b: &[u8]) -> Result<&str, WireError> {
     std::str::from_utf8(b).map_err(|_| WireError { what: "a schema URL that is not UTF-8", offset: 0 })
 }
 
