@@ -74,7 +74,7 @@ def corpus(rng, end):
                     if rng.random() > 0.05:
                         samples.append((t, v))
                 out.append(({**base, "__name__": "requests_total", "code": code}, samples))
-            gauge = [(t, rng.choice([rng.gauss(0, 1e6), rng.uniform(-1, 1), float(rng.randint(-5, 5)), 0.0])) for t in times if rng.random() > 0.02]
+            gauge = [(t, rng.choice([rng.gauss(0, 1e6), rng.uniform(-1, 1), rng.gauss(0, 5)])) for t in times if rng.random() > 0.02]
             out.append(({**base, "__name__": "temperature"}, gauge))
             out.append(({**base, "__name__": "limit"}, [(t, float(inst + 1)) for t in times]))
             odd = [(t, rng.choice([math.nan, math.inf, -math.inf, 1.0, -1.0, 0.0])) for t in times if rng.random() > 0.3]
