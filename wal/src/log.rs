@@ -97,12 +97,7 @@ struct Writer {
 impl Wal {
     /// Opens the log in `dir` and replays it: `replay` gets every durable record in order. A torn tail is cut;
     /// damage is reported, set aside, and the rest replayed. New records go to a new segment.
-    pub fn open(
-        fs: Arc<dyn Fs>,
-        dir: &Path,
-        options: WalOptions,
-        replay: Replay<'_>,
-    ) -> Result<(Wal, RecoveryReport), WalError> {
+    pub fn open(fs: Arc<dyn Fs>, dir: &Path, options: WalOptions, replay: Replay<'_>) -> Result<(Wal, RecoveryReport), WalError> {
         fs.create_dir_all(dir).map_err(|e| WalError::io("creating the log folder", dir, &e))?;
         if let Some(parent) = dir.parent().filter(|p| !p.as_os_str().is_empty()) {
             fs.sync_dir(parent).map_err(|e| WalError::io("syncing the folder above the log", parent, &e))?;
