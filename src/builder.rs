@@ -12,6 +12,8 @@ use strandline_wal::{SyncMode, WalOptions};
 
 use crate::Db;
 
+type Adjust = Arc<dyn Fn(&mut MetricOptions) + Send + Sync>;
+
 /// Options of a [`Db`]. What is not set has the default of the server.
 #[derive(Clone)]
 pub struct Builder {
@@ -22,7 +24,7 @@ pub struct Builder {
     sync: SyncMode,
     background: bool,
     retention_ms: i64,
-    adjust: Option<Arc<dyn Fn(&mut MetricOptions) + Send + Sync>>,
+    adjust: Option<Adjust>,
 }
 
 impl Builder {

@@ -91,16 +91,20 @@ impl Engine {
 
     /// One turn of upkeep, for engines without a background thread.
     pub fn maintain(&self) -> Result<()> {
-        self.0.metrics.maintain()?;
+        let done = self.0.metrics.maintain();
         #[cfg(feature = "traces")]
-        self.0.traces.maintain()?;
-        Ok(())
+        let done = {
+            let traces = self.0.traces.maintain();
+            done.and(traces)
+        };
+        done
     }
 
     fn spawn_upkeep(&self) -> Result<()> {
         let stop = self.0.stop.clone();
         let inner = Arc::downgrade(&self.0);
         let turn = move || {
+            let mut failures = 0u32;
             loop {
                 let mut stopped = stop.0.lock();
                 if !*stopped {
@@ -110,9 +114,20 @@ impl Engine {
                     return;
                 }
                 drop(stopped);
+                // After failures in a row only some turns are tried, and few of them told.
+                if failures > 3 && !failures.is_multiple_of(15) {
+                    failures += 1;
+                    continue;
+                }
                 let Some(inner) = inner.upgrade() else { return };
-                if let Err(e) = Engine(inner).maintain() {
-                    tracing::error!(error = %e, "upkeep failed; it will be tried again");
+                match Engine(inner).maintain() {
+                    Ok(()) => failures = 0,
+                    Err(e) => {
+                        if failures == 0 || failures.is_multiple_of(60) {
+                            tracing::warn!(error = %e, "upkeep failed; it will be tried again");
+                        }
+                        failures += 1;
+                    }
                 }
             }
         };

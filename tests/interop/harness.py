@@ -97,6 +97,8 @@ class Weed:
         while time.time() < until:
             try:
                 if requests.get(f"http://127.0.0.1:{self.port}/{self.bucket}", timeout=2).status_code in (200, 403):
+                    # The bucket is made a moment after the port opens.
+                    time.sleep(1.5)
                     return self
             except requests.RequestException:
                 time.sleep(0.1)

@@ -149,7 +149,8 @@ async fn ranges_by_form() {
     let j: Json = serde_json::from_slice(&body).unwrap();
     assert_eq!(status, StatusCode::OK, "{j}");
     assert_eq!(j["data"]["resultType"], "matrix");
-    assert_eq!(j["data"]["result"][0]["values"].to_string(), r#"[[1699999000.500,"3"],[1699999030.500,"3"]]"#);
+    let text = String::from_utf8_lossy(&body).into_owned();
+    assert!(text.contains(r#""values":[[1699999000.500,"3"],[1699999030.500,"3"]]"#), "{text}");
     assert!(j["data"]["stats"]["samples"]["totalQueryableSamples"].as_u64().unwrap() > 0);
     assert!(j["data"]["stats"]["timings"]["evalTotalTime"].is_number());
 }
@@ -174,7 +175,7 @@ async fn warnings_infos_and_limits() {
 async fn errors() {
     for (uri, code, kind, message) in [
         ("query?query=up%7B", 400, "bad_data", "invalid parameter \"query\": 1:4: parse error: unexpected end of input inside braces"),
-        ("query", 400, "bad_data", "invalid parameter \"query\": unknown position: parse error: no expression found in input"),
+        ("query", 400, "bad_data", "invalid parameter \"query\": 1:1: parse error: no expression found in input"),
         ("query?query=up&time=x", 400, "bad_data", "invalid parameter \"time\": cannot parse \"x\" to a valid timestamp"),
         ("query?query=up&timeout=x", 400, "bad_data", "invalid parameter \"timeout\": cannot parse \"x\" to a valid duration"),
         ("query?query=up&limit=-1", 400, "bad_data", "invalid parameter \"limit\": limit must be non-negative"),

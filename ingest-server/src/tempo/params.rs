@@ -126,7 +126,7 @@ fn rfc3339(v: &str) -> Option<u64> {
 /// `15`, `0.5`, `15s`, `1h30m`: nanoseconds.
 pub fn parse_duration(v: &str) -> Option<u64> {
     if let Ok(f) = v.parse::<f64>() {
-        return (f.is_finite() && f >= 0.0 && f < 1e10).then_some((f * 1e9) as u64);
+        return (0.0..1e10).contains(&f).then_some((f * 1e9) as u64);
     }
     let (mut total, mut rest) = (0f64, v);
     while !rest.is_empty() {

@@ -151,25 +151,15 @@ fn nonzero(h: &FloatHistogram) -> (Vec<(i32, u64)>, u64, u64) {
 
 #[test]
 fn golden_xor() {
-    // Worked out by hand: count 3; t0 = 1000 (varint d0 0f); 12.0 raw; delta 1000 (e8 07); value equal (0);
-    // dod 1 -> 10 and 14 bits; 12 ^ 24 = 0x0030.. -> 1 1, leading 10, length 2, bits 11.
+    // Worked out by hand: count 3; t0 = 1000 (varint d0 0f); 12.0 raw; delta 1000 (e8 07); value equal: 0;
+    // dod 1: 10 and 14 bits; 0x4028.. ^ 0x4038.. = 0x0010..: 1 1, leading 11 in 5 bits, length 1 in 6, the bit.
     let mut a = XorAppender::default();
     a.append(1000, 12.0);
     a.append(2000, 12.0);
     a.append(3001, 24.0);
     let hex: String = a.bytes().iter().map(|b| format!("{b:02x}")).collect();
-    let bits = "0".to_owned() + "10" + "00000000000001" + "1" + "1" + "01001" + "000001" + "1";
-    let x = 12f64.to_bits() ^ 24f64.to_bits();
-    assert_eq!((x.leading_zeros(), x.trailing_zeros()), (11, 52));
-    // 0x4028.. ^ 0x4038.. = 0x0010..: leading 11, one significant bit.
-    let bits = bits.replace("01001", "01011");
-    let mut tail = bits.clone();
-    while tail.len() % 8 != 0 {
-        tail.push('0');
-    }
-    let tail: String =
-        tail.as_bytes().chunks(8).map(|c| format!("{:02x}", u8::from_str_radix(std::str::from_utf8(c).unwrap(), 2).unwrap())).collect();
-    assert_eq!(hex, format!("0003d00f4028000000000000e807{tail}"));
+    // 0 10 00000000000001 1 1 01011 000001 1 and padding
+    assert_eq!(hex, "0003d00f4028000000000000e8074000eb06");
 }
 
 #[test]

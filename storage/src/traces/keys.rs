@@ -21,6 +21,7 @@ pub(super) fn attribute_keys(store: &TraceStore, min_nano: u64, max_nano: u64) -
     let mut keys: Keys = Default::default();
     let (bodies, blocks) = {
         let s = store.0.state.read();
+        s.complete()?;
         let mut bodies = s.live.bodies().to_vec();
         bodies.extend(s.frozen.iter().flat_map(|l| l.bodies().iter().cloned()));
         (bodies, s.blocks.clone())

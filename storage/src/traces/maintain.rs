@@ -26,6 +26,7 @@ impl TraceStore {
                 first = done;
             }
         };
+        errand(self.list_late());
         errand(self.upload(&mut manifest));
         errand(self.retain(now));
         if inner.options.compaction {
@@ -35,6 +36,21 @@ impl TraceStore {
             blocks::sweep(&inner.options.bucket, &inner.options.tenant, &inner.options.writer_id, now, inner.options.delete_delay_ms);
         errand(swept.map(|_| ()));
         first
+    }
+
+    /// Lists the bucket if that failed at opening.
+    fn list_late(&self) -> Result<()> {
+        let o = &self.0.options;
+        if self.0.state.read().unlisted.is_none() {
+            return Ok(());
+        }
+        let mut found = blocks::list(&o.fs, &o.bucket, &o.tenant)?;
+        let mut s = self.0.state.write();
+        found.retain(|b| !s.blocks.iter().any(|k| k.meta.ulid == b.meta.ulid));
+        found.extend(s.blocks.iter().cloned());
+        s.blocks = Arc::new(found);
+        s.unlisted = None;
+        Ok(())
     }
 
     /// Staged blocks to the bucket: the data, then its description.

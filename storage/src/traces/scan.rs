@@ -52,9 +52,10 @@ struct Snapshot {
 }
 
 impl Snapshot {
-    fn take(store: &TraceStore, r: &ScanRequest) -> Snapshot {
+    fn take(store: &TraceStore, r: &ScanRequest) -> Result<Snapshot> {
         let (bodies, all) = {
             let s = store.0.state.read();
+            s.complete()?;
             let mut bodies: Vec<Arc<LiveBody>> = s.frozen.iter().flat_map(|l| l.bodies().iter().cloned()).collect();
             bodies.extend(s.live.bodies().iter().cloned());
             (bodies, s.blocks.clone())
@@ -79,7 +80,7 @@ impl Snapshot {
             }
         }
         blocks.sort_by_key(|b| Reverse((b.meta.max_start_unix_nano, b.meta.ulid.clone())));
-        Snapshot { bodies, live, blocks, beyond }
+        Ok(Snapshot { bodies, live, blocks, beyond })
     }
 
     fn live_traces(&self, refs: &[LiveRef], owner: &mut Owner) -> Result<Vec<Trace>> {
@@ -303,7 +304,7 @@ impl Scan<'_> {
 
 impl SpanSource for TraceStore {
     fn scan(&self, request: &ScanRequest, visit: &mut dyn FnMut(&dyn SpanBatch) -> Result<Visit>) -> Result<ScanStats> {
-        let snapshot = Snapshot::take(self, request);
+        let snapshot = Snapshot::take(self, request)?;
         let mut scan = Scan { snapshot: &snapshot, request, stats: ScanStats::default(), visit, not_before: 0 };
         scan.run()?;
         let stats = scan.stats;

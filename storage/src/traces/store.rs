@@ -51,6 +51,18 @@ pub(super) struct State {
     /// Cut off, being written to blocks.
     pub(super) frozen: Vec<Arc<Live>>,
     pub(super) blocks: Arc<Vec<Arc<BlockHandle>>>,
+    /// Why the bucket's blocks are not known yet: until they are, no answer can be whole.
+    pub(super) unlisted: Option<String>,
+}
+
+impl State {
+    /// An error while an answer could miss what lies in the bucket.
+    pub(super) fn complete(&self) -> Result<()> {
+        match &self.unlisted {
+            None => Ok(()),
+            Some(why) => Err(Error::new(ErrorKind::Unavailable, format!("the bucket was never reached, so its blocks are unknown: {why}"))),
+        }
+    }
 }
 
 /// What became of an append.
@@ -147,7 +159,12 @@ impl TraceStore {
         fs.create_dir_all(&dir).map_err(|e| Error::io("creating a folder", &dir, e))?;
         fs.sync_dir(&options.dir).map_err(|e| Error::io("syncing a folder", &options.dir, e))?;
         let manifest = Manifest::load(&fs, &dir)?;
-        let mut handles = blocks::list(&fs, &options.bucket, &options.tenant)?;
+        // Without the bucket ingest goes on; `maintain` lists it as soon as it answers.
+        let (mut handles, unlisted) = match blocks::list(&fs, &options.bucket, &options.tenant) {
+            Ok(h) => (h, None),
+            Err(e) if e.kind == ErrorKind::Corrupt => return Err(e),
+            Err(e) => (Vec::new(), Some(e.to_string())),
+        };
         handles.extend(manifest.staged(&fs, &dir, &handles)?);
         let mut live = Live::default();
         let now = options.clock.now_ms();
@@ -165,7 +182,7 @@ impl TraceStore {
         };
         let wal_dir = options.dir.join("wal").join("traces");
         let (wal, recovery) = Wal::open(fs, &wal_dir, options.wal.clone(), &mut replay).map_err(wal_error)?;
-        let state = State { live, pending: BTreeMap::new(), pending_bytes: 0, frozen: Vec::new(), blocks: Arc::new(handles) };
+        let state = State { live, pending: BTreeMap::new(), pending_bytes: 0, frozen: Vec::new(), blocks: Arc::new(handles), unlisted };
         Ok(TraceStore(Arc::new(Inner {
             options,
             wal,
@@ -271,6 +288,7 @@ impl TraceStore {
     pub fn trace(&self, id: TraceId) -> Result<Option<Trace>> {
         let (live, blocks) = {
             let s = self.0.state.read();
+            s.complete()?;
             let mut live = s.live.trace(id);
             live.extend(s.frozen.iter().flat_map(|l| l.trace(id)));
             (live, s.blocks.clone())

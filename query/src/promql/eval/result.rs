@@ -59,6 +59,22 @@ pub enum Value {
     Matrix(Vec<MatrixSeries>),
 }
 
+impl Value {
+    /// Number of series; 1 for a scalar or a string.
+    pub fn len(&self) -> usize {
+        match self {
+            Value::Vector(v) => v.len(),
+            Value::Matrix(m) => m.len(),
+            _ => 1,
+        }
+    }
+
+    /// Whether nothing was found.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
 /// A float or a histogram.
 #[derive(Clone, Debug)]
 pub enum SampleValue {
