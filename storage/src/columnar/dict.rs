@@ -25,6 +25,10 @@ impl Dict {
     pub fn is_empty(&self) -> bool {
         self.ends.is_empty()
     }
+    /// Bytes of all distinct strings.
+    pub fn text_bytes(&self) -> usize {
+        self.arena.len()
+    }
     /// Bytes held.
     pub fn size_bytes(&self) -> usize {
         self.arena.capacity() + self.ends.capacity() * 4 + self.table.capacity() * 5

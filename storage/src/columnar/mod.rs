@@ -2,6 +2,7 @@
 //! whose every read is checked. Nothing here knows of spans.
 
 pub mod dict;
+pub mod encode;
 pub mod file;
 pub mod hybrid;
 pub mod leaf;

@@ -1,11 +1,15 @@
 //! Writing one leaf column: values gathered sparsely, levels made at the end.
 
+use std::io::Write;
+
 use bytes::Bytes;
 use parquet::data_type::{BoolType, ByteArray, ByteArrayType, DoubleType, FixedLenByteArray, FixedLenByteArrayType, Int32Type, Int64Type};
 use parquet::errors::ParquetError;
-use parquet::file::writer::SerializedColumnWriter;
+use parquet::file::writer::SerializedRowGroupWriter;
+use parquet::schema::types::ColumnDescPtr;
 
 use super::dict::Dict;
+use super::encode::{MAX_DICTIONARY_BYTES, PageCompressor, text_column};
 
 /// The present values of a column, in order.
 pub enum Values {
@@ -53,22 +57,47 @@ pub struct Levels<'a> {
     pub rep: &'a [i16],
 }
 
-/// Writes a column and closes it. `scratch` keeps its memory from column to column.
-pub fn write_column(
-    mut column: SerializedColumnWriter<'_>,
+/// What is kept from column to column.
+pub struct Scratch {
+    levels: Vec<i16>,
+    compressor: PageCompressor,
+    page_rows: usize,
+}
+
+impl Scratch {
+    /// For pages of so many rows, compressed by zstd at a level.
+    pub fn new(level: i32, page_rows: usize) -> std::io::Result<Self> {
+        Ok(Scratch { levels: Vec::new(), compressor: PageCompressor::new(level)?, page_rows })
+    }
+}
+
+/// Writes the next column of a row group.
+pub fn write_column<W: Write + Send>(
+    group: &mut SerializedRowGroupWriter<'_, W>,
+    descr: &ColumnDescPtr,
     values: Values,
     levels: &Levels<'_>,
-    scratch: &mut Vec<i16>,
+    scratch: &mut Scratch,
 ) -> Result<(), ParquetError> {
-    scratch.clear();
+    let Scratch { levels: def, compressor, page_rows } = scratch;
+    def.clear();
     if levels.max_def > 0 {
-        scratch.extend_from_slice(levels.absent);
+        def.extend_from_slice(levels.absent);
         match levels.present {
-            Some(entries) => entries.iter().for_each(|e| scratch[*e as usize] = levels.max_def),
-            None => scratch.fill(levels.max_def),
+            Some(entries) => entries.iter().for_each(|e| def[*e as usize] = levels.max_def),
+            None => def.fill(levels.max_def),
         }
     }
-    let def = (levels.max_def > 0).then_some(scratch.as_slice());
+    let values = match values {
+        Values::Bytes(dict, ids) if levels.rep.is_empty() && dict.text_bytes() <= MAX_DICTIONARY_BYTES => {
+            let (bytes, close) = text_column(descr, &dict.into_values(), &ids, def, *page_rows, compressor)?;
+            return group.append_column(&bytes, close);
+        }
+        other => other,
+    };
+    let missing = || ParquetError::General("more columns than the schema has".into());
+    let mut column = group.next_column()?.ok_or_else(missing)?;
+    let def = (levels.max_def > 0).then_some(def.as_slice());
     let rep = (!levels.rep.is_empty()).then_some(levels.rep);
     match values {
         Values::Bytes(dict, ids) => {

@@ -9,7 +9,7 @@ use super::layout::{GROUPS, Group, Layout};
 use super::shred::{KeyColumns, Names, VariantColumns, encode_attributes};
 use crate::columnar::dict::Dict;
 use crate::columnar::parquet_error;
-use crate::columnar::write::{Levels, Values, write_column};
+use crate::columnar::write::{Levels, Scratch, Values, write_column};
 use crate::error::{Error, Result};
 use crate::traces::otlp::{Groups, RawSpan, RawValue, WireError, attributes, events, is_root, links};
 
@@ -269,11 +269,13 @@ impl RowGroup {
     }
 
     /// Writes the row group, column after column, so that only one is encoded at a time.
-    pub fn write<W: Write + Send>(self, file: &mut SerializedFileWriter<W>) -> Result<()> {
+    pub fn write<W: Write + Send>(self, file: &mut SerializedFileWriter<W>, scratch: &mut Scratch) -> Result<()> {
         let err = |e| parquet_error("writing a row group", e);
+        let group_schema = file.schema_descr().clone();
         let mut group = file.next_row_group().map_err(err)?;
         let rows = self.rows as usize;
-        let mut scratch = Vec::new();
+        let descrs = group_schema.columns();
+        let mut next = 0;
         let (flat, lists) = self.into_columns();
         let zeros = vec![0i16; rows];
         let ones = vec![1i16; rows];
@@ -283,16 +285,16 @@ impl RowGroup {
                 _ => &ones,
             };
             let levels = Levels { absent, present: c.at.as_deref(), max_def: c.max_def, rep: &[] };
-            let column = group.next_column().map_err(err)?.ok_or_else(|| Error::invalid("fewer columns than expected"))?;
-            write_column(column, c.values, &levels, &mut scratch).map_err(err)?;
+            write_column(&mut group, &descrs[next], c.values, &levels, scratch).map_err(err)?;
+            next += 1;
         }
         for (list, columns) in lists {
             let absent = [1i16, 2].map(|level| list.element.iter().map(|e| if *e { level } else { 0 }).collect::<Vec<i16>>());
             for c in columns {
                 let at = c.at.as_deref().unwrap_or(&list.at);
                 let levels = Levels { absent: &absent[c.depth], present: Some(at), max_def: c.max_def + 1, rep: &list.rep };
-                let column = group.next_column().map_err(err)?.ok_or_else(|| Error::invalid("fewer columns than expected"))?;
-                write_column(column, c.values, &levels, &mut scratch).map_err(err)?;
+                write_column(&mut group, &descrs[next], c.values, &levels, scratch).map_err(err)?;
+                next += 1;
             }
         }
         group.close().map_err(err)?;

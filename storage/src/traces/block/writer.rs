@@ -18,8 +18,12 @@ use super::schema::{FORMAT_VERSION, schema};
 use super::shred::Names;
 use crate::columnar::file::Sums;
 use crate::columnar::parquet_error;
+use crate::columnar::write::Scratch;
 use crate::error::{Error, Result};
 use crate::traces::otlp::{Groups, RawSpan};
+
+/// Rows of a page at most.
+const PAGE_ROWS: usize = 16 << 10;
 
 /// How blocks are written.
 #[derive(Clone, Debug)]
@@ -83,6 +87,7 @@ pub struct BlockWriter {
     names: Names,
     group: RowGroup,
     options: WriteOptions,
+    scratch: Scratch,
     meta: BlockMeta,
     last_trace: [u8; 16],
 }
@@ -100,7 +105,7 @@ fn properties(layout_version: u32, options: &WriteOptions, traces_per_group: u64
         .set_dictionary_enabled(true)
         .set_dictionary_page_size_limit(4 << 20)
         .set_data_page_size_limit(1 << 20)
-        .set_data_page_row_count_limit(16 << 10)
+        .set_data_page_row_count_limit(PAGE_ROWS)
         .set_write_batch_size(8 << 10)
         .set_statistics_enabled(EnabledStatistics::Chunk)
         .set_statistics_truncate_length(Some(64))
@@ -167,7 +172,8 @@ impl BlockWriter {
         };
         let names = Names::new(layout.names.clone());
         let group = RowGroup::new(&layout);
-        Ok(BlockWriter { fs, dir: dir.to_owned(), file, layout, names, group, options, meta, last_trace: [0; 16] })
+        let scratch = Scratch::new(options.zstd_level, PAGE_ROWS).map_err(|e| Error::io("preparing compression", dir, e))?;
+        Ok(BlockWriter { fs, dir: dir.to_owned(), file, layout, names, group, options, scratch, meta, last_trace: [0; 16] })
     }
 
     /// Adds a span; they come by trace id, then start time. `key` is the same for spans of one resource and scope.
@@ -195,7 +201,7 @@ impl BlockWriter {
 
     fn cut(&mut self) -> Result<()> {
         let group = std::mem::replace(&mut self.group, RowGroup::new(&self.layout));
-        group.write(&mut self.file)
+        group.write(&mut self.file, &mut self.scratch)
     }
 
     /// Ends the block and makes it durable: the data file, then `meta.json`.
