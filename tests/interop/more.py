@@ -1,5 +1,5 @@
 """Checks beside Prometheus itself."""
-import os, random, struct, subprocess, time
+import os, random, struct, subprocess, sys, time
 
 import requests
 import snappy
@@ -161,4 +161,52 @@ def blocks_in_prometheus():
         s.stop()
 
 
-CHECKS = [blocks_in_prometheus, remote_write]
+def sql_over_blocks():
+    """Six SQL queries in DuckDB over more than twenty span blocks, checked against TraceQL."""
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+    s = Server("sql", env={"STRANDLINE_COMPACTION_ENABLED": "false"}).start()
+    rng = random.Random(5)
+    now = time.time_ns()
+    for block in range(22):
+        req = ExportTraceServiceRequest()
+        for service in ("gateway", "orchestrator", "records"):
+            rs = req.resource_spans.add()
+            rs.resource.attributes.add(key="service.name").value.string_value = service
+            spans = rs.scope_spans.add().spans
+            for _ in range(40):
+                start = now - rng.randrange(600) * 10**9
+                x = spans.add(trace_id=rng.randbytes(16), span_id=rng.randbytes(8), name="op", kind=2, start_time_unix_nano=start,
+                              end_time_unix_nano=start + rng.randrange(10**6, 10**9))
+                x.status.code = 2 if rng.random() < 0.1 else 0
+                put = lambda k, **v: [setattr(x.attributes.add(key=k).value, n, z) for n, z in v.items()]
+                what = rng.randrange(3)
+                if what == 0:
+                    put("http.route", string_value=rng.choice(["/a", "/b", "/c"]))
+                    code = rng.choice([200, 404, 500, 503])
+                    # Integers in some blocks, text in others; absent from a few.
+                    if block % 3 == 0:
+                        put("http.response.status_code", string_value=str(code))
+                    elif block % 3 == 1:
+                        put("http.response.status_code", int_value=code)
+                elif what == 1:
+                    put("db.system.name", string_value=rng.choice(["postgresql", "redis"]))
+                else:
+                    put("gen_ai.request.model", string_value=rng.choice(["m1", "m2"]))
+                    put("gen_ai.usage.input_tokens", int_value=rng.randrange(4000))
+        r = requests.post(f"http://127.0.0.1:{s.otlp}/v1/traces", data=req.SerializeToString(), headers={"Content-Type": "application/x-protobuf"})
+        assert r.status_code == 200 and not r.content, r.content
+        s.flush()
+    here = os.path.dirname(os.path.abspath(__file__))
+    blocks = os.path.join(s.dir, "bucket", "traces", "anonymous")
+    out = subprocess.run([sys.executable, os.path.join(here, "sql.py"), blocks, s.url, "--min-blocks", "20"], capture_output=True, text=True, timeout=120)
+    assert out.returncode == 0, out.stdout + out.stderr
+    s.stop()
+
+
+def differential():
+    """PromQL beside the real Prometheus."""
+    from promql import promql_differential
+    assert promql_differential() > 200
+
+
+CHECKS = [blocks_in_prometheus, remote_write, sql_over_blocks, differential]

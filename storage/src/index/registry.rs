@@ -49,6 +49,7 @@ pub struct Registry {
     table: HashTable<u32>,
     all: RoaringBitmap,
     hasher: LabelHasher,
+    generation: u64,
 }
 
 /// Heap bytes of the index by part.
@@ -80,6 +81,11 @@ impl Registry {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.all.is_empty()
+    }
+
+    /// Changes whenever a series comes or goes.
+    pub fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// One beyond the highest slot ever used.
@@ -139,6 +145,7 @@ impl Registry {
             *s = r;
         }
         self.all.insert(slot);
+        self.generation += 1;
         let series = &self.series;
         self.table.insert_unique(widen(hash), slot, |s| widen(series.get(*s as usize).map_or(0, |r| r.hash)));
     }
@@ -197,6 +204,7 @@ impl Registry {
             e.remove();
         }
         self.all.remove(slot);
+        self.generation += 1;
         for id in self.pair_ids(r).to_vec() {
             if let Some(p) = self.pairs.get_mut(id as usize) {
                 p.postings.remove(slot);

@@ -60,9 +60,10 @@ impl MetricSelection {
             }
         }
         let joined = !blocks.is_empty();
-        let mut head_sel = head.select(version.pin.clone(), version.flushed_epoch, &request.matchers, request.sorted || joined);
+        let mut head_sel = head.select(version.pin.clone(), version.flushed_epoch, &request.matchers, request.sorted && !joined);
         if joined {
             head_sel.retain_in(range);
+            head_sel.sort();
         }
         let shape = match (head_sel.is_empty(), blocks.len()) {
             (_, 0) => Shape::Head,

@@ -97,6 +97,8 @@ pub struct Head {
     spill: Spill,
     pins: Pins,
     rolling_back: Mutex<()>,
+    /// Ranks of slots in label order, as of a generation of the registry.
+    order: Mutex<(u64, Vec<u32>)>,
     exemplars: Mutex<ExemplarStore>,
     metadata: Mutex<MetadataStore>,
     /// The epoch of the last cut and the last one whose blocks are published.
@@ -183,6 +185,7 @@ impl Head {
             spill,
             pins: Pins::default(),
             rolling_back: Mutex::new(()),
+            order: Mutex::default(),
             exemplars: Mutex::new(exemplars),
             metadata: Mutex::new(metadata),
             epoch: AtomicU8::new(0),

@@ -50,13 +50,30 @@ impl Head {
     /// Selects under `pin` (taken with the version whose flushed epoch is given). Series without data in `range`
     /// may be among them.
     pub fn select(self: &Arc<Self>, pin: Pin, flushed: u8, matchers: &[Matcher], sorted: bool) -> HeadSelection {
-        let registry = self.registry.read();
-        let mut slots: Vec<u32> = registry.select(matchers).iter().collect();
+        let slots: Vec<u32> = self.registry.read().select(matchers).iter().collect();
+        let mut s = HeadSelection { head: self.clone(), _pin: pin, flushed, slots };
         if sorted {
-            slots.sort_unstable_by(|a, b| registry.compare(*a, *b));
+            s.sort();
         }
-        drop(registry);
-        HeadSelection { head: self.clone(), _pin: pin, flushed, slots }
+        s
+    }
+
+    /// Slots in label order. Large selections are sorted by ranks that are kept until the index changes.
+    fn sort_slots(&self, slots: &mut [u32]) {
+        let registry = self.registry.read();
+        if slots.len() < 2048 || slots.len() * 8 < registry.len() {
+            return slots.sort_unstable_by(|a, b| registry.compare(*a, *b));
+        }
+        let mut order = self.order.lock();
+        if order.0 != registry.generation() || order.1.is_empty() {
+            let mut all: Vec<u32> = registry.select(&[]).iter().collect();
+            all.sort_unstable_by(|a, b| registry.compare(*a, *b));
+            let mut rank = vec![0u32; registry.slots()];
+            all.iter().enumerate().for_each(|(i, slot)| rank[*slot as usize] = i as u32);
+            *order = (registry.generation(), rank);
+        }
+        let rank = &order.1;
+        slots.sort_unstable_by_key(|s| rank.get(*s as usize).copied().unwrap_or(u32::MAX));
     }
 }
 
@@ -76,6 +93,12 @@ impl HeadSelection {
     /// Calls `f` with the labels of series `i`.
     pub fn visit_labels(&self, i: usize, f: &mut dyn FnMut(&str, &str)) {
         self.head.registry.read().visit(self.slots[i], f);
+    }
+
+    /// Puts the series into label order.
+    pub fn sort(&mut self) {
+        let head = self.head.clone();
+        head.sort_slots(&mut self.slots);
     }
 
     /// Keeps the series that have samples in `range`.
