@@ -1,5 +1,5 @@
 //! The crate as a guest: outside tokio, inside both of its flavours, alone in its folder, gone from memory when asked.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 #![cfg(feature = "promql")]
 
 use std::path::PathBuf;

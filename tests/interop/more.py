@@ -1,2 +1,164 @@
 """Checks beside Prometheus itself."""
-CHECKS = []
+import os, random, struct, subprocess, time
+
+import requests
+import snappy
+
+from harness import ROOT, Server, free_port
+
+
+class Prometheus:
+    """Debian's Prometheus with its remote write receiver on."""
+
+    def __init__(self, name, config="global: {}\n"):
+        self.dir = os.path.join(ROOT, name)
+        os.makedirs(self.dir, exist_ok=True)
+        self.conf = os.path.join(self.dir, "prometheus.yml")
+        open(self.conf, "w").write(config)
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def start(self):
+        cmd = ["prometheus", f"--config.file={self.conf}", f"--storage.tsdb.path={self.dir}/data", f"--web.listen-address=127.0.0.1:{self.port}",
+               "--web.enable-remote-write-receiver", "--web.enable-admin-api", "--log.level=warn"]
+        self.p = subprocess.Popen(cmd, stdout=open(self.dir + "/log", "ab"), stderr=subprocess.STDOUT)
+        for _ in range(300):
+            try:
+                if requests.get(self.url + "/-/ready", timeout=1).status_code == 200:
+                    return self
+            except requests.RequestException:
+                pass
+            time.sleep(0.1)
+        raise AssertionError(open(self.dir + "/log").read())
+
+    def stop(self):
+        self.p.terminate()
+        self.p.wait(20)
+
+
+def varint(n):
+    out = b""
+    while n >= 0x80:
+        out += bytes([n & 0x7F | 0x80])
+        n >>= 7
+    return out + bytes([n])
+
+
+def field(number, body):
+    return varint(number << 3 | 2) + varint(len(body)) + body
+
+
+def write_request(series):
+    """series: list of (labels, [(ms, value)])"""
+    out = b""
+    for labels, samples in series:
+        ts = b"".join(field(1, field(1, k.encode()) + field(2, v.encode())) for k, v in sorted(labels.items()))
+        for t, v in samples:
+            ts += field(2, b"\x09" + struct.pack("<d", v) + b"\x10" + varint(t))
+        out += field(1, ts)
+    return snappy.compress(out)
+
+
+def push(url, series):
+    r = requests.post(url + "/api/v1/write", data=write_request(series), headers={
+        "Content-Type": "application/x-protobuf", "Content-Encoding": "snappy", "X-Prometheus-Remote-Write-Version": "0.1.0"})
+    return r
+
+
+def remote_write():
+    """A real Prometheus scrapes a real node_exporter and remote-writes here, through a restart and a kill -9 of ours."""
+    exporter_port = free_port()
+    exporter = subprocess.Popen(["prometheus-node-exporter", f"--web.listen-address=127.0.0.1:{exporter_port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    s = Server("rw").start()
+    p = Prometheus("rw-prom", f"""
+global: {{scrape_interval: 1s}}
+scrape_configs:
+- job_name: node
+  static_configs: [{{targets: ['127.0.0.1:{exporter_port}']}}]
+remote_write:
+- url: {s.url}/api/v1/write
+  queue_config: {{min_backoff: 100ms, max_backoff: 1s, batch_send_deadline: 1s}}
+""").start()
+    try:
+        time.sleep(10)
+        s.kill()
+        time.sleep(3)
+        s.start()
+        time.sleep(6)
+        s.stop()
+        time.sleep(3)
+        s.start()
+        # Another sender goes on with its own series meanwhile.
+        for k in range(8):
+            assert push(s.url, [({"__name__": "other", "job": "x"}, [(int(time.time() * 1000), k)])]).status_code == 204
+            time.sleep(1)
+        end = int(time.time()) - 4
+        time.sleep(6)
+        # Raw samples, to the millisecond; half a second off, since 2.42 counts a window's left end in.
+        q = {"query": '{job="node"}[25s]', "time": end + 0.5}
+        raw = lambda url: {frozenset(r["metric"].items()): r["values"] for r in requests.get(url + "/api/v1/query", params=q).json()["data"]["result"]}
+        theirs, ours = raw(p.url), raw(s.url)
+        assert len(theirs) > 200
+        missing = {k: (v, ours.get(k)) for k, v in theirs.items() if ours.get(k) != v}
+        assert not missing, (len(missing), len(theirs), list(missing.items())[:1])
+        for q in ('sum by (mode) (node_cpu_seconds_total)', 'node_load1', 'up{job="node"}', 'count({__name__=~"node_.*"})'):
+            a = requests.get(p.url + "/api/v1/query", params={"query": q, "time": end}).json()["data"]["result"]
+            b = requests.get(s.url + "/api/v1/query", params={"query": q, "time": end}).json()["data"]["result"]
+            key = lambda r: sorted(r["metric"].items())
+            assert sorted(a, key=key) == sorted(b, key=key), (q, a[:2], b[:2])
+    finally:
+        exporter.kill()
+        p.stop()
+        s.stop()
+
+
+def blocks_in_prometheus():
+    """A Prometheus pointed at a copy of our block answers the same; its own data folder imports here."""
+    s = Server("pblocks").start()
+    rng = random.Random(7)
+    now = int(time.time() * 1000) - 3_600_000
+    for step in range(0, 240, 40):
+        series = []
+        for i in range(30):
+            labels = {"__name__": "m_total" if i % 2 else "g", "i": str(i), "job": f"j{i % 3}"}
+            series.append((labels, [(now + (step + k) * 15000, float(rng.randrange(1000)) if i % 2 == 0 else (step + k) * i * 1.5) for k in range(40)]))
+        assert push(s.url, series).status_code == 204
+    s.flush()
+    p = Prometheus("pblocks-prom")
+    data = os.path.join(p.dir, "data")
+    subprocess.run(["cp", "-r", os.path.join(s.dir, "bucket", "metrics", "anonymous"), data], check=True)
+    p.start()
+    queries = ["sum by (job) (rate(m_total[5m]))", "g", "max_over_time(g[10m])", "count(m_total) by (job)", "quantile(0.9, g)"]
+    try:
+        for q in queries:
+            params = {"query": q, "start": (now + 607_000) / 1000, "end": (now + 3_000_000) / 1000, "step": 60}
+            a = requests.get(p.url + "/api/v1/query_range", params=params).json()["data"]["result"]
+            b = requests.get(s.url + "/api/v1/query_range", params=params).json()["data"]["result"]
+            assert a and len(a) == len(b), (q, len(a), len(b))
+            for x, y in zip(sorted(a, key=lambda r: sorted(r["metric"].items())), sorted(b, key=lambda r: sorted(r["metric"].items()))):
+                assert x["metric"] == y["metric"] and len(x["values"]) == len(y["values"]), q
+                for (t1, v1), (t2, v2) in zip(x["values"], y["values"]):
+                    assert t1 == t2 and abs(float(v1) - float(v2)) <= 1e-9 * max(1, abs(float(v1))), (q, v1, v2)
+        want = b
+        # And back: import what Prometheus has (our block among it, under our own writer again).
+        fresh = os.path.join(ROOT, "pimport")
+        from harness import BIN
+        out = subprocess.run([BIN, "import", data, "--data-dir", fresh], capture_output=True, text=True)
+        assert out.returncode == 0 and "imported" in out.stdout, (out.stdout, out.stderr)
+        f = Server("pimport", data=fresh).start()
+        got = requests.get(f.url + "/api/v1/query_range", params=params).json()["data"]["result"]
+        assert got == want
+        f.stop()
+        out = subprocess.run([BIN, "export", os.path.join(ROOT, "pexport"), "--data-dir", fresh], capture_output=True, text=True)
+        assert out.returncode == 0, out.stderr
+        out = subprocess.run(["promtool", "tsdb", "list", os.path.join(ROOT, "pexport")], capture_output=True, text=True)
+        assert out.returncode == 0 and len(out.stdout.splitlines()) >= 2, (out.stdout, out.stderr)
+        for args in (["blocks", "list"], ["blocks", "verify"]):
+            out = subprocess.run([BIN, *args, "--data-dir", fresh], capture_output=True, text=True)
+            assert out.returncode == 0 and out.stdout.strip(), (args, out.stderr)
+    finally:
+        p.stop()
+        s.stop()
+
+
+CHECKS = [blocks_in_prometheus, remote_write]
