@@ -154,7 +154,6 @@ pub fn text_column(
         row += n;
         value += present;
     }
-    drop(pages);
     let extreme = |v: Option<&Bytes>| v.filter(|v| v.len() <= MAX_STATISTIC_BYTES).map(|v| ByteArray::from(v.clone()));
     let nulls = (entries - ids.len()) as u64;
     let statistics = Statistics::byte_array(extreme(distinct.iter().min()), extreme(distinct.iter().max()), None, Some(nulls), false);
