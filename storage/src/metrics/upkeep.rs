@@ -78,6 +78,7 @@ impl MetricStore {
 
     fn bucket_fine(&self, work: &mut Work) {
         work.backoff_ms = 0;
+        work.retry_at_ms = 0;
         if self.0.bucket_error.lock().take().is_some() {
             tracing::info!("the bucket answers again");
         }

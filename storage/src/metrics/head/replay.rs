@@ -12,6 +12,43 @@ use crate::index::{Registry, canonical};
 use crate::metrics::record::{self, Entry, FloatRecord};
 use crate::model::Labels;
 
+/// Slots by series id. Ids rise from a first one and most lie near it: those are looked up without hashing.
+#[derive(Default)]
+struct SlotsById {
+    base: Option<u64>,
+    near: Vec<u32>,
+    far: HashMap<u64, u32, foldhash::fast::RandomState>,
+}
+
+/// So many ids behind the first are kept densely.
+const NEAR: u64 = 4 << 20;
+
+impl SlotsById {
+    fn offset(&self, id: u64) -> Option<usize> {
+        id.checked_sub(self.base?).filter(|d| *d < NEAR).map(|d| d as usize)
+    }
+    fn get(&self, id: u64) -> Option<u32> {
+        match self.offset(id) {
+            Some(d) => self.near.get(d).copied().filter(|s| *s != u32::MAX),
+            None => self.far.get(&id).copied(),
+        }
+    }
+    fn insert(&mut self, id: u64, slot: u32) {
+        self.base.get_or_insert(id);
+        match self.offset(id) {
+            Some(d) => {
+                if self.near.len() <= d {
+                    self.near.resize(d + 1, u32::MAX);
+                }
+                self.near[d] = slot;
+            }
+            None => {
+                self.far.insert(id, slot);
+            }
+        }
+    }
+}
+
 /// A head under reconstruction.
 pub struct Replay {
     pub(super) registry: Registry,
@@ -21,7 +58,7 @@ pub struct Replay {
     pub(super) exemplars: ExemplarStore,
     pub(super) metadata: MetadataStore,
     rules: HeadRules,
-    by_id: HashMap<u64, u32, foldhash::fast::RandomState>,
+    by_id: SlotsById,
     scratch: Vec<FloatRecord>,
     raw: Vec<u8>,
     /// Samples seen.
@@ -41,7 +78,7 @@ impl Replay {
             exemplars: ExemplarStore::new(limits.max_exemplars),
             metadata: MetadataStore::new(limits.max_metadata),
             rules,
-            by_id: HashMap::default(),
+            by_id: SlotsById::default(),
             scratch: Vec::new(),
             raw: Vec::new(),
             samples: 0,
@@ -77,13 +114,13 @@ impl Replay {
             }
             Entry::Histogram { id, t, st, h } => self.sample(id, t, st, Value::Histogram(h)),
             Entry::Exemplar { id, exemplar } => {
-                if let Some(slot) = self.by_id.get(&id) {
-                    self.exemplars.push(id, &self.registry.labels(*slot), exemplar);
+                if let Some(slot) = self.by_id.get(id) {
+                    self.exemplars.push(id, &self.registry.labels(slot), exemplar);
                 }
             }
             Entry::Metadata { family, metadata } => self.metadata.insert(&family, metadata),
             Entry::DeltaState { id, last_t, sum } => {
-                if let Some(s) = self.by_id.get(&id).copied().and_then(|slot| self.series_mut(slot)) {
+                if let Some(s) = self.by_id.get(id).and_then(|slot| self.series_mut(slot)) {
                     s.extra().delta = Some(DeltaState { last_t, sum });
                 }
             }
@@ -96,7 +133,7 @@ impl Replay {
 
     fn series(&mut self, id: u64, labels: &Labels) {
         self.next_id = self.next_id.max(id + 1);
-        if self.by_id.contains_key(&id) {
+        if self.by_id.get(id).is_some() {
             return;
         }
         canonical(labels.iter(), &mut self.raw);
@@ -127,8 +164,8 @@ impl Replay {
 
     fn sample(&mut self, id: u64, t: i64, st: i64, v: Value) {
         self.samples += 1;
-        match self.by_id.get(&id) {
-            Some(slot) => self.stripes[*slot as usize % STRIPES].apply_one(slot / STRIPES as u32, t, st, v, &self.rules),
+        match self.by_id.get(id) {
+            Some(slot) => self.stripes[slot as usize % STRIPES].apply_one(slot / STRIPES as u32, t, st, v, &self.rules),
             None => self.orphans += 1,
         }
     }

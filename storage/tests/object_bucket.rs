@@ -1,0 +1,189 @@
+//! The metric store over object_store's in-memory store, behind a wrapper that injects faults.
+#![allow(clippy::unwrap_used)]
+#![cfg(feature = "s3")]
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use object_store::memory::InMemory;
+use strandline_storage::bucket::{Bucket, ObjectBucket, ObjectInfo};
+use strandline_storage::clock::ManualClock;
+use strandline_storage::metrics::head::{BatchBuilder, Value};
+use strandline_storage::metrics::{MetricOptions, MetricStore};
+use strandline_storage::model::{Labels, Matcher, TimeRange};
+use strandline_storage::read::{SampleBuf, SelectRequest, SeriesSource};
+use strandline_storage::{Error, ErrorKind, Result};
+use strandline_wal::WalOptions;
+use strandline_wal::fs::{Fs, SimFs};
+
+const T0: i64 = 1_700_006_400_000;
+
+/// Fails every call while `down`, and the `fail_put`th put from now on, once.
+#[derive(Clone)]
+struct Faulty {
+    inner: Arc<ObjectBucket>,
+    down: Arc<AtomicBool>,
+    fail_put: Arc<AtomicU64>,
+}
+
+impl Faulty {
+    fn check(&self) -> Result<()> {
+        if self.down.load(Ordering::SeqCst) { Err(Error::new(ErrorKind::Unavailable, "injected: the bucket is down")) } else { Ok(()) }
+    }
+    fn check_put(&self) -> Result<()> {
+        self.check()?;
+        let n = self.fail_put.load(Ordering::SeqCst);
+        if n > 0 && self.fail_put.fetch_sub(1, Ordering::SeqCst) == 1 {
+            return Err(Error::new(ErrorKind::Unavailable, "injected: half an upload"));
+        }
+        Ok(())
+    }
+}
+
+impl Bucket for Faulty {
+    fn name(&self) -> String {
+        self.inner.name()
+    }
+    fn put(&self, key: &str, content: Bytes) -> Result<()> {
+        self.check_put()?;
+        self.inner.put(key, content)
+    }
+    fn put_file(&self, key: &str, path: &Path) -> Result<()> {
+        self.check_put()?;
+        self.inner.put_file(key, path)
+    }
+    fn put_if_absent(&self, key: &str, content: Bytes) -> Result<bool> {
+        self.check_put()?;
+        self.inner.put_if_absent(key, content)
+    }
+    fn get(&self, key: &str) -> Result<Bytes> {
+        self.check()?;
+        self.inner.get(key)
+    }
+    fn get_range(&self, key: &str, offset: u64, len: usize) -> Result<Bytes> {
+        self.check()?;
+        self.inner.get_range(key, offset, len)
+    }
+    fn get_ranges(&self, key: &str, ranges: &[(u64, usize)]) -> Result<Vec<Bytes>> {
+        self.check()?;
+        self.inner.get_ranges(key, ranges)
+    }
+    fn size(&self, key: &str) -> Result<u64> {
+        self.check()?;
+        self.inner.size(key)
+    }
+    fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
+        self.check()?;
+        self.inner.list(prefix)
+    }
+    fn list_folders(&self, prefix: &str) -> Result<Vec<String>> {
+        self.check()?;
+        self.inner.list_folders(prefix)
+    }
+    fn delete(&self, key: &str) -> Result<()> {
+        self.check()?;
+        self.inner.delete(key)
+    }
+}
+
+fn bucket(fs: &SimFs) -> Faulty {
+    let inner = ObjectBucket::new(Arc::new(InMemory::new()), Arc::new(fs.clone()), "memory".into(), "some/prefix", Duration::from_secs(5));
+    Faulty { inner: Arc::new(inner.unwrap()), down: Arc::default(), fail_put: Arc::default() }
+}
+
+fn open(fs: &SimFs, clock: &ManualClock, dir: &str, bucket: &Faulty) -> MetricStore {
+    let fs: Arc<dyn Fs> = Arc::new(fs.clone());
+    let mut o = MetricOptions::new(fs, Arc::new(clock.clone()), dir);
+    o.bucket = Some(Arc::new(bucket.clone()));
+    o.wal = WalOptions { background: false, ..WalOptions::default() };
+    MetricStore::open(o).unwrap()
+}
+
+fn append(s: &MetricStore, from: i64, n: i64) {
+    let mut b = BatchBuilder::default();
+    for i in 0..20 {
+        let k = b.series(&Labels::from_pairs([("__name__", "m".to_owned()), ("i", i.to_string())]));
+        (0..n).for_each(|j| b.push(k, from + j * 15_000, 0, Value::Float((i * j) as f64)));
+    }
+    let a = s.append(&b.finish()).unwrap();
+    assert!(a.rejected.is_empty());
+    a.commit.wait().unwrap();
+}
+
+fn count(s: &MetricStore) -> Result<usize> {
+    let sel = s.select(&SelectRequest::new(vec![Matcher::equal("__name__", "m")], TimeRange::all()))?;
+    sel.prefetch(0, sel.len());
+    let (mut n, mut buf) = (0, SampleBuf::default());
+    for i in 0..sel.len() {
+        sel.read(i, TimeRange::all(), &mut buf)?;
+        n += buf.len();
+    }
+    Ok(n)
+}
+
+#[test]
+fn outage_half_uploads_and_a_fresh_folder() {
+    let (fs, clock) = (SimFs::new(), ManualClock::new(T0 + 3_600_000));
+    let b = bucket(&fs);
+    let s = open(&fs, &clock, "/a", &b);
+    append(&s, T0, 100);
+    s.flush().unwrap();
+    // An upload that breaks off leaves no block behind for others, and is done again.
+    b.fail_put.store(2, Ordering::SeqCst);
+    assert!(s.upload().is_err());
+    assert_eq!(open(&fs, &clock, "/b", &b).blocks().len(), 0);
+    assert_eq!(count(&s).unwrap(), 2000);
+    s.upload().unwrap();
+    // A fresh folder on the bucket answers everything, by ranges.
+    let fresh = open(&fs, &clock, "/c", &b);
+    assert_eq!(count(&fresh).unwrap(), 2000);
+    // The bucket goes away: ingest and flush go on; what was never read fails in words; nothing is a hole.
+    b.down.store(true, Ordering::SeqCst);
+    append(&s, T0 + 100 * 15_000, 50);
+    s.flush().unwrap();
+    s.maintain().unwrap();
+    assert!(s.stats().bucket_error.unwrap().contains("injected"));
+    let blind = open(&fs, &clock, "/d", &b);
+    append(&blind, T0, 1);
+    let e = count(&blind).unwrap_err();
+    assert_eq!(e.kind, ErrorKind::Unavailable);
+    assert!(e.to_string().contains("never reached"), "{e}");
+    // Back: everything is uploaded by upkeep alone.
+    b.down.store(false, Ordering::SeqCst);
+    clock.advance(600_000);
+    s.maintain().unwrap();
+    assert_eq!(s.stats().blocks_to_upload, 0);
+    assert_eq!(s.stats().bucket_error, None);
+    assert_eq!(count(&s).unwrap(), 3000);
+    assert_eq!(count(&open(&fs, &clock, "/e", &b)).unwrap(), 3000);
+    blind.maintain().unwrap();
+    assert_eq!(count(&blind).unwrap(), 3000, "the sample of its own is one of them");
+}
+
+#[test]
+fn compaction_marks_and_removes_in_the_bucket() {
+    let (fs, clock) = (SimFs::new(), ManualClock::new(T0 + 3_600_000));
+    let b = bucket(&fs);
+    let s = open(&fs, &clock, "/a", &b);
+    for k in 0..2 {
+        append(&s, T0 + k * 1_500_000, 100);
+        s.flush().unwrap();
+        s.upload().unwrap();
+    }
+    clock.advance(12 * 3_600_000);
+    assert!(s.compact(5).unwrap() > 0);
+    s.maintain().unwrap();
+    let keys = |p: &str| b.list(p).unwrap().into_iter().map(|o| o.key).collect::<Vec<_>>();
+    let marks = |keys: &[String]| keys.iter().filter(|k| k.ends_with("deletion-mark.json")).count();
+    assert_eq!(marks(&keys("metrics/anonymous")), 4, "in the block's folder and in markers: {:?}", keys("metrics/anonymous"));
+    assert_eq!(count(&s).unwrap(), 4000);
+    assert_eq!(count(&open(&fs, &clock, "/b", &b)).unwrap(), 4000, "sources and result together count once");
+    clock.advance(2 * 3_600_000);
+    s.maintain().unwrap();
+    assert_eq!(b.list_folders("metrics/anonymous").unwrap().iter().filter(|f| f.len() == 26).count(), 1);
+    assert_eq!(marks(&keys("metrics/anonymous")), 0);
+    assert_eq!(count(&open(&fs, &clock, "/c", &b)).unwrap(), 4000);
+}
