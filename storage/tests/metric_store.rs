@@ -473,3 +473,34 @@ fn a_damaged_block_fails_the_query_or_warns() {
     assert_eq!((partial.len(), partial.warnings().len()), (0, 1));
     assert!(LocalBucket::open(Arc::new(w.fs.clone()), "/data/bucket").unwrap().list("").unwrap().len() >= 3);
 }
+
+#[test]
+fn a_large_log_is_replayed_by_several_threads_to_the_same_state() {
+    let w = World::new();
+    let s = w.open().unwrap();
+    let mut model = Model::new();
+    for step in 0..260i64 {
+        let t = T0 + step * 15_000;
+        w.clock.set(t);
+        // Series join as it goes, and every third step repeats an older sample late.
+        let mut items = batch(600 + 4 * step as u32, t);
+        if step % 3 == 2 {
+            items.extend((0..50).map(|i| (labels("m", i), t - 7_000 + i as i64, step as f64)));
+        }
+        assert!(append(&s, &items).unwrap().is_empty());
+        note(&mut model, &items);
+    }
+    assert!(model.values().map(|m| m.len()).sum::<usize>() > 250_000);
+    let before = s.head().stats();
+    assert_eq!(everything(&s), model);
+    drop(s);
+    w.fs.restart(CrashStyle::LoseUnsynced, 1);
+    let s = w.open().unwrap();
+    assert_eq!(everything(&s), model);
+    assert_eq!(s.head().stats(), before);
+    // And appends go on in every series, old and new.
+    let items = batch(1700, T0 + 260 * 15_000);
+    assert!(append(&s, &items).unwrap().is_empty());
+    note(&mut model, &items);
+    assert_eq!(everything(&s), model);
+}

@@ -5,6 +5,7 @@
 
 mod append;
 mod batch;
+mod crew;
 mod extras;
 mod flush;
 mod pin;
@@ -170,7 +171,8 @@ pub struct HeadParts {
 
 impl Head {
     /// A head over an open log; `replayed` is what replay has built.
-    pub fn new(parts: HeadParts, spill_dir: &Path, replayed: Replay) -> Result<Arc<Self>> {
+    pub fn new(parts: HeadParts, spill_dir: &Path, mut replayed: Replay) -> Result<Arc<Self>> {
+        replayed.finish()?;
         let spill = Spill::open(parts.fs, spill_dir)?;
         let Replay { registry, stripes, slots, next_id, exemplars, metadata, .. } = replayed;
         Ok(Arc::new(Head {

@@ -3,8 +3,9 @@
 
 use hashbrown::HashMap;
 
+use super::crew::{Crew, Op};
 use super::extras::{ExemplarStore, MetadataStore};
-use super::series::{DeltaState, Series, Value};
+use super::series::{DeltaState, Value};
 use super::stripe::{HeadRules, Stripe};
 use super::{HeadLimits, STRIPES, Slots};
 use crate::error::Result;
@@ -49,6 +50,9 @@ impl SlotsById {
     }
 }
 
+/// Smaller logs are not worth the threads.
+const CREW_FROM: u64 = 200_000;
+
 /// A head under reconstruction.
 pub struct Replay {
     pub(super) registry: Registry,
@@ -61,6 +65,8 @@ pub struct Replay {
     by_id: SlotsById,
     scratch: Vec<FloatRecord>,
     raw: Vec<u8>,
+    /// Threads that apply, once there is enough to do.
+    crew: Option<Crew>,
     /// Samples seen.
     pub samples: u64,
     /// Samples of series whose definition was damaged away.
@@ -81,6 +87,7 @@ impl Replay {
             by_id: SlotsById::default(),
             scratch: Vec::new(),
             raw: Vec::new(),
+            crew: None,
             samples: 0,
             orphans: 0,
         }
@@ -120,15 +127,30 @@ impl Replay {
             }
             Entry::Metadata { family, metadata } => self.metadata.insert(&family, metadata),
             Entry::DeltaState { id, last_t, sum } => {
-                if let Some(s) = self.by_id.get(id).and_then(|slot| self.series_mut(slot)) {
-                    s.extra().delta = Some(DeltaState { last_t, sum });
+                if let Some(slot) = self.by_id.get(id) {
+                    self.put(slot, Op::Delta(DeltaState { last_t, sum }));
                 }
             }
         }
     }
 
-    fn series_mut(&mut self, slot: u32) -> Option<&mut Series> {
-        self.stripes[slot as usize % STRIPES].series.get_mut(slot as usize / STRIPES)
+    /// Operations on a series are applied in their order, here or by the thread that has its stripe.
+    fn put(&mut self, slot: u32, op: Op) {
+        if self.crew.is_none() && self.samples > CREW_FROM {
+            self.crew = Crew::start(&mut self.stripes, self.rules);
+        }
+        match &mut self.crew {
+            Some(c) => c.send(slot, op),
+            None => op.apply(&mut self.stripes[slot as usize % STRIPES], slot / STRIPES as u32, &self.rules),
+        }
+    }
+
+    /// Waits until everything is applied.
+    pub fn finish(&mut self) -> Result<()> {
+        match self.crew.take() {
+            Some(c) => c.join(&mut self.stripes),
+            None => Ok(()),
+        }
     }
 
     fn series(&mut self, id: u64, labels: &Labels) {
@@ -145,27 +167,17 @@ impl Replay {
                 let slot = self.slots.next;
                 self.slots.next += 1;
                 self.registry.insert(slot, hash, labels);
-                let stripe = &mut self.stripes[slot as usize % STRIPES].series;
-                while stripe.len() <= slot as usize / STRIPES {
-                    stripe.push(Series::default());
-                }
                 slot
             }
         };
-        if let Some(s) = self.series_mut(slot) {
-            if s.id == 0 {
-                *s = Series::new(id);
-            }
-            s.id = id;
-            s.logged = true;
-        }
+        self.put(slot, Op::Define(id));
         self.by_id.insert(id, slot);
     }
 
     fn sample(&mut self, id: u64, t: i64, st: i64, v: Value) {
         self.samples += 1;
         match self.by_id.get(id) {
-            Some(slot) => self.stripes[slot as usize % STRIPES].apply_one(slot / STRIPES as u32, t, st, v, &self.rules),
+            Some(slot) => self.put(slot, Op::Sample { t, st, v }),
             None => self.orphans += 1,
         }
     }
