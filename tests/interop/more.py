@@ -203,10 +203,4 @@ def sql_over_blocks():
     s.stop()
 
 
-def differential():
-    """PromQL beside the real Prometheus."""
-    from promql import promql_differential
-    assert promql_differential() > 200
-
-
-CHECKS = [blocks_in_prometheus, remote_write, sql_over_blocks, differential]
+CHECKS = [blocks_in_prometheus, remote_write, sql_over_blocks]
