@@ -198,7 +198,38 @@ def bad_input():
     busy.http = s.http
     busy.start(wait=False)
     assert busy.p.wait(10) == 1 and "--listen" in busy.text(), busy.text()
-    s.stop(signal.SIGINT)
+    # Just below the limit: taken, whole, by both transports.
+    big = ExportTraceServiceRequest()
+    spans = big.resource_spans.add().scope_spans.add().spans
+    for i in range(1000):
+        x = spans.add(trace_id=b"\x07" * 16, span_id=(i + 1).to_bytes(8, "big"), name="big", start_time_unix_nano=now, end_time_unix_nano=now + 1)
+        x.attributes.add(key="payload").value.string_value = "x" * 62_000
+    body = big.SerializeToString()
+    assert 58 << 20 < len(body) < 64 << 20
+    r = requests.post(base + "/v1/traces", data=body, headers=pb)
+    assert r.status_code == 200 and not r.content, (r.status_code, r.content)
+    assert channel.unary_unary("/opentelemetry.proto.collector.trace.v1.TraceService/Export")(body, timeout=30) == b""
+    code, took = s.stop(signal.SIGINT)
+    assert code == 0 and took < 5, (code, took)
+
+
+def metrics_sent_twice():
+    """An OTLP metrics export repeated, cumulative and delta, changes no answer."""
+    s = Server("twice").start()
+    now = time.time_ns()
+    req = ExportMetricsServiceRequest()
+    ms = req.resource_metrics.add().scope_metrics.add().metrics
+    for name, temporality in (("orders", 2), ("increase", 1)):
+        m = ms.add(name=name)
+        m.sum.aggregation_temporality, m.sum.is_monotonic = temporality, True
+        for k in range(5):
+            m.sum.data_points.add(time_unix_nano=now - (5 - k) * 10**9, as_int=3 * (k + 1) if temporality == 2 else 3)
+    for _ in range(2):
+        r = requests.post(f"http://127.0.0.1:{s.otlp}/v1/metrics", data=req.SerializeToString(), headers={"Content-Type": "application/x-protobuf"})
+        assert r.status_code == 200 and not r.content, (r.status_code, r.content)
+        for q in ("orders_total", "increase_total"):
+            assert s.value(q) == 15 and s.value(f"count_over_time({q}[1m])") == 5, (q, s.query(q))
+    s.stop()
 
 
 def s3():
@@ -240,7 +271,7 @@ def s3():
         weed.stop()
 
 
-CHECKS = [first_light, otlp_in_is_otlp_out, bad_input, s3]
+CHECKS = [first_light, otlp_in_is_otlp_out, bad_input, metrics_sent_twice, s3]
 
 
 def main():

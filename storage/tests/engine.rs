@@ -1,0 +1,126 @@
+//! Metrics and spans in one engine: a mixed workload crashed at every sync, and upkeep that flushes by size and by time.
+#![allow(clippy::unwrap_used)]
+#![cfg(feature = "traces")]
+
+use std::sync::Arc;
+
+use strandline_storage::bucket::{Bucket, LocalBucket};
+use strandline_storage::clock::ManualClock;
+use strandline_storage::metrics::MetricOptions;
+use strandline_storage::metrics::head::{BatchBuilder, Value};
+use strandline_storage::model::{Labels, Matcher, Span, SpanId, TimeRange, TraceId};
+use strandline_storage::read::{SampleBuf, SelectRequest, SeriesSource};
+use strandline_storage::traces::TraceStoreOptions;
+use strandline_storage::{Engine, EngineOptions, Result};
+use strandline_wal::WalOptions;
+use strandline_wal::fs::{CrashStyle, Fs, SimFs};
+
+const T0: i64 = 1_700_006_400_000;
+
+fn open(fs: &SimFs, clock: &ManualClock, adjust: impl FnOnce(&mut EngineOptions)) -> Result<Engine> {
+    let fs: Arc<dyn Fs> = Arc::new(fs.clone());
+    let clock = Arc::new(clock.clone());
+    let bucket: Arc<dyn Bucket> = Arc::new(LocalBucket::open(fs.clone(), "/data/bucket")?);
+    let wal = WalOptions { background: false, segment_size_bytes: 2048, ..WalOptions::default() };
+    let mut metrics = MetricOptions::new(fs.clone(), clock.clone(), "/data");
+    metrics.bucket = Some(bucket.clone());
+    metrics.wal = wal.clone();
+    let mut traces = TraceStoreOptions::new(fs, clock, "/data", bucket);
+    traces.wal = wal;
+    let mut o = EngineOptions { metrics, traces, background: false };
+    adjust(&mut o);
+    Engine::open(o)
+}
+
+fn sample(e: &Engine, t: i64, v: f64) -> Result<()> {
+    let mut b = BatchBuilder::default();
+    let s = b.series(&Labels::from_pairs([("__name__", "m")]));
+    b.push(s, t, 0, Value::Float(v));
+    e.metrics().append(&b.finish())?.commit.wait()
+}
+
+fn span(e: &Engine, n: u8, t: i64) -> Result<()> {
+    let s = Span {
+        trace_id: TraceId([n; 16]),
+        span_id: SpanId([1; 8]),
+        start_unix_nano: t as u64 * 1_000_000,
+        end_unix_nano: (t as u64 + 5) * 1_000_000,
+        name: format!("op {n}"),
+        ..Span::default()
+    };
+    e.traces().append(&[s])?.ticket.wait()
+}
+
+fn samples(e: &Engine) -> Vec<(i64, f64)> {
+    let sel = e.metrics().select(&SelectRequest::new(vec![Matcher::equal("__name__", "m")], TimeRange::all())).unwrap();
+    let mut buf = SampleBuf::default();
+    if sel.len() == 1 {
+        sel.read(0, TimeRange::all(), &mut buf).unwrap();
+    }
+    buf.t.iter().copied().zip(buf.v.iter().copied()).collect()
+}
+
+#[test]
+fn a_mixed_workload_crashed_at_every_sync_loses_nothing_acknowledged() {
+    for style in [CrashStyle::LoseUnsynced, CrashStyle::Torn] {
+        for crash_at in 1.. {
+            let (fs, clock) = (SimFs::new(), ManualClock::new(T0));
+            fs.crash_at_sync(crash_at);
+            let (mut acked_samples, mut acked_spans) = (Vec::new(), Vec::new());
+            let run = (|| -> Result<()> {
+                let e = open(&fs, &clock, |_| {})?;
+                for i in 1..=12u8 {
+                    let t = T0 + i as i64 * 600_000;
+                    clock.set(t);
+                    sample(&e, t, i as f64)?;
+                    acked_samples.push((t, i as f64));
+                    span(&e, i, t)?;
+                    acked_spans.push(i);
+                    match i {
+                        4 | 8 => e.flush()?,
+                        10 => e.maintain()?,
+                        _ => {}
+                    }
+                }
+                e.close()
+            })();
+            fs.restart(style, crash_at);
+            let e = open(&fs, &clock, |_| {}).unwrap_or_else(|e| panic!("{style:?} at sync {crash_at}: {e}"));
+            let got = samples(&e);
+            assert!(acked_samples.iter().all(|s| got.contains(s)), "{style:?} at sync {crash_at}: samples");
+            for n in &acked_spans {
+                let t = e.traces().trace(TraceId([*n; 16])).unwrap();
+                assert_eq!(t.map(|t| t.spans.len()), Some(1), "{style:?} at sync {crash_at}: span {n}");
+            }
+            if run.is_ok() {
+                assert!(crash_at > 40, "the workload syncs often, not {crash_at} times");
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn upkeep_flushes_by_size_and_by_time() {
+    for by_size in [true, false] {
+        let (fs, clock) = (SimFs::new(), ManualClock::new(T0));
+        let e = open(&fs, &clock, |o| {
+            if by_size {
+                o.metrics.head_max_bytes = 1;
+                o.traces.flush_bytes = 1;
+            }
+        })
+        .unwrap();
+        sample(&e, T0, 1.0).unwrap();
+        span(&e, 1, T0).unwrap();
+        if !by_size {
+            e.maintain().unwrap();
+            assert_eq!((e.metrics().blocks().len(), e.traces().block_spans()), (0, 0), "nothing is due yet");
+            clock.advance(3 * 3_600_000);
+            sample(&e, T0 + 3 * 3_600_000, 2.0).unwrap();
+        }
+        e.maintain().unwrap();
+        assert!(!e.metrics().blocks().is_empty(), "by size: {by_size}");
+        assert_eq!((e.traces().block_spans(), e.traces().live_spans()), (1, 0), "by size: {by_size}");
+    }
+}
