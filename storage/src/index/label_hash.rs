@@ -27,18 +27,19 @@ pub(super) fn widen(h: u32) -> u64 {
 
 /// Writes a label set canonically into `out` (cleared first): for each label, sorted by name, the protobuf field
 /// `labels = 1 { name = 1, value = 2 }`.
-pub fn canonical<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>, out: &mut Vec<u8>) {
+pub fn canonical<S: AsRef<[u8]>>(pairs: impl Iterator<Item = (S, S)>, out: &mut Vec<u8>) {
     out.clear();
     for (n, v) in pairs {
+        let (n, v) = (n.as_ref(), v.as_ref());
         let inner = 2 + varint_len(n.len()) + n.len() + varint_len(v.len()) + v.len();
         out.push(0x0a);
         crate::codec::put_uvarint(out, inner as u64);
         out.push(0x0a);
         crate::codec::put_uvarint(out, n.len() as u64);
-        out.extend_from_slice(n.as_bytes());
+        out.extend_from_slice(n);
         out.push(0x12);
         crate::codec::put_uvarint(out, v.len() as u64);
-        out.extend_from_slice(v.as_bytes());
+        out.extend_from_slice(v);
     }
 }
 

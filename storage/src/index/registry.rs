@@ -33,6 +33,9 @@ struct LabelRef {
 
 const ARENA_PAGE: usize = 1 << 14;
 
+/// A label as bytes that were checked to be UTF-8.
+pub type RawPair<'a> = (&'a [u8], &'a [u8]);
+
 /// The index over all series of a head.
 #[derive(Debug, Default)]
 pub struct Registry {
@@ -48,6 +51,8 @@ pub struct Registry {
     series: Slab<LabelRef>,
     table: HashTable<u32>,
     all: RoaringBitmap,
+    /// Pair ids of the series inserted last: the next one mostly shares all but one or two.
+    last: Vec<u32>,
     hasher: LabelHasher,
     generation: u64,
 }
@@ -126,10 +131,14 @@ impl Registry {
     }
 
     /// Adds a series under `slot` (a fresh one, or one that was removed and freed).
-    pub fn insert(&mut self, slot: u32, hash: u32, labels: &Labels) {
-        let mut ids: Vec<u32> = Vec::with_capacity(16);
-        for (n, v) in labels.iter() {
-            ids.push(self.intern_pair(n, v));
+    ///
+    /// `labels` are sorted by name and UTF-8.
+    pub fn insert(&mut self, slot: u32, hash: u32, labels: &[RawPair<'_>]) {
+        let last = std::mem::take(&mut self.last);
+        let mut near = last.as_slice();
+        let mut ids: Vec<u32> = Vec::with_capacity(labels.len());
+        for (n, v) in labels {
+            ids.push(self.take_near(&mut near, n, v).unwrap_or_else(|| self.intern_pair(n, v)));
         }
         for id in &ids {
             if let Some(p) = self.pairs.get_mut(*id as usize) {
@@ -138,6 +147,7 @@ impl Registry {
             }
         }
         let r = LabelRef { at: self.place(&ids), hash, len: ids.len() as u16, live: true };
+        self.last = ids;
         while self.series.len() <= slot as usize {
             self.series.push(LabelRef::default());
         }
@@ -150,7 +160,24 @@ impl Registry {
         self.table.insert_unique(widen(hash), slot, |s| widen(series.get(*s as usize).map_or(0, |r| r.hash)));
     }
 
-    fn intern_pair(&mut self, name: &str, value: &str) -> u32 {
+    /// The pair at the front of `near` if it is this one; names before it are passed over.
+    fn take_near(&self, near: &mut &[u32], name: &[u8], value: &[u8]) -> Option<u32> {
+        while let Some((id, rest)) = near.split_first() {
+            let (n, v) = self.pair(*id);
+            match n.as_bytes().cmp(name) {
+                std::cmp::Ordering::Greater => return None,
+                order => {
+                    *near = rest;
+                    if order.is_eq() {
+                        return (v.as_bytes() == value).then_some(*id);
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    fn intern_pair(&mut self, name: &[u8], value: &[u8]) -> u32 {
         if let (Some(n), Some(v)) = (self.symbols.find(name), self.symbols.find(value))
             && let Some(id) = self.find_pair(n, v)
         {
@@ -217,6 +244,7 @@ impl Registry {
 
     /// Gives back the labels of removed series, once no reader can ask for them.
     pub fn free(&mut self, slots: &[u32]) {
+        self.last.clear();
         let mut touched: Vec<u32> = Vec::new();
         for slot in slots {
             let Some(r) = self.series.get(*slot as usize).copied().filter(|r| !r.live) else { continue };
@@ -265,6 +293,11 @@ impl Registry {
         Labels::from_sorted(self.pair_ids(*r).iter().map(|id| self.pair(*id)))
     }
 
+    /// Appends the labels of a series as [`Labels::as_bytes`] packs them.
+    pub fn pack(&self, slot: u32, out: &mut Vec<u8>) {
+        self.visit(slot, &mut |n, v| Labels::pack_pair(n, v, out));
+    }
+
     /// Calls `f` with each label of a series.
     pub fn visit(&self, slot: u32, f: &mut dyn FnMut(&str, &str)) {
         let Some(r) = self.series.get(slot as usize) else { return };
@@ -287,7 +320,7 @@ impl Registry {
     }
 
     fn name_pairs(&self, name: &str) -> &[u32] {
-        self.symbols.find(name).and_then(|n| self.names.get(&n)).map_or(&[], |v| v)
+        self.symbols.find(name.as_bytes()).and_then(|n| self.names.get(&n)).map_or(&[], |v| v)
     }
 
     /// Slots of the series that pass all matchers. No matcher scans all series while another narrows.
@@ -297,7 +330,8 @@ impl Registry {
         for m in matchers {
             // Positive matchers that an absent label can't pass are plain lookups; cheapest first.
             if m.op == MatchOp::Equal && !m.value.is_empty() {
-                let pair = self.symbols.find(&m.name).zip(self.symbols.find(&m.value)).and_then(|(n, v)| self.find_pair(n, v));
+                let pair =
+                    self.symbols.find(m.name.as_bytes()).zip(self.symbols.find(m.value.as_bytes())).and_then(|(n, v)| self.find_pair(n, v));
                 let Some(p) = pair.and_then(|id| self.pairs.get(id as usize)) else { return RoaringBitmap::new() };
                 match &mut found {
                     Some(f) => p.postings.intersect_into(f),
@@ -335,9 +369,9 @@ impl Registry {
         };
         match (m.alternatives(), by_absence) {
             (Some(alts), false) if m.op == MatchOp::Regex => {
-                let name = self.symbols.find(&m.name);
+                let name = self.symbols.find(m.name.as_bytes());
                 for a in alts {
-                    if let Some(id) = name.zip(self.symbols.find(a)).and_then(|(n, v)| self.find_pair(n, v)) {
+                    if let Some(id) = name.zip(self.symbols.find(a.as_bytes())).and_then(|(n, v)| self.find_pair(n, v)) {
                         add(id);
                     }
                 }
