@@ -7,7 +7,7 @@ use hashbrown::HashTable;
 use hashbrown::hash_map::HashMap;
 use roaring::RoaringBitmap;
 
-use super::label_hash::{LabelHasher, RawLabels, widen};
+use super::label_hash::{LabelHasher, put_canonical, widen};
 use super::postings::Postings;
 use super::slab::Slab;
 use super::symbols::Symbols;
@@ -17,6 +17,8 @@ use crate::model::{Labels, MatchOp, Matcher};
 struct Pair {
     name: u32,
     value: u32,
+    /// The label as canonical bytes hold it: a series is compared with one call a label.
+    canonical: Box<[u8]>,
     /// Series that hold it, those in limbo included.
     uses: u32,
     postings: Postings,
@@ -32,6 +34,12 @@ struct LabelRef {
 }
 
 const ARENA_PAGE: usize = 1 << 14;
+
+/// Not a series.
+pub const NO_SLOT: u32 = u32::MAX;
+
+/// Series that [`Registry::find_all`] looks up together.
+const AT_ONCE: usize = 32;
 
 /// A label as bytes that were checked to be UTF-8.
 pub type RawPair<'a> = (&'a [u8], &'a [u8]);
@@ -119,15 +127,42 @@ impl Registry {
     }
 
     fn equal(&self, r: LabelRef, canonical: &[u8]) -> bool {
-        let mut raw = RawLabels(canonical);
+        let mut rest = canonical;
         for id in self.pair_ids(r) {
-            let (n, v) = self.pair(*id);
-            match raw.next() {
-                Some(Some((rn, rv))) if rn == n.as_bytes() && rv == v.as_bytes() => {}
-                _ => return false,
+            match self.pairs.get(*id as usize).and_then(|p| rest.strip_prefix(&*p.canonical)) {
+                Some(r) => rest = r,
+                None => return false,
             }
         }
-        raw.0.is_empty()
+        rest.is_empty()
+    }
+
+    /// Finds many series at once: `found` gets a slot or [`NO_SLOT`] for each. As [`Registry::find`], in steps over all
+    /// of them, so that the reads of one don't wait for those of another.
+    pub fn find_all(&self, keys: &[&[u8]], found: &mut Vec<u32>) {
+        found.clear();
+        for some in keys.chunks(AT_ONCE) {
+            let mut hashes = [0u32; AT_ONCE];
+            for (h, raw) in hashes.iter_mut().zip(some) {
+                *h = self.hasher.hash(raw);
+            }
+            let mut likely = [NO_SLOT; AT_ONCE];
+            for (slot, hash) in likely.iter_mut().zip(hashes).take(some.len()) {
+                let same = |s: &u32| self.series.get(*s as usize).is_some_and(|r| r.hash == hash);
+                *slot = self.table.find(widen(hash), same).copied().unwrap_or(NO_SLOT);
+            }
+            let label_ref = |slot: u32| self.series.get(slot as usize).copied().unwrap_or_default();
+            let first_ids = likely.iter().map(|slot| self.pair_ids(label_ref(*slot)).first().unwrap_or(&0));
+            std::hint::black_box(first_ids.fold(0, |x, id| x ^ id));
+            for ((raw, hash), slot) in some.iter().zip(hashes).zip(likely) {
+                found.push(match slot {
+                    NO_SLOT => NO_SLOT,
+                    slot if self.equal(label_ref(slot), raw) => slot,
+                    // Another series with the same hash stood before it.
+                    _ => self.find(hash, raw).unwrap_or(NO_SLOT),
+                });
+            }
+        }
     }
 
     /// Adds a series under `slot` (a fresh one, or one that was removed and freed).
@@ -183,8 +218,11 @@ impl Registry {
         {
             return id;
         }
+        let mut canonical = Vec::with_capacity(name.len() + value.len() + 6);
+        put_canonical(name, value, &mut canonical);
+        let canonical = canonical.into_boxed_slice();
         let (name, value) = (self.symbols.intern(name), self.symbols.intern(value));
-        let new = Pair { name, value, uses: 0, postings: Postings::default() };
+        let new = Pair { name, value, canonical, uses: 0, postings: Postings::default() };
         let id = match self.free_pairs.pop() {
             Some(id) => {
                 if let Some(p) = self.pairs.get_mut(id as usize) {
@@ -278,6 +316,7 @@ impl Registry {
         }
         let (name, value) = (p.name, p.value);
         p.postings = Postings::default();
+        p.canonical = Box::default();
         if let Ok(e) = self.pair_table.find_entry(pair_hash(name, value), |x| *x == id) {
             e.remove();
         }
@@ -421,6 +460,7 @@ impl Registry {
         IndexMemory {
             symbols_bytes: self.symbols.size_bytes(),
             pairs_bytes: self.pairs.size_bytes()
+                + self.pairs.iter().map(|p| p.canonical.len()).sum::<usize>()
                 + self.pair_table.allocation_size()
                 + self.names.values().map(|v| v.capacity() * 4).sum::<usize>(),
             postings_bytes: self.pairs.iter().map(|p| p.postings.size_bytes()).sum(),
