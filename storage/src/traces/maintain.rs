@@ -13,6 +13,7 @@ impl TraceStore {
     /// others from being run; the first is returned.
     pub fn maintain(&self) -> Result<()> {
         let inner = &self.0;
+        inner.check_writable()?;
         let mut manifest = inner.maintenance.lock();
         let now = inner.options.clock.now_ms();
         let due = {
