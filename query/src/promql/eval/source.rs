@@ -24,6 +24,8 @@ pub(crate) enum InstantKind {
     StartTimestamp,
     /// Its time in milliseconds; histograms are an error.
     Info,
+    /// One, whatever it is: somebody only counts.
+    Presence,
 }
 
 /// Where the samples of a window come from.
@@ -87,6 +89,11 @@ impl Source {
             Some(sel) => sel.visit_labels(i, f),
             None => self.rows()[i].labels.iter().for_each(|(n, v)| f(n, v)),
         }
+    }
+
+    /// The labels as numbers; false if the source has none (see [`SeriesSelection::visit_symbols`]).
+    pub fn visit_symbols(&self, i: usize, f: &mut dyn FnMut(u32, u32)) -> bool {
+        self.selection().is_some_and(|sel| sel.visit_symbols(i, f))
     }
 
     /// The metric's name, for annotations.
@@ -220,14 +227,23 @@ fn instant(
             InstantKind::StartTimestamp => st as f64 / 1000.0,
             InstantKind::Info if histogram => return Err(Error::exec("info sample should be float")),
             InstantKind::Info => t as f64,
+            InstantKind::Presence => 1.0,
         })
     };
-    if (n == 1 || refs.fixed.is_some()) && !stats_only {
-        let at = refs.at(0);
-        let range = TimeRange::new(at.saturating_sub(ctx.lookback - 1), at);
+    let once = n == 1 || refs.fixed.is_some();
+    let at = refs.at(0);
+    let range = TimeRange::new(at.saturating_sub(ctx.lookback - 1), at);
+    if once && kind == InstantKind::Presence {
+        if sel.is_live(i, range, &mut s.buf)? {
+            ctx.read(1);
+            s.v.resize(n, 1.0);
+        }
+        return Ok(!s.v.is_empty());
+    }
+    if once && !stats_only {
         let Some(x) = sel.newest(i, range, &mut s.buf)? else { return Ok(false) };
         ctx.read(1);
-        if x.h.as_ref().map_or(is_stale(x.v), |h| h.is_stale()) {
+        if x.is_stale() {
             return Ok(false);
         }
         if let (Some(h), InstantKind::Value) = (&x.h, kind) {

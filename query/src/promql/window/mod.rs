@@ -167,7 +167,7 @@ impl WindowSpec {
         kind: Name<'_>,
         ann: &mut Annotations,
     ) -> Result<bool> {
-        let clean = !buf.has_histograms() && !buf.v.iter().any(|v| is_stale(*v));
+        let clean = !buf.has_histograms() && !buf.v.iter().fold(false, |any, v| any | is_stale(*v));
         if !clean {
             split(buf, s);
         }

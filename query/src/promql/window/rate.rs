@@ -91,18 +91,12 @@ pub(super) fn floats(
     resets.clear();
     overlaps.clear();
     if counter {
-        for i in 1..v.len() {
-            if v[i] < v[i - 1] || (!st.is_empty() && start_reset(st[i - 1], t[i - 1], st[i], t[i])) {
-                resets.push(i);
-            }
-            if !st.is_empty() && start_overlap(st[i - 1], t[i - 1], st[i]) {
-                overlaps.push(i);
-            }
-        }
+        find_resets(t, v, st, resets, overlaps);
     }
     let mut c = Cursor::default();
     let (mut next_reset, mut any) = (0usize, false);
     let mut warned = overlaps.is_empty();
+    let mut memo = Memo::default();
     for (step, slot) in out.iter_mut().enumerate() {
         let end = spec.refs.at(step);
         let start = end.saturating_sub(spec.range);
@@ -112,27 +106,90 @@ pub(super) fn floats(
         }
         let (lo, hi) = (c.lo, c.hi - 1);
         let mut diff = v[hi] - v[lo];
-        if counter {
+        if next_reset < resets.len() {
             while next_reset < resets.len() && resets[next_reset] <= lo {
                 next_reset += 1;
             }
             for &r in resets[next_reset..].iter().take_while(|r| **r <= hi) {
                 diff += v[r - 1];
             }
-            if !warned && overlaps.iter().any(|o| *o > lo && *o <= hi) {
-                ann.start_time_overlap(&name(), spec.span);
-                warned = true;
-            }
+        }
+        if !warned && overlaps.iter().any(|o| *o > lo && *o <= hi) {
+            ann.start_time_overlap(&name(), spec.span);
+            warned = true;
         }
         let e = Edges { first_t: t[lo], last_t: t[hi], samples: c.hi - c.lo, first: v[lo], first_st: st.get(lo).copied().unwrap_or(0) };
-        let Some((factor, from_zero)) = stretch(spec, (start, end), &e, diff) else { continue };
-        if from_zero {
-            diff += v[lo];
+        if e.first_st != 0 {
+            let Some((factor, from_zero)) = stretch(spec, (start, end), &e, diff) else { continue };
+            if from_zero {
+                diff += v[lo];
+            }
+            *slot = diff * factor;
+        } else {
+            if e.samples < 2 {
+                continue;
+            }
+            *slot = diff * memo.factor(spec, (start, end), &e, diff);
         }
-        *slot = diff * factor;
         any = true;
     }
     any
+}
+
+/// Where a counter began anew, and where start timestamps contradict.
+fn find_resets(t: &[i64], v: &[f64], st: &[i64], resets: &mut Vec<usize>, overlaps: &mut Vec<usize>) {
+    if st.is_empty() {
+        // Without a branch a pair: most series never fall.
+        let falls = v.windows(2).fold(false, |f, w| f | (w[1] < w[0]));
+        if falls {
+            resets.extend((1..v.len()).filter(|i| v[*i] < v[i - 1]));
+        }
+        return;
+    }
+    for i in 1..v.len() {
+        if v[i] < v[i - 1] || start_reset(st[i - 1], t[i - 1], st[i], t[i]) {
+            resets.push(i);
+        }
+        if start_overlap(st[i - 1], t[i - 1], st[i]) {
+            overlaps.push(i);
+        }
+    }
+}
+
+/// The stretch of the window before: series are mostly scraped at even intervals, so that the next window's samples
+/// lie at the same distances from its borders.
+#[derive(Default)]
+struct Memo {
+    to_start: i64,
+    to_end: i64,
+    samples: usize,
+    /// Seconds that are stretched over before the first sample, and between the samples.
+    before: f64,
+    sampled: f64,
+    factor: f64,
+}
+
+impl Memo {
+    /// What [`stretch`] gives for two or more samples of unknown start.
+    #[inline]
+    fn factor(&mut self, spec: &WindowSpec, w: (i64, i64), e: &Edges, diff: f64) -> f64 {
+        let (to_start, to_end) = (e.first_t - w.0, w.1 - e.last_t);
+        if (to_start, to_end, e.samples) != (self.to_start, self.to_end, self.samples) {
+            // A difference of 0 is never held back by zero.
+            let factor = stretch(spec, w, e, 0.0).map_or(0.0, |f| f.0);
+            let sampled = (e.last_t - e.first_t) as f64 / 1000.0;
+            let average = sampled / (e.samples - 1) as f64;
+            let before = to_start as f64 / 1000.0;
+            let before = if before >= average * 1.1 { average / 2.0 } else { before };
+            *self = Memo { to_start, to_end, samples: e.samples, before, sampled, factor };
+        }
+        // Far from zero there is no need to divide.
+        let far = self.sampled * e.first > self.before * diff * 1.000_001;
+        if !spec.func.is_counter() || diff <= 0.0 || e.first < 0.0 || far {
+            return self.factor;
+        }
+        stretch(spec, w, e, diff).map_or(self.factor, |f| f.0)
+    }
 }
 
 /// rate, increase and delta of one window that may hold histograms.

@@ -319,6 +319,11 @@ impl IndexReader {
         Ok(())
     }
 
+    /// Bytes of the whole index.
+    pub fn size_bytes(&self) -> u64 {
+        self.source.len()
+    }
+
     /// Bytes kept in memory for it, mapped sections not counted.
     pub fn memory_bytes(&self) -> usize {
         let sections = if self.source.mapped().is_some() { 0 } else { self.symbols.len() + self.table.len() };
