@@ -1,5 +1,6 @@
 //! Expressions to scalars, strings and pipes of series.
 
+use strandline_storage::model::{METRIC_NAME, MatchOp};
 use strandline_storage::read::SampleBuf;
 
 use super::super::aggregate::aggregate;
@@ -378,6 +379,7 @@ impl<'a> Evaluator<'a> {
             params,
             span: c.args[0].unparen().span,
             type_labels: ctx.options.type_and_unit_labels,
+            one_name: false,
         };
         let drop_name = !matches!(func, WindowFn::LastOverTime | WindowFn::FirstOverTime);
         let (input, spec) = match &arg.kind {
@@ -386,7 +388,8 @@ impl<'a> Evaluator<'a> {
                 check_extension(v.extension, name)?;
                 let refs = ctx.refs(steps, &v.at, &v.offset)?;
                 let ext = Extended { kind: v.extension, lookback: ctx.lookback };
-                let spec = spec(ctx.duration(&ms.range, false)?, refs, ext);
+                let one_name = v.matchers.iter().any(|m| m.name == METRIC_NAME && m.op == MatchOp::Equal);
+                let spec = WindowSpec { one_name, ..spec(ctx.duration(&ms.range, false)?, refs, ext) };
                 (WindowInput::Stored(ctx.select(&v.matchers, spec.read_range(), ann)?), spec)
             }
             ExprKind::Subquery(s) => {
