@@ -151,8 +151,17 @@ async fn ranges_by_form() {
     assert_eq!(j["data"]["resultType"], "matrix");
     let text = String::from_utf8_lossy(&body).into_owned();
     assert!(text.contains(r#""values":[[1699999000.500,"3"],[1699999030.500,"3"]]"#), "{text}");
-    assert!(j["data"]["stats"]["samples"]["totalQueryableSamples"].as_u64().unwrap() > 0);
-    assert!(j["data"]["stats"]["timings"]["evalTotalTime"].is_number());
+    let samples = &j["data"]["stats"]["samples"];
+    assert_eq!(samples["totalQueryableSamplesPerStep"].to_string(), "[[1699999000.5,3],[1699999030.5,3]]");
+    assert_eq!(samples["totalQueryableSamples"], 6);
+    assert!(samples["peakSamples"].as_u64().unwrap() > 0);
+    for name in ["evalTotalTime", "resultSortTime", "queryPreparationTime", "innerEvalTime", "execQueueTime", "execTotalTime"] {
+        assert!(j["data"]["stats"]["timings"][name].is_number(), "{name}");
+    }
+    let (_, j) = json("/api/v1/query?query=up&time=1700000000&stats=1").await;
+    assert_eq!(j["data"]["stats"]["samples"]["totalQueryableSamples"], 3);
+    assert!(j["data"]["stats"]["samples"].get("totalQueryableSamplesPerStep").is_none());
+    assert!(data_of("/api/v1/query?query=up&stats=").await.get("stats").is_none());
 }
 
 #[tokio::test]

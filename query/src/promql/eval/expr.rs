@@ -89,6 +89,10 @@ impl<'a> Evaluator<'a> {
                     }
                     let (t, v, h) = matrix_samples(&*sel, i, range, refs.at(0), ext, &mut buf)?;
                     if !t.is_empty() {
+                        if ctx.counts() {
+                            ctx.count(0, 1, (0..t.len()).map(|k| super::source::weight(h.get(k).and_then(Option::as_ref))).sum());
+                        }
+                        ctx.read(t.len());
                         ctx.hold(t.len())?;
                         out.push(MatrixSeries::of_samples(sel.labels(i), t, v, h));
                     }
@@ -426,6 +430,7 @@ impl<'a> Evaluator<'a> {
                 needed: sub.n as u64,
             });
         }
+        let _inside = ctx.enter_subquery();
         let rows = if sub.n == 0 { Vec::new() } else { self.rows(&s.expr, sub, Use::default(), ann)? };
         Ok((rows, sub, range, first))
     }

@@ -160,6 +160,19 @@ impl WindowSpec {
         self.refs.span(self.range.saturating_add(before).saturating_sub(1), after)
     }
 
+    /// Calls `f` with each step and the samples of its window that are not empty.
+    pub fn each_window(&self, buf: &SampleBuf, n: usize, f: &mut dyn FnMut(usize, usize, usize)) {
+        let (before, after) = self.ext.reach();
+        let mut c = Cursor::default();
+        for step in 0..n {
+            let end = self.refs.at(step);
+            c.slide(&buf.t, end.saturating_sub(self.range).saturating_sub(before), end.saturating_add(after));
+            if !c.is_empty() {
+                f(step, c.lo, c.hi);
+            }
+        }
+    }
+
     /// Fills the steps of one series; whether there is any. `kind` gives its `__type__`.
     #[allow(clippy::too_many_arguments)]
     pub fn run(
