@@ -386,6 +386,29 @@ async fn federation() {
 }
 
 #[tokio::test]
+async fn federation_as_protobuf_has_native_histograms() {
+    let r = Request::get("/federate?match[]=up%7Bjob=%22db%22%7D&match[]=latency")
+        .header("accept", "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited,text/plain;q=0.3");
+    let (status, headers, body) = send(r.body(Body::empty()).unwrap()).await;
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(headers["content-type"], federate_proto::CONTENT_TYPE);
+    let mut rest = &body[..];
+    let mut families = Vec::new();
+    while !rest.is_empty() {
+        families.push(federate_proto::wire::Family::decode_length_delimited(&mut rest).unwrap());
+    }
+    let names: Vec<_> = families.iter().map(|f| (f.name.as_deref().unwrap(), f.r#type.unwrap())).collect();
+    assert_eq!(names, [("latency", 4), ("up", 3)]);
+    let h = families[0].metric[0].histogram.as_ref().unwrap();
+    assert_eq!((h.count, h.sum, h.schema), (Some(6.0), Some(2.5), Some(0)));
+    assert_eq!(h.positive_count, [2.0, 3.0]);
+    let up = &families[1].metric[0];
+    assert_eq!((up.untyped.as_ref().unwrap().value, up.timestamp_ms), (Some(1.0), Some(1_699_999_985_000)));
+    let labels: Vec<_> = up.label.iter().map(|l| (l.name.as_deref().unwrap(), l.value.as_deref().unwrap())).collect();
+    assert_eq!(labels, [("instance", "c:1"), ("job", "db")]);
+}
+
+#[tokio::test]
 async fn limits_say_what_was_needed() {
     let mut o = options(data());
     let mut limits = EngineOptions::default();
