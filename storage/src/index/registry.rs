@@ -346,6 +346,14 @@ impl Registry {
         }
     }
 
+    /// Calls `f` with the symbol numbers of each label of a series.
+    pub fn visit_symbols(&self, slot: u32, f: &mut dyn FnMut(u32, u32)) {
+        let Some(r) = self.series.get(slot as usize) else { return };
+        for p in self.pair_ids(*r).iter().filter_map(|id| self.pairs.get(*id as usize)) {
+            f(p.name, p.value);
+        }
+    }
+
     /// Orders two series by their labels.
     pub fn compare(&self, a: u32, b: u32) -> std::cmp::Ordering {
         let ids = |s: u32| self.series.get(s as usize).map_or(&[][..], |r| self.pair_ids(*r));
