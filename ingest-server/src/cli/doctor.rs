@@ -11,7 +11,7 @@ use crate::config::format_size;
 /// A GET, from outside any runtime.
 pub fn get(base: &str, path: &str, params: &[(&str, String)]) -> Result<(u16, String), String> {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let query: Vec<String> = params.iter().map(|(k, v)| format!("{k}={}", encode(v))).collect();
+    let query: Vec<String> = params.iter().map(|(k, v)| format!("{k}={}", crate::params::encode(v))).collect();
     let mut url = format!("{}{path}", base.trim_end_matches('/'));
     if !query.is_empty() {
         url = format!("{url}?{}", query.join("&"));
@@ -22,17 +22,6 @@ pub fn get(base: &str, path: &str, params: &[(&str, String)]) -> Result<(u16, St
         let r = client.get(&url).send().await.map_err(|e| format!("{base} can't be reached: {e}"))?;
         let status = r.status().as_u16();
         Ok((status, r.text().await.map_err(|e| e.to_string())?))
-    })
-}
-
-fn encode(s: &str) -> String {
-    s.bytes().fold(String::new(), |mut out, b| {
-        if b.is_ascii_alphanumeric() || b"-_.~".contains(&b) {
-            out.push(b as char)
-        } else {
-            out.push_str(&format!("%{b:02X}"))
-        }
-        out
     })
 }
 

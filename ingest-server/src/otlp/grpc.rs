@@ -30,7 +30,7 @@ pub fn router(app: Arc<App>) -> Router {
 
 /// Messages as the bytes they are.
 #[derive(Clone, Copy, Default)]
-struct Raw;
+pub(crate) struct Raw;
 
 impl Codec for Raw {
     type Encode = Bytes;

@@ -3,7 +3,7 @@
 pub mod attributes;
 pub mod grpc;
 pub mod http;
-mod ingest;
+pub(crate) mod ingest;
 pub mod json;
 pub mod metrics;
 pub mod names;
