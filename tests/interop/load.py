@@ -6,6 +6,7 @@ import requests
 from harness import BIN, ROOT, Server, Weed
 
 KILLS = int(os.environ.get("INTEROP_KILLS", "3"))
+STRICT = "INTEROP_STRICT" in os.environ
 OVERLOAD_S = int(os.environ.get("INTEROP_OVERLOAD_S", "12"))
 
 
@@ -114,4 +115,68 @@ def backup_wipe_restore():
         s.stop()
 
 
-CHECKS = [kill_under_load, bucket_outage_under_load, backup_wipe_restore]
+def anon_mib(server):
+    text = open(f"/proc/{server.p.pid}/status").read()
+    return int(next(l for l in text.splitlines() if l.startswith("RssAnon:")).split()[1]) / 1024
+
+
+class Watch(threading.Thread):
+    """Asks and measures while the load runs."""
+
+    def __init__(self, server):
+        super().__init__(daemon=True)
+        self.server, self.over, self.peak, self.took, self.failed = server, threading.Event(), 0, [], []
+
+    def run(self):
+        while not self.over.wait(0.5):
+            self.peak = max(self.peak, anon_mib(self.server))
+            t = time.time()
+            now = int(t)
+            try:
+                for path, q in (("/api/v1/query", {"query": "sum by (job) (http_server_request_duration_seconds_count)"}),
+                                ("/api/search", {"q": "{ span.http.route = `/v1/chat` }", "limit": 3, "start": now - 5, "end": now})):
+                    r = requests.get(self.server.url + path, params=q, timeout=30)
+                    if r.status_code != 200:
+                        self.failed.append((r.status_code, r.text))
+            except requests.RequestException as e:
+                self.failed.append(str(e))
+            self.took.append(time.time() - t)
+
+
+def overload():
+    """Five times more than it can take: memory stays bounded, most is taken, queries answer, nothing acknowledged is lost, it recovers."""
+    limit = 192
+    s = Server("overload", "--memory-limit", f"{limit}MiB").start()
+    unloaded = Load("overload-base", s, "--rate", "0", "--duration", f"{max(4, OVERLOAD_S // 2)}s")
+    base = unloaded.run()
+    throughput = base["spans_in_time"] / base["sending_s"]
+    spans_per_trace = base["made_spans"] / (200 * base["ticks"])
+    watch = Watch(s)
+    watch.start()
+    over = Load("overload", s, "--rate", str(int(5 * throughput / spans_per_trace)), "--duration", f"{OVERLOAD_S}s", "--senders", "16", "--instances", "4", "--seed", "2")
+    # Sender and server share the machine: the server comes first.
+    over.command = ["nice", "-n", "19", *over.command]
+    r = over.run()
+    watch.over.set()
+    watch.join()
+    accepted = r["spans_in_time"] / r["sending_s"]
+    offered = r["made_spans"] / r["sending_s"]
+    print(f"      unloaded {throughput:.0f} spans/s; offered {offered / throughput:.1f} x, taken {accepted / throughput:.2f} x, {r['retried_refusals']} refusals; "
+          f"anonymous memory at most {watch.peak:.0f} MiB of {limit}; {len(watch.took)} queries, the slowest {max(watch.took):.2f} s", flush=True)
+    assert watch.peak <= limit * 1.1, watch.peak
+    assert not watch.failed and len(watch.took) > 5, watch.failed[:3]
+    assert r["retried_refusals"] > 0 and r["requests"]["refused"] == 0 and r["requests"]["unknown"] == 0, r
+    assert accepted >= 0.7 * throughput, (accepted, throughput)
+    if STRICT:
+        assert offered >= 4.5 * throughput, (offered, throughput)
+    over.verify()
+    unloaded.verify()
+    # By itself, with nothing done to it.
+    after = Load("overload-after", s, "--rate", "20", "--duration", "2s", "--seed", "3")
+    r = after.run()
+    assert r["retried_refusals"] == 0, r
+    after.verify()
+    s.stop()
+
+
+CHECKS = [overload, kill_under_load, bucket_outage_under_load, backup_wipe_restore]

@@ -96,6 +96,11 @@ fn running(page: &str, line: &mut dyn FnMut(bool, String)) {
     };
     line(true, format!("{} series and {} live spans in memory", value("strandline_head_series"), value("strandline_live_spans")));
     line(true, format!("{} of anonymous memory in use", format_size(value("strandline_memory_anon_bytes") as u64)));
+    for l in page.lines().filter_map(|l| l.strip_prefix("strandline_second_writer_points_total{job=")) {
+        let job = l.rsplit_once('}').map_or(l, |(job, _)| job);
+        let fix = "give each a service.instance.id of its own, like OTEL_RESOURCE_ATTRIBUTES=service.instance.id=$(uuidgen)";
+        line(false, format!("several processes write the same series of job {job}: {fix}"));
+    }
     for l in page.lines().filter(|l| l.starts_with("strandline_refused_total{")) {
         line(true, format!("refused since start: {}", l.trim_start_matches("strandline_refused_total")));
     }

@@ -138,21 +138,19 @@ fn span(w: &mut Writer, s: &Span, trace: &[u8; 16]) {
     });
 }
 
-/// The spans of a cell as an `ExportTraceServiceRequest`; gives how many, too.
-pub fn traces(plan: &Plan, tick: &Tick, cell: usize) -> (Vec<u8>, u32) {
+/// The spans of a cell as an `ExportTraceServiceRequest`.
+pub fn traces(plan: &Plan, tick: &Tick, cell: usize) -> Vec<u8> {
     let mut w = Writer::default();
-    let mut n = 0;
     w.message(1, |w| {
         resource(w, plan, cell);
         w.message(2, |w| {
             scope(w);
             for s in tick.spans.iter().filter(|s| s.cell == cell) {
                 span(w, s, &tick.traces[s.trace]);
-                n += 1;
             }
         });
     });
-    (w.0, n)
+    w.0
 }
 
 fn exemplar(w: &mut Writer, number: u32, e: &Option<Example>) {

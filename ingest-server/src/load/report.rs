@@ -20,8 +20,8 @@ pub fn sent(d: &Done, json: bool) -> String {
         return serde_json::json!({
             "run": d.ledger.plan.run(), "ticks": d.ledger.ticks.len(),
             "sending_s": d.sending.as_secs_f64(), "took_s": took_s,
-            "made_spans": get(&t.made_spans), "made_points": get(&t.made_points), "shed_traces": get(&t.shed_traces),
-            "acknowledged_spans": get(&t.spans), "acknowledged_points": get(&t.points),
+            "made_spans": get(&t.made_spans), "made_points": get(&t.made_points), "shed_spans": get(&t.shed_spans), "shed_points": get(&t.shed_points),
+            "acknowledged_spans": get(&t.spans), "spans_in_time": d.spans_in_time, "acknowledged_points": get(&t.points),
             "requests": { "acknowledged": get(&t.acknowledged), "refused": get(&t.refused), "unknown": get(&t.unknown) },
             "attempts": get(&t.attempts), "retried_refusals": get(&t.retried_refusals), "unanswered": get(&t.unanswered),
             "rejected_items": get(&t.rejected_items), "p50_ms": at(50), "p99_ms": at(99), "last_word": *t.last_word.lock(),
@@ -49,8 +49,9 @@ pub fn sent(d: &Done, json: bool) -> String {
         get(&t.retried_refusals),
         get(&t.unanswered),
     );
-    if get(&t.shed_traces) > 0 {
-        out.push_str(&format!("\nnot made, because the queues were full: {} traces", get(&t.shed_traces)));
+    if get(&t.shed_spans) + get(&t.shed_points) > 0 {
+        let (spans, points) = (get(&t.shed_spans), get(&t.shed_points));
+        out.push_str(&format!("\nshed by the clients, because their queues were full: {spans} spans, {points} data points"));
     }
     if get(&t.rejected_items) > 0 {
         out.push_str(&format!("\nnot taken out of stored requests: {} items", get(&t.rejected_items)));
@@ -66,7 +67,7 @@ pub fn verified(f: &Found, json: bool) -> String {
     if json {
         return serde_json::json!({
             "samples": f.samples, "series": f.series, "spans_counted": f.spans_counted, "spans_compared": f.spans_compared,
-            "traces_compared": f.traces_compared, "exemplars": f.exemplars, "wrong": f.wrong, "wrong_total": f.wrong_total,
+            "traces_compared": f.traces_compared, "exemplars": f.exemplars, "exemplars_missing": f.exemplars_missing, "wrong": f.wrong, "wrong_total": f.wrong_total,
         })
         .to_string();
     }
@@ -74,6 +75,9 @@ pub fn verified(f: &Found, json: bool) -> String {
         "read back: {} samples of {} series, {} spans counted, {} spans of {} traces compared, {} exemplars",
         f.samples, f.series, f.spans_counted, f.spans_compared, f.traces_compared, f.exemplars
     );
+    if f.exemplars_missing > 0 {
+        out.push_str(&format!("\n{} exemplars of the last exports are not kept any more", f.exemplars_missing));
+    }
     for w in &f.wrong {
         out.push_str(&format!("\nWRONG {w}"));
     }

@@ -1,6 +1,6 @@
 //! Sending: ticks are made at the rate asked for, and each process of the workload sends its own, as SDKs do. Metrics of a
-//! process go one after another; its traces may overtake one another. When the queues are full a tick is not made at all,
-//! and counted: a client that sheds, not one that swells.
+//! process go one after another; its traces may overtake one another. Where a queue is full an export is shed and counted:
+//! a client must not swell.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -45,7 +45,8 @@ pub struct Totals {
     pub retried_refusals: AtomicU64,
     pub unanswered: AtomicU64,
     pub rejected_items: AtomicU64,
-    pub shed_traces: AtomicU64,
+    pub shed_spans: AtomicU64,
+    pub shed_points: AtomicU64,
     pub last_word: Mutex<String>,
     pub took_us: Mutex<Vec<u32>>,
 }
@@ -77,6 +78,8 @@ pub struct Done {
     pub totals: Totals,
     /// While ticks were made.
     pub sending: Duration,
+    /// Spans acknowledged while ticks were made.
+    pub spans_in_time: u64,
     /// Until all was delivered.
     pub took: Duration,
 }
@@ -109,12 +112,13 @@ pub async fn run(a: &LoadArgs, plan: Plan) -> Result<Done, String> {
         _ = tokio::signal::ctrl_c() => {}
     }
     let sending = began.elapsed();
+    let in_time = shared.totals.spans.load(Ordering::Relaxed);
     drop(cells);
     for w in workers {
         let _ = w.await;
     }
     let shared = Arc::into_inner(shared).ok_or("a sender is still at work")?;
-    Ok(Done { ledger: shared.ledger.into_inner(), totals: shared.totals, sending, took: began.elapsed() })
+    Ok(Done { ledger: shared.ledger.into_inner(), totals: shared.totals, sending, spans_in_time: in_time, took: began.elapsed() })
 }
 
 /// Makes ticks until the time is over. A rate of 0: as soon as there is room.
@@ -133,10 +137,6 @@ async fn pace(a: &LoadArgs, plan: &Plan, shared: &Shared, cells: &mut [Cell], be
         } else {
             tokio::time::sleep_until(next.into()).await;
             next += period;
-            if !has_room(cells) {
-                add(&shared.totals.shed_traces, traces as u64);
-                continue;
-            }
         }
         let t_ms = SystemClock.now_ms().max(before_ms + 1);
         make(plan, shared, cells, number, (t_ms, before_ms), traces as u32);
@@ -157,17 +157,26 @@ fn make(plan: &Plan, shared: &Shared, cells: &mut [Cell], number: u64, (t_ms, be
     for s in &t.spans {
         cells[s.cell].counted.record(s, &t);
     }
+    let mut spans = vec![0u32; cells.len()];
+    t.spans.iter().for_each(|s| spans[s.cell] += 1);
+    let totals = &shared.totals;
     for (i, c) in cells.iter_mut().enumerate() {
-        let (body, spans) = encode::traces(plan, &t, i);
-        add(&shared.totals.made_spans, u64::from(spans));
-        // There is room, and nobody else sends: these can't fail.
-        if spans > 0 {
-            let _ = c.traces.try_send(Parcel { tick: number, body: body.into(), items: spans });
+        add(&totals.made_spans, u64::from(spans[i]));
+        // Nobody else sends: where there is room, this can't fail.
+        if spans[i] > 0 && c.traces.capacity() > 0 {
+            let body = encode::traces(plan, &t, i).into();
+            let _ = c.traces.try_send(Parcel { tick: number, body, items: spans[i] });
+        } else {
+            add(&totals.shed_spans, u64::from(spans[i]));
         }
         let points = c.counted.collect();
-        add(&shared.totals.made_points, points.len() as u64);
-        let body = encode::metrics(plan, &t, i, &points).into();
-        let _ = c.metrics.try_send(Parcel { tick: number, body, items: points.len() as u32 });
+        add(&totals.made_points, points.len() as u64);
+        if c.metrics.capacity() > 0 {
+            let body = encode::metrics(plan, &t, i, &points).into();
+            let _ = c.metrics.try_send(Parcel { tick: number, body, items: points.len() as u32 });
+        } else {
+            add(&totals.shed_points, points.len() as u64);
+        }
     }
 }
 

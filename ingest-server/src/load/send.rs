@@ -110,6 +110,8 @@ impl Wire {
                     None
                 }
             };
+            // Not all at the same moment again.
+            let wait = wait.map(|w| w + Duration::from_millis(rng.below(1 + w.as_millis() as u64 / 2)));
             let wait = wait.unwrap_or_else(|| {
                 let w = Duration::from_millis(backoff_ms / 2 + rng.below(backoff_ms));
                 backoff_ms = (backoff_ms * 2).min(LAST_BACKOFF_MS);
@@ -260,7 +262,9 @@ mod tests {
     #[test]
     fn our_own_refusals_are_understood() {
         let at = |reason| verdict(&crate::otlp::grpc::status(&Refusal::new(reason, "why")));
-        assert!(matches!(at(Reason::Overloaded), Attempt::Later(Some(d), m) if d == Duration::from_secs(2) && m.contains("why")));
+        assert!(
+            matches!(at(Reason::Overloaded), Attempt::Later(Some(d), m) if d == Duration::from_millis(crate::refusal::RETRY_INFO_MS) && m.contains("why"))
+        );
         assert!(matches!(at(Reason::Unavailable), Attempt::Later(None, _)));
         assert!(matches!(at(Reason::Invalid), Attempt::Never(_)));
         let partial = crate::otlp::http::response(&crate::otlp::ingest::Outcome { rejected: 3, message: "m".into() });

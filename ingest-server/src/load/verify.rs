@@ -25,6 +25,7 @@ pub struct Found {
     pub spans_compared: u64,
     pub traces_compared: u64,
     pub exemplars: u64,
+    pub exemplars_missing: u64,
     /// The first mistakes.
     pub wrong: Vec<String>,
     pub wrong_total: u64,
@@ -111,9 +112,8 @@ pub fn verify(ledger: &Ledger, reader: &dyn Reader, whole_traces: usize) -> Resu
         }
         let exemplars = reader.exemplars(&instance, plan.start_ms - LONGEST_MS, last_ms + 1000)?;
         found.exemplars += exemplars.len() as u64;
-        for missing in p.exemplars.difference(&exemplars) {
-            found.wrong(format!("{instance}: the exemplar of trace {missing} is missing"));
-        }
+        // Only so many exemplars are kept of a tenant: those of others may have come since.
+        found.exemplars_missing += p.exemplars.difference(&exemplars).count() as u64;
     }
     Ok(found)
 }

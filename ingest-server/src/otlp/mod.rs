@@ -8,6 +8,7 @@ pub mod json;
 pub mod metrics;
 pub mod names;
 pub mod wire;
+pub mod writers;
 
 pub use ingest::{Outcome, logs, metrics as ingest_metrics, traces};
 pub use metrics::Translation;
