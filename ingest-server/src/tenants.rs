@@ -150,9 +150,10 @@ impl Tenants {
         t.retention_bytes = c.traces_retention_bytes;
         t.flush_age_ms = c.traces_flush_age_ms;
         t.compaction = c.compaction;
-        let live = if c.traces_max_live_bytes > 0 { c.traces_max_live_bytes } else { self.memory_limit / 4 };
+        // Being written to a block takes about as much again, and meanwhile more comes.
+        let live = if c.traces_max_live_bytes > 0 { c.traces_max_live_bytes } else { self.memory_limit / 12 };
         t.flush_bytes = live as usize;
-        t.max_live_bytes = (live * 2).min(self.memory_limit / 2).max(live) as usize;
+        t.max_live_bytes = (live * 3).min(self.memory_limit / 2).max(live) as usize;
         EngineOptions { metrics: m, traces: t, background: true }
     }
 }

@@ -4,7 +4,7 @@ import os, random, struct, subprocess, sys, time
 import requests
 import snappy
 
-from harness import ROOT, Server, free_port
+from harness import BIN, ROOT, Server, free_port
 
 
 class Prometheus:
@@ -149,7 +149,6 @@ def blocks_in_prometheus():
         want = b
         # And back: import what Prometheus has (our block among it, under our own writer again).
         fresh = os.path.join(ROOT, "pimport")
-        from harness import BIN
         out = subprocess.run([BIN, "import", data, "--data-dir", fresh], capture_output=True, text=True)
         assert out.returncode == 0 and "imported" in out.stdout, (out.stdout, out.stderr)
         f = Server("pimport", data=fresh).start()

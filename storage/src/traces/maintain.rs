@@ -14,6 +14,8 @@ impl TraceStore {
     pub fn maintain(&self) -> Result<()> {
         let inner = &self.0;
         inner.check_writable()?;
+        // A flush must not wait for a merge: spans pile up meanwhile.
+        let _tidying = inner.tidying.lock();
         let mut manifest = inner.maintenance.lock();
         let now = inner.options.clock.now_ms();
         let due = {
@@ -29,6 +31,7 @@ impl TraceStore {
         };
         errand(self.list_late());
         errand(self.upload(&mut manifest));
+        drop(manifest);
         errand(self.retain(now));
         if inner.options.compaction {
             errand(self.compact(now));

@@ -34,8 +34,10 @@ pub(super) struct Inner {
     /// Held shared from a record's place in the log to its place among the pending; alone by a cut.
     pub(super) gate: RwLock<()>,
     pub(super) state: RwLock<State>,
-    /// One flush, merge or removal at a time.
+    /// One flush or upload at a time.
     pub(super) maintenance: Mutex<Manifest>,
+    /// One merge or removal at a time; taken before `maintenance`.
+    pub(super) tidying: Mutex<()>,
     pub(super) refused: AtomicU64,
     closed: AtomicBool,
     counter: AtomicU64,
@@ -193,6 +195,7 @@ impl TraceStore {
             gate: RwLock::new(()),
             state: RwLock::new(state),
             maintenance: Mutex::new(manifest),
+            tidying: Mutex::new(()),
             refused: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             counter: AtomicU64::new(0),
