@@ -13,6 +13,7 @@ use crate::config::{Config, DropRule};
 use crate::counters::Counters;
 use crate::otlp::Translation;
 use crate::otlp::names::Strategy;
+use crate::otlp::writers::Writers;
 use crate::refusal::{Reason, Refusal};
 use crate::tenants::Tenants;
 
@@ -24,6 +25,8 @@ pub struct App {
     pub tenants: Tenants,
     /// Counts for `/metrics`.
     pub counters: Counters,
+    /// Jobs that more than one process writes.
+    pub writers: Writers,
     /// How OTLP is translated.
     pub translation: Translation,
     /// Bytes that all together may hold.
@@ -47,13 +50,28 @@ pub struct App {
     pub started_ms: i64,
 }
 
-/// Room taken by a request; given back when dropped.
-pub struct Room<'a> {
-    app: &'a App,
+/// Room taken by a request; it grows with what is read and unpacked, and is given back when dropped.
+pub struct Room {
+    app: Arc<App>,
     bytes: u64,
 }
 
-impl Drop for Room<'_> {
+impl Room {
+    /// Takes so many bytes more, or says that there is no room. A request that is alone always has room: its size is
+    /// bounded by [`App::max_body_bytes`].
+    pub fn grow(&mut self, bytes: usize) -> Result<(), Refusal> {
+        let bytes = bytes as u64;
+        let before = self.app.in_flight.fetch_add(bytes, Ordering::AcqRel);
+        let others = before - self.bytes;
+        self.bytes += bytes;
+        if others > 0 && before + bytes > self.app.max_in_flight {
+            return Err(Refusal::new(Reason::Overloaded, "too many bytes of requests in flight (server.max_in_flight); send again later"));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Room {
     fn drop(&mut self) {
         self.app.in_flight.fetch_sub(self.bytes, Ordering::AcqRel);
     }
@@ -75,6 +93,7 @@ impl App {
         let app = App {
             tenants: Tenants::new(config.clone(), memory_limit)?,
             counters: Counters::default(),
+            writers: Writers::default(),
             translation,
             memory_limit,
             auth,
@@ -105,16 +124,14 @@ impl App {
         if r.is_empty() { None } else { Some(r.clone()) }
     }
 
-    /// Takes room for a request of so many bytes, or says that there is none.
-    pub fn room(&self, bytes: usize) -> Result<Room<'_>, Refusal> {
-        // Working on a request needs about twice its bytes beside them.
-        let bytes = bytes as u64 * 3;
-        let before = self.in_flight.fetch_add(bytes, Ordering::AcqRel);
-        let room = Room { app: self, bytes };
-        if before > 0 && before + bytes > self.max_in_flight {
-            return Err(Refusal::new(Reason::Overloaded, "too many bytes of requests in flight (server.max_in_flight); send again later"));
-        }
-        Ok(room)
+    /// Room for a request of which nothing is known yet.
+    pub fn room(self: &Arc<Self>) -> Room {
+        Room { app: self.clone(), bytes: 0 }
+    }
+
+    /// The largest request, unpacked: `server.max_body`, or less where memory_limit is small.
+    pub fn max_body_bytes(&self) -> u64 {
+        self.config.max_body_bytes.min((self.memory_limit / 8).max(4 << 20))
     }
 
     /// Bytes of requests being worked on.

@@ -15,6 +15,7 @@ pub struct Counters {
     pub received_bytes: AtomicU64,
     pub dropped_samples: AtomicU64,
     pub log_records_refused: AtomicU64,
+    pub early_flushes: AtomicU64,
     refused: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
     requests: Mutex<BTreeMap<(&'static str, u16), u64>>,
 }

@@ -5,9 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use strandline_storage::Engine;
+use strandline_storage::metrics::MetricStore;
+use strandline_storage::traces::TraceStore;
 use strandline_wal::fs::{Fs, RealFs};
 
 use crate::app::App;
+use crate::counters::Counters;
 
 fn read(path: &str) -> Option<String> {
     // /proc and /sys files have no length: they are read as streams, not through the mapped Fs.
@@ -39,40 +43,99 @@ pub fn anon_bytes() -> Option<u64> {
     read("/proc/self/status").and_then(|t| kib(&t, "RssAnon:")).map(|k| k * 1024)
 }
 
+/// Shares of memory_limit, in hundredths.
+mod share {
+    /// Live spans of a tenant are written out from here on; that takes some times as much.
+    pub const LIVE_SPANS: u64 = 8;
+    /// What all tenants hold: from here on the largest is flushed early.
+    pub const EARLY_FLUSH: u64 = 50;
+    /// From here on nothing is taken.
+    pub const REFUSE: u64 = 65;
+    /// Less than this is not what fills the memory.
+    pub const LITTLE: u64 = 4;
+    /// As the system counts it; the allocator keeps pages that it will use again.
+    pub const REFUSE_ANON: u64 = 90;
+}
+
+/// What the stores say that they hold; pages that the allocator keeps for later are not in it.
+pub fn held_bytes(app: &App) -> u64 {
+    app.tenants.all().iter().map(|(_, e)| weigh(e)).sum()
+}
+
+fn weigh(e: &Engine) -> u64 {
+    (e.metrics().heap_bytes_estimate() + e.traces().live_bytes()) as u64
+}
+
+/// Whether nothing may be taken. Anonymous memory alone does not decide: with little held it is free pages, and to refuse
+/// would never give them back.
+fn must_refuse(held: u64, anon: Option<u64>, limit: u64) -> bool {
+    let part = limit / 100;
+    held > part * share::REFUSE || (anon.is_some_and(|a| a > part * share::REFUSE_ANON) && held > part * share::LITTLE)
+}
+
 /// Watches memory and disk; tells senders to wait while either is short. Runs until the task is dropped.
 pub async fn watch(app: Arc<App>) {
-    let mut turn = tokio::time::interval(Duration::from_millis(200));
+    let mut turn = tokio::time::interval(Duration::from_millis(50));
     let mut flushing: Option<tokio::task::JoinHandle<()>> = None;
     loop {
         turn.tick().await;
-        let used = anon_bytes().unwrap_or_else(|| {
-            app.tenants.all().iter().map(|(_, e)| (e.metrics().heap_bytes_estimate() + e.traces().live_bytes()) as u64).sum()
-        });
-        let limit = app.memory_limit;
-        // Above nine tenths nothing new is taken; from three quarters on data goes to blocks early.
-        app.pressed.store(used > limit / 10 * 9, Ordering::Relaxed);
-        let idle = flushing.as_ref().is_none_or(|f| f.is_finished());
-        if used > limit / 4 * 3 && idle {
-            let app = app.clone();
-            flushing = Some(tokio::task::spawn_blocking(move || relieve(&app)));
+        let pressed = must_refuse(held_bytes(&app), anon_bytes(), app.memory_limit);
+        app.pressed.store(pressed, Ordering::Relaxed);
+        if flushing.as_ref().is_none_or(|f| f.is_finished())
+            && let Some(store) = to_flush(&app, pressed)
+        {
+            Counters::add(&app.counters.early_flushes, 1);
+            flushing = Some(tokio::task::spawn_blocking(move || {
+                if let Err(e) = store.flush() {
+                    tracing::error!(error = %e, "an early flush failed");
+                }
+            }));
         }
         let free = RealFs::default().free_bytes(Path::new(&app.config.data_dir));
         app.disk_short.store(free.is_some_and(|f| f < app.config.min_free_bytes), Ordering::Relaxed);
     }
 }
 
-/// Flushes whoever holds most.
-fn relieve(app: &App) {
-    let weigh = |e: &strandline_storage::Engine| e.metrics().heap_bytes_estimate() + e.traces().live_bytes();
-    let Some((tenant, engine)) = app.tenants.all().into_iter().max_by_key(|(_, e)| weigh(e)) else { return };
-    // Flushing next to nothing would only churn.
-    if weigh(&engine) < 4 << 20 {
-        return;
+/// What is worth a flush before its time.
+enum Early {
+    Metrics(MetricStore),
+    Traces(TraceStore),
+}
+
+impl Early {
+    fn flush(&self) -> strandline_storage::Result<()> {
+        match self {
+            Early::Metrics(s) => s.flush(),
+            Early::Traces(s) => s.flush(),
+        }
     }
-    tracing::warn!(tenant, "memory_limit is near: flushing early");
-    let spans = engine.traces().live_bytes() > engine.metrics().heap_bytes_estimate();
-    let done = if spans { engine.traces().flush() } else { engine.metrics().flush() };
-    if let Err(e) = done {
-        tracing::error!(error = %e, "the early flush failed");
+}
+
+/// The store to flush now, if any: while nothing is taken, whichever holds most.
+fn to_flush(app: &App, pressed: bool) -> Option<Early> {
+    let part = app.memory_limit / 100;
+    let all = app.tenants.all();
+    let spans = all.iter().map(|(_, e)| e.traces()).max_by_key(|t| t.live_bytes())?;
+    let metrics = all.iter().map(|(_, e)| e.metrics()).max_by_key(|m| m.heap_bytes_estimate())?;
+    let (live, heads) = (spans.live_bytes() as u64, metrics.heap_bytes_estimate() as u64);
+    let early = pressed || held_bytes(app) > part * share::EARLY_FLUSH;
+    if live > part * share::LIVE_SPANS || (early && live > part && live >= heads) {
+        return Some(Early::Traces(spans.clone()));
+    }
+    // Flushing next to nothing would only churn.
+    (early && heads > part * share::LIVE_SPANS).then(|| Early::Metrics(metrics.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_kept_for_later_do_not_stop_ingest() {
+        let limit = 100 << 20;
+        assert!(!must_refuse(1 << 20, Some(99 << 20), limit));
+        assert!(must_refuse(20 << 20, Some(99 << 20), limit));
+        assert!(!must_refuse(20 << 20, Some(80 << 20), limit));
+        assert!(must_refuse(70 << 20, None, limit));
     }
 }

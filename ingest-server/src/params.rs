@@ -29,6 +29,18 @@ fn decode(s: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
+/// Text as part of a URL's query.
+pub fn encode(s: &str) -> String {
+    s.bytes().fold(String::new(), |mut out, b| {
+        if b.is_ascii_alphanumeric() || b"-_.~".contains(&b) {
+            out.push(b as char)
+        } else {
+            out.push_str(&format!("%{b:02X}"))
+        }
+        out
+    })
+}
+
 /// Unix seconds (with a fraction) or RFC 3339, in milliseconds.
 pub fn time_ms(s: &str) -> Result<i64, String> {
     if let Ok(f) = s.parse::<f64>()

@@ -33,7 +33,9 @@ pub struct Refusal {
 }
 
 /// Seconds after which an overloaded sender should try again.
-pub const RETRY_AFTER_S: u64 = 2;
+pub const RETRY_AFTER_S: u64 = 1;
+/// The same where parts of a second can be said.
+pub const RETRY_INFO_MS: u64 = 500;
 
 impl Refusal {
     /// A refusal.

@@ -175,7 +175,9 @@ fn bound_connections(b: &mut hyper_util::server::conn::auto::Builder<hyper_util:
         .keep_alive_timeout(Duration::from_secs(20))
         .max_concurrent_streams(256)
         .max_header_list_size(64 << 10)
-        .adaptive_window(true);
+        // What a connection may send before it is read; more would be memory that nobody counts.
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(2 << 20);
 }
 
 fn announce(app: &App, lines: &[String]) {

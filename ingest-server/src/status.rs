@@ -73,11 +73,21 @@ pub fn page(app: &App) -> String {
     for ((protocol, code), n) in c.requests() {
         p.value("requests_total", &[("protocol", protocol), ("code", &code.to_string())], n as f64);
     }
+    p.family(
+        "second_writer_points_total",
+        "counter",
+        "OTLP points of a series that another process writes too: service.instance.id is missing.",
+    );
+    for (job, n) in app.writers.clashes() {
+        p.value("second_writer_points_total", &[("job", &job)], n as f64);
+    }
     p.one("in_flight_bytes", "gauge", "Bytes of requests being worked on.", app.in_flight_bytes() as f64);
     p.one("memory_limit_bytes", "gauge", "memory_limit.", app.memory_limit as f64);
     if let Some(anon) = crate::memory::anon_bytes() {
         p.one("memory_anon_bytes", "gauge", "Anonymous memory of the process.", anon as f64);
     }
+    p.one("memory_held_bytes", "gauge", "What the stores hold in memory, as they count it.", crate::memory::held_bytes(app) as f64);
+    p.one("early_flushes_total", "counter", "Flushes before their time, to make room in memory.", get(&c.early_flushes));
     p.one("memory_pressed", "gauge", "1 while memory is short and writes are refused.", app.pressed.load(Ordering::Relaxed) as u8 as f64);
     tenants(app, &mut p);
     p.0

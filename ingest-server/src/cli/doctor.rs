@@ -11,7 +11,7 @@ use crate::config::format_size;
 /// A GET, from outside any runtime.
 pub fn get(base: &str, path: &str, params: &[(&str, String)]) -> Result<(u16, String), String> {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let query: Vec<String> = params.iter().map(|(k, v)| format!("{k}={}", encode(v))).collect();
+    let query: Vec<String> = params.iter().map(|(k, v)| format!("{k}={}", crate::params::encode(v))).collect();
     let mut url = format!("{}{path}", base.trim_end_matches('/'));
     if !query.is_empty() {
         url = format!("{url}?{}", query.join("&"));
@@ -22,17 +22,6 @@ pub fn get(base: &str, path: &str, params: &[(&str, String)]) -> Result<(u16, St
         let r = client.get(&url).send().await.map_err(|e| format!("{base} can't be reached: {e}"))?;
         let status = r.status().as_u16();
         Ok((status, r.text().await.map_err(|e| e.to_string())?))
-    })
-}
-
-fn encode(s: &str) -> String {
-    s.bytes().fold(String::new(), |mut out, b| {
-        if b.is_ascii_alphanumeric() || b"-_.~".contains(&b) {
-            out.push(b as char)
-        } else {
-            out.push_str(&format!("%{b:02X}"))
-        }
-        out
     })
 }
 
@@ -107,6 +96,11 @@ fn running(page: &str, line: &mut dyn FnMut(bool, String)) {
     };
     line(true, format!("{} series and {} live spans in memory", value("strandline_head_series"), value("strandline_live_spans")));
     line(true, format!("{} of anonymous memory in use", format_size(value("strandline_memory_anon_bytes") as u64)));
+    for l in page.lines().filter_map(|l| l.strip_prefix("strandline_second_writer_points_total{job=")) {
+        let job = l.rsplit_once('}').map_or(l, |(job, _)| job);
+        let fix = "give each a service.instance.id of its own, like OTEL_RESOURCE_ATTRIBUTES=service.instance.id=$(uuidgen)";
+        line(false, format!("several processes write the same series of job {job}: {fix}"));
+    }
     for l in page.lines().filter(|l| l.starts_with("strandline_refused_total{")) {
         line(true, format!("refused since start: {}", l.trim_start_matches("strandline_refused_total")));
     }

@@ -72,7 +72,7 @@ enum Command {
     Import(transfer::ImportArgs),
     /// Write all metrics as a Prometheus data folder.
     Export(transfer::ExportArgs),
-    /// Copy what the bucket does not hold yet.
+    /// Copy a stopped server's data folder: what a bucket elsewhere does not hold yet, or everything.
     Backup(transfer::BackupArgs),
     /// Put a backup back into an empty data folder.
     Restore(transfer::RestoreArgs),
@@ -84,6 +84,7 @@ enum Command {
     },
     /// Say in plain words how things stand.
     Doctor(ServeArgs),
+    Load(crate::load::LoadArgs),
     /// Hash a secret for the auth file; reads it from standard input.
     HashSecret,
 }
@@ -107,6 +108,7 @@ pub fn main() -> ExitCode {
         Some(Command::Restore(a)) => transfer::restore(a),
         Some(Command::Health { url }) => doctor::health(&url),
         Some(Command::Doctor(a)) => doctor::run(&a),
+        Some(Command::Load(a)) => crate::load::run(a),
         Some(Command::HashSecret) => hash_secret(),
     };
     match done {

@@ -27,7 +27,7 @@ pub struct ExportArgs {
     data_dir: PathBuf,
 }
 
-/// Copy what is only local.
+/// Copy a stopped server's data folder.
 #[derive(Args)]
 pub struct BackupArgs {
     /// A new folder.
@@ -107,7 +107,17 @@ fn copy_tree(fs: &dyn Fs, from: &Path, to: &Path, skip: &dyn Fn(&Path) -> bool) 
     Ok(n)
 }
 
-/// Copies the data folder without what can be rebuilt or lies in the bucket.
+/// Whether a path below the data folder is left out: scratch, locks, and snapshots, of the folder itself and of each tenant's.
+fn is_scratch(below: &Path) -> bool {
+    let parts: Vec<_> = below.iter().filter_map(|p| p.to_str()).collect();
+    let own = match parts[..] {
+        ["tenants", _, name] | [name] => name,
+        _ => return false,
+    };
+    ["head", "LOCK", "snapshots"].contains(&own)
+}
+
+/// Copies the data folder without what can be rebuilt; a bucket that lies in it comes along, one elsewhere does not.
 pub fn backup(a: BackupArgs) -> Result<(), String> {
     empty_target(&a.dir)?;
     let fs = local::fs();
@@ -117,9 +127,10 @@ pub fn backup(a: BackupArgs) -> Result<(), String> {
             a.data_dir.display()
         )
     })?;
-    let skip = |p: &Path| ["head", "bucket", "LOCK", "snapshots"].iter().any(|n| p.file_name().is_some_and(|f| f == *n));
+    let skip = |p: &Path| p.strip_prefix(&a.data_dir).is_ok_and(is_scratch);
     let n = copy_tree(&*fs, &a.data_dir, &a.dir, &skip).map_err(|e| e.to_string())?;
-    say(&format!("{n} bytes copied; the bucket is backed up by its own means"));
+    let bucket = if fs.exists(&a.dir.join("bucket")) { "the bucket in it too" } else { "a bucket elsewhere is backed up by its own means" };
+    say(&format!("{n} bytes copied, {bucket}"));
     Ok(())
 }
 
@@ -135,4 +146,25 @@ pub fn restore(a: RestoreArgs) -> Result<(), String> {
     let n = copy_tree(&*fs, &a.dir, &a.data_dir, &|_| false).map_err(|e| e.to_string())?;
     say(&format!("{n} bytes restored"));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_scratch_is_left_out() {
+        for (path, out) in [
+            ("head", true),
+            ("LOCK", true),
+            ("tenants/a/head", true),
+            ("tenants/head", false),
+            ("tenants/head/wal", false),
+            ("bucket", false),
+            ("bucket/metrics/head", false),
+            ("wal", false),
+        ] {
+            assert_eq!(is_scratch(Path::new(path)), out, "{path}");
+        }
+    }
 }

@@ -157,7 +157,7 @@ keys! {
     "server.listen" Kind::Address, "127.0.0.1:9090", "Prometheus and Tempo APIs, remote write, OTLP over HTTP. Flag: --listen.", listen = text;
     "server.otlp_grpc" Kind::Address, "127.0.0.1:4317", "OTLP over gRPC; empty: off. Flag: --otlp-grpc.", otlp_grpc = text;
     "server.otlp_http" Kind::Address, "127.0.0.1:4318", "OTLP over HTTP; empty: off. Flag: --otlp-http.", otlp_http = text;
-    "server.max_body" Kind::Size, "64MiB", "The largest request, unpacked.", max_body_bytes = n;
+    "server.max_body" Kind::Size, "64MiB", "The largest request, unpacked; never more than an eighth of memory_limit (but 4 MiB).", max_body_bytes = n;
     "server.max_in_flight" Kind::Size, "0", "Bytes of requests being worked on at once; above it senders are told to retry. 0: an eighth of memory_limit.", max_in_flight_bytes = n;
     "server.tls_cert" Kind::Path, "", "Certificate chain (PEM) for every listener.", tls_cert = path;
     "server.tls_key" Kind::Path, "", "Its private key (PEM).", tls_key = path;
@@ -191,7 +191,7 @@ keys! {
     "traces.retention" Kind::Duration, "14d", "Span blocks older than this are removed.", traces_retention_ms = ms;
     "traces.retention_size" Kind::Size, "0", "The oldest span blocks are removed above this.", traces_retention_bytes = n;
     "traces.flush_age" Kind::Duration, "10m", "Live spans are flushed once the oldest has waited so long.", traces_flush_age_ms = ms;
-    "traces.max_live" Kind::Size, "0", "Live spans above this are flushed early. 0: a quarter of memory_limit.", traces_max_live_bytes = n;
+    "traces.max_live" Kind::Size, "0", "Live spans above this are flushed early, and above three times as much refused for now. 0: a twelfth of memory_limit.", traces_max_live_bytes = n;
     "compaction.enabled" Kind::Switch, "true", "Compact our own blocks; false for who lets Thanos or Mimir do it.", compaction = bool;
     "query.timeout" Kind::Duration, "2m", "A query is ended after this.", query_timeout_ms = ms;
     "query.max_samples" Kind::Count, "50000000", "Samples that a query may hold at once.", query_max_samples = n;

@@ -1,22 +1,26 @@
 //! OTLP over gRPC: tonic frames the messages, the bytes go to the same place as HTTP's.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use axum::Router;
+use axum::body::HttpBody;
 use axum::extract::{Request, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
 use axum::routing::post;
 use bytes::{Buf, BufMut, Bytes};
+use parking_lot::Mutex;
 use tonic::codec::{Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::{Code, Status};
 
 use super::ingest;
 use super::json::Signal;
 use super::wire::Writer;
-use crate::app::App;
+use crate::app::{App, Room};
 use crate::auth::Right;
-use crate::refusal::{RETRY_AFTER_S, Reason, Refusal};
+use crate::refusal::{RETRY_INFO_MS, Reason, Refusal};
 
 /// The OTLP services.
 pub fn router(app: Arc<App>) -> Router {
@@ -30,7 +34,7 @@ pub fn router(app: Arc<App>) -> Router {
 
 /// Messages as the bytes they are.
 #[derive(Clone, Copy, Default)]
-struct Raw;
+pub(crate) struct Raw;
 
 impl Codec for Raw {
     type Encode = Bytes;
@@ -67,13 +71,37 @@ struct Export {
     app: Arc<App>,
     headers: HeaderMap,
     signal: Signal,
+    room: Arc<Mutex<Option<Room>>>,
+}
+
+/// A request's body whose bytes count as in flight while they come.
+struct Metered {
+    inner: axum::body::Body,
+    room: Arc<Mutex<Option<Room>>>,
+}
+
+impl HttpBody for Metered {
+    type Data = Bytes;
+    type Error = Status;
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<http_body::Frame<Bytes>, Status>>> {
+        let frame = std::task::ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        Poll::Ready(frame.map(|f| {
+            let f = f.map_err(|e| Status::from_error(Box::new(e)))?;
+            if let (Some(data), Some(room)) = (f.data_ref(), self.room.lock().as_mut()) {
+                // Packed bytes become more; how many is not known here, and tonic bounds them.
+                room.grow(data.len()).map_err(|r| status(&r))?;
+            }
+            Ok(f)
+        }))
+    }
 }
 
 impl tonic::server::UnaryService<Bytes> for Export {
     type Response = Bytes;
-    type Future = std::pin::Pin<Box<dyn Future<Output = Result<tonic::Response<Bytes>, Status>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<tonic::Response<Bytes>, Status>> + Send>>;
     fn call(&mut self, request: tonic::Request<Bytes>) -> Self::Future {
         let (app, headers, signal) = (self.app.clone(), self.headers.clone(), self.signal);
+        let room = self.room.lock().take().unwrap_or_else(|| app.room());
         Box::pin(async move {
             let body = request.into_inner();
             crate::counters::Counters::add(&app.counters.received_bytes, body.len() as u64);
@@ -83,8 +111,8 @@ impl tonic::server::UnaryService<Bytes> for Export {
                     Err(r) => Err(r),
                 },
                 _ => match app.engine(&headers, Right::Write) {
-                    Ok(engine) if signal == Signal::Metrics => ingest::metrics(&app, engine, body).await,
-                    Ok(engine) => ingest::traces(&app, engine, body).await,
+                    Ok(engine) if signal == Signal::Metrics => ingest::metrics(&app, engine, body, room).await,
+                    Ok(engine) => ingest::traces(&app, engine, body, room).await,
                     Err(r) => Err(r),
                 },
             };
@@ -101,18 +129,26 @@ impl tonic::server::UnaryService<Bytes> for Export {
 }
 
 async fn export(State(app): State<Arc<App>>, request: Request, signal: Signal) -> Response {
-    let max = app.config.max_body_bytes as usize;
+    let max = app.max_body_bytes();
     let headers = request.headers().clone();
+    // Who will be refused is told so before a byte of the body is read.
+    let may = app.identify(&headers, Right::Write).and_then(|_| if signal == Signal::Logs { Ok(()) } else { app.admit_write() });
+    if let Err(r) = may {
+        app.counters.request("otlp_grpc", r.grpc_code() as u16);
+        app.counters.refuse("otlp_grpc_requests", r.word(), 1);
+        return status(&r).into_http::<tonic::body::Body>().map(axum::body::Body::new);
+    }
+    let room = Arc::new(Mutex::new(Some(app.room())));
     let mut grpc = tonic::server::Grpc::new(Raw)
         .accept_compressed(CompressionEncoding::Gzip)
         .accept_compressed(CompressionEncoding::Zstd)
-        .apply_max_message_size_config(Some(max), None);
-    let mut response = grpc.unary(Export { app, headers, signal }, request).await.map(axum::body::Body::new);
+        .apply_max_message_size_config(Some(max as usize), None);
+    let request = request.map(|inner| Metered { inner, room: room.clone() });
+    let mut response = grpc.unary(Export { app: app.clone(), headers, signal, room }, request).await.map(axum::body::Body::new);
+    let says = |code: Code| response.headers().get("grpc-status").is_some_and(|v| v.as_bytes() == (code as i32).to_string().as_bytes());
     // tonic says OUT_OF_RANGE for a message over the limit, which OTLP clients retry for ever.
-    let out_of_range = (Code::OutOfRange as i32).to_string();
-    if response.headers().get("grpc-status").is_some_and(|v| v.as_bytes() == out_of_range.as_bytes()) {
-        let text = crate::body::too_large(max as u64);
-        response = status(&text).into_http::<tonic::body::Body>().map(axum::body::Body::new);
+    if says(Code::OutOfRange) {
+        response = status(&crate::body::too_large(max)).into_http::<tonic::body::Body>().map(axum::body::Body::new);
     }
     response
 }
@@ -124,7 +160,8 @@ pub fn status(r: &Refusal) -> Status {
         return Status::new(code, r.message.clone());
     }
     let mut delay = Writer::default();
-    delay.uint(1, RETRY_AFTER_S);
+    delay.uint(1, RETRY_INFO_MS / 1000);
+    delay.uint(2, RETRY_INFO_MS % 1000 * 1_000_000);
     let mut info = Writer::default();
     info.bytes(1, &delay.0);
     let mut any = Writer::default();

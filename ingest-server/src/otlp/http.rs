@@ -51,21 +51,26 @@ async fn serve(app: &Arc<App>, headers: &HeaderMap, body: Body, signal: Signal, 
             format!("content type {content:?} is not OTLP (application/x-protobuf or application/json)"),
         ));
     }
-    let max = app.config.max_body_bytes;
-    let packed = body::read(body, max).await?;
+    // Who will be refused is told so before a byte of the body is read.
+    app.identify(headers, Right::Write)?;
+    if signal != Signal::Logs {
+        app.admit_write()?;
+    }
+    let max = app.max_body_bytes();
+    let mut room = app.room();
+    let packed = body::read_into(&mut room, body, max).await?;
     crate::counters::Counters::add(&app.counters.received_bytes, packed.len() as u64);
-    let mut bytes: Bytes = body::unpack(headers, packed, max)?;
+    let mut bytes: Bytes = body::unpack(headers, packed, max, &mut room)?;
     if json {
         bytes = to_protobuf(&bytes, signal).map_err(|e| Refusal::new(Reason::Invalid, format!("not OTLP/JSON: {e}")))?.into();
     }
     if signal == Signal::Logs {
-        app.identify(headers, Right::Write)?;
         return ingest::logs(app, &bytes);
     }
     let engine = app.engine(headers, Right::Write)?;
     match signal {
-        Signal::Metrics => ingest::metrics(app, engine, bytes).await,
-        _ => ingest::traces(app, engine, bytes).await,
+        Signal::Metrics => ingest::metrics(app, engine, bytes, room).await,
+        _ => ingest::traces(app, engine, bytes, room).await,
     }
 }
 

@@ -8,7 +8,7 @@ use strandline_storage::Engine;
 
 use super::metrics::translate;
 use super::wire::{Fields, WireError};
-use crate::app::App;
+use crate::app::{App, Room};
 use crate::counters::Counters;
 use crate::refusal::{Reason, Refusal};
 
@@ -26,10 +26,11 @@ fn undecodable(e: WireError) -> Refusal {
 }
 
 /// Stores an `ExportMetricsServiceRequest`.
-pub async fn metrics(app: &Arc<App>, engine: Engine, body: Bytes) -> Result<Outcome, Refusal> {
-    app.admit_write()?;
-    let _room = app.room(body.len())?;
+pub async fn metrics(app: &Arc<App>, engine: Engine, body: Bytes, mut room: Room) -> Result<Outcome, Refusal> {
+    // The batch beside the body.
+    room.grow(body.len() * 2)?;
     let mut t = translate(&body, &app.translation).map_err(undecodable)?;
+    app.writers.look(&t);
     crate::shed::apply(app, &mut t.batch, Some(&mut t.point_of_item));
     let appended = engine.metrics().append(&t.batch)?;
     let mut refused_points = std::collections::BTreeSet::new();
@@ -55,9 +56,9 @@ pub async fn metrics(app: &Arc<App>, engine: Engine, body: Bytes) -> Result<Outc
 }
 
 /// Stores an `ExportTraceServiceRequest`.
-pub async fn traces(app: &Arc<App>, engine: Engine, body: Bytes) -> Result<Outcome, Refusal> {
-    app.admit_write()?;
-    let _room = app.room(body.len())?;
+pub async fn traces(app: &Arc<App>, engine: Engine, body: Bytes, mut room: Room) -> Result<Outcome, Refusal> {
+    // The log's record and the live spans beside the body.
+    room.grow(body.len() * 2)?;
     let appended = engine.traces().append_otlp(body)?;
     let (accepted, rejected, reasons) = (appended.accepted, appended.rejected, appended.reasons);
     appended.ticket.await?;

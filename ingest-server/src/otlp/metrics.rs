@@ -39,6 +39,8 @@ pub struct Translated {
     pub refused: u64,
     /// The first reasons.
     pub reasons: Vec<String>,
+    /// Jobs whose resource names no instance, with their items.
+    pub without_instance: Vec<(String, std::ops::Range<usize>)>,
 }
 
 const MAX_REASONS: usize = 5;
@@ -50,6 +52,7 @@ struct Translator<'t> {
     points: u64,
     refused: u64,
     reasons: Vec<String>,
+    without_instance: Vec<(String, std::ops::Range<usize>)>,
 }
 
 /// What the metric says about all its points.
@@ -70,14 +73,29 @@ impl Translator<'_> {
 
 /// Translates an `ExportMetricsServiceRequest`.
 pub fn translate(request: &[u8], t: &Translation) -> Result<Translated, WireError> {
-    let mut x = Translator { t, out: BatchBuilder::default(), point_of_item: Vec::new(), points: 0, refused: 0, reasons: Vec::new() };
+    let mut x = Translator {
+        t,
+        out: BatchBuilder::default(),
+        point_of_item: Vec::new(),
+        points: 0,
+        refused: 0,
+        reasons: Vec::new(),
+        without_instance: Vec::new(),
+    };
     let mut r = Fields::new(request);
     while let Some((n, f)) = r.next()? {
         if n == 1 {
             resource_metrics(&mut x, f.bytes())?;
         }
     }
-    Ok(Translated { batch: x.out.finish(), point_of_item: x.point_of_item, points: x.points, refused: x.refused, reasons: x.reasons })
+    Ok(Translated {
+        batch: x.out.finish(),
+        point_of_item: x.point_of_item,
+        points: x.points,
+        refused: x.refused,
+        reasons: x.reasons,
+        without_instance: x.without_instance,
+    })
 }
 
 fn resource_metrics(x: &mut Translator<'_>, rm: &[u8]) -> Result<(), WireError> {
@@ -112,8 +130,12 @@ fn resource_metrics(x: &mut Translator<'_>, rm: &[u8]) -> Result<(), WireError> 
         l.set("instance", &instance);
     }
     let mut newest_ms = i64::MIN;
+    let first = x.point_of_item.len();
     for scope in scopes {
         scope_metrics(x, scope, &base, &mut newest_ms)?;
+    }
+    if instance.is_empty() && !job.is_empty() {
+        x.without_instance.push((job.clone(), first..x.point_of_item.len()));
     }
     let described = info.len() > usize::from(!job.is_empty()) + usize::from(!instance.is_empty());
     if x.t.target_info && newest_ms > i64::MIN && described && (!job.is_empty() || !instance.is_empty()) {

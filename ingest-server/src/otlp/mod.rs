@@ -3,11 +3,12 @@
 pub mod attributes;
 pub mod grpc;
 pub mod http;
-mod ingest;
+pub(crate) mod ingest;
 pub mod json;
 pub mod metrics;
 pub mod names;
 pub mod wire;
+pub mod writers;
 
 pub use ingest::{Outcome, logs, metrics as ingest_metrics, traces};
 pub use metrics::Translation;

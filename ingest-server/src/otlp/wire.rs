@@ -187,4 +187,28 @@ impl Writer {
         self.varint(v.len() as u64);
         self.0.extend_from_slice(v);
     }
+    /// A zigzag varint.
+    pub fn sint(&mut self, number: u32, v: i64) {
+        self.uint(number, (v << 1 ^ v >> 63) as u64);
+    }
+    /// Varints, packed.
+    pub fn packed(&mut self, number: u32, all: &[u64]) {
+        self.message(number, |w| all.iter().for_each(|v| w.varint(*v)));
+    }
+    /// A message within this one.
+    pub fn message(&mut self, number: u32, write: impl FnOnce(&mut Self)) {
+        self.varint((number as u64) << 3 | 2);
+        let at = self.0.len();
+        // One byte for the length is most often enough; where it is not, the content moves up.
+        self.0.push(0);
+        write(self);
+        let n = self.0.len() - at - 1;
+        if n < 0x80 {
+            self.0[at] = n as u8;
+            return;
+        }
+        let mut length = Writer::default();
+        length.varint(n as u64);
+        self.0.splice(at..=at, length.0);
+    }
 }

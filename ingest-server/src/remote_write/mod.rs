@@ -65,11 +65,15 @@ async fn serve(app: &Arc<App>, headers: &HeaderMap, raw: axum::body::Body) -> Re
     }
     app.admit_write()?;
     let engine = app.engine(headers, Right::Write)?;
-    let packed = body::read(raw, MAX_DECODED.min(app.config.max_body_bytes)).await?;
+    let max = MAX_DECODED.min(app.max_body_bytes());
+    let mut room = app.room();
+    let packed = body::read_into(&mut room, raw, max).await?;
     Counters::add(&app.counters.received_bytes, packed.len() as u64);
-    let body: Bytes = body::unsnap(&packed, MAX_DECODED)?;
+    room.grow(body::snappy_len(&packed, max)?)?;
+    let body: Bytes = body::unsnap(&packed, max)?;
     drop(packed);
-    let _room = app.room(body.len())?;
+    // The batch beside the body.
+    room.grow(body.len())?;
     let decoded = if v2 { v2::decode(&body) } else { v1::decode(body) };
     let (mut batch, mut written) = decoded.map_err(|e| Refusal::new(Reason::Invalid, e))?;
     crate::shed::apply(app, &mut batch, None);

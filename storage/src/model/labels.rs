@@ -41,6 +41,12 @@ impl Labels {
         Labels(out.into())
     }
 
+    /// Appends one pair as [`Labels::as_bytes`] packs it.
+    pub(crate) fn pack_pair(name: &str, value: &str, out: &mut Vec<u8>) {
+        put(out, name);
+        put(out, value);
+    }
+
     /// Whether there is no label at all.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -13,6 +13,9 @@ impl TraceStore {
     /// others from being run; the first is returned.
     pub fn maintain(&self) -> Result<()> {
         let inner = &self.0;
+        inner.check_writable()?;
+        // A flush must not wait for a merge: spans pile up meanwhile.
+        let _tidying = inner.tidying.lock();
         let mut manifest = inner.maintenance.lock();
         let now = inner.options.clock.now_ms();
         let due = {
@@ -28,6 +31,7 @@ impl TraceStore {
         };
         errand(self.list_late());
         errand(self.upload(&mut manifest));
+        drop(manifest);
         errand(self.retain(now));
         if inner.options.compaction {
             errand(self.compact(now));

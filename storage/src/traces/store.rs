@@ -34,8 +34,10 @@ pub(super) struct Inner {
     /// Held shared from a record's place in the log to its place among the pending; alone by a cut.
     pub(super) gate: RwLock<()>,
     pub(super) state: RwLock<State>,
-    /// One flush, merge or removal at a time.
+    /// One flush or upload at a time.
     pub(super) maintenance: Mutex<Manifest>,
+    /// One merge or removal at a time; taken before `maintenance`.
+    pub(super) tidying: Mutex<()>,
     pub(super) refused: AtomicU64,
     closed: AtomicBool,
     counter: AtomicU64,
@@ -143,11 +145,15 @@ impl Inner {
         ulid::Ulid::from_parts(self.options.clock.now_ms().max(0) as u64, bits).to_string()
     }
 
+    pub(super) fn check_writable(&self) -> Result<()> {
+        if self.options.read_only { Err(Error::read_only()) } else { Ok(()) }
+    }
+
     fn check_open(&self) -> Result<()> {
         if self.closed.load(Ordering::Acquire) {
             return Err(Error::new(ErrorKind::Closed, "the span store is closed"));
         }
-        Ok(())
+        self.check_writable()
     }
 }
 
@@ -165,7 +171,7 @@ impl TraceStore {
             Err(e) if e.kind == ErrorKind::Corrupt => return Err(e),
             Err(e) => (Vec::new(), Some(e.to_string())),
         };
-        handles.extend(manifest.staged(&fs, &dir, &handles)?);
+        handles.extend(manifest.staged(&fs, &dir, &options.bucket, &handles)?);
         let mut live = Live::default();
         let now = options.clock.now_ms();
         let mut replay = |at: strandline_wal::Position, bytes: &[u8]| {
@@ -189,6 +195,7 @@ impl TraceStore {
             gate: RwLock::new(()),
             state: RwLock::new(state),
             maintenance: Mutex::new(manifest),
+            tidying: Mutex::new(()),
             refused: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             counter: AtomicU64::new(0),
@@ -323,6 +330,7 @@ impl TraceStore {
     /// Cuts all live spans to blocks and uploads them. If the upload fails the blocks are kept and served from the
     /// data folder, and the next flush or maintenance tries again.
     pub fn flush(&self) -> Result<()> {
+        self.0.check_writable()?;
         let mut manifest = self.0.maintenance.lock();
         self.cut(&mut manifest)?;
         self.upload(&mut manifest)
@@ -379,7 +387,7 @@ impl TraceStore {
         manifest.save(&inner.options.fs, &dir)?;
         let new = metas.into_iter().map(|m| {
             let at = dir.join(&m.ulid);
-            BlockHandle::staged(m, inner.options.fs.clone(), at)
+            BlockHandle::staged(m, inner.options.fs.clone(), at, inner.options.bucket.clone())
         });
         {
             let mut s = inner.state.write();
