@@ -277,12 +277,13 @@ CHECKS = [first_light, otlp_in_is_otlp_out, bad_input, metrics_sent_twice, s3]
 def main():
     from clients import CHECKS as CLIENTS
     from deploy import CHECKS as DEPLOY
+    from hostile import CHECKS as HOSTILE
     from load import CHECKS as LOAD
     from more import CHECKS as MORE
     from promql import promql_differential
     wanted = sys.argv[1:]
     passed = failed = 0
-    for check in CHECKS + MORE + CLIENTS + DEPLOY + LOAD + [promql_differential]:
+    for check in CHECKS + MORE + HOSTILE + CLIENTS + DEPLOY + LOAD + [promql_differential]:
         if wanted and check.__name__ not in wanted:
             continue
         t = time.time()
