@@ -284,7 +284,8 @@ def main():
     wanted = sys.argv[1:]
     passed = failed = 0
     for check in CHECKS + MORE + HOSTILE + CLIENTS + DEPLOY + LOAD + [promql_differential]:
-        if wanted and check.__name__ not in wanted:
+        # Overload is measured, which a debug build is no use for: `.ci/run` asks for it by name, of a release build.
+        if check.__name__ not in wanted if wanted else check.__name__ == "overload":
             continue
         t = time.time()
         try:
