@@ -7,7 +7,7 @@ use strandline_storage::bucket::{Bucket, LocalBucket};
 use strandline_storage::clock::{Clock, SystemClock};
 use strandline_storage::metrics::MetricOptions;
 use strandline_storage::{Engine, EngineOptions, Result};
-use strandline_wal::fs::{Fs, RealFs, SimFs};
+use strandline_wal::fs::{Fs, OverlayFs, RealFs, SimFs};
 use strandline_wal::{SyncMode, WalOptions};
 
 use crate::Db;
@@ -91,8 +91,24 @@ impl Builder {
 
     /// Opens it: takes the folder's lock and replays the log.
     pub fn open(self) -> Result<Db> {
-        let bucket: Arc<dyn Bucket> = match self.bucket {
-            Some(b) => b,
+        let options = self.options()?;
+        Ok(Db::from_engine(Engine::open(options)?, self.clock))
+    }
+
+    /// Opens it to be read, beside a process that may be writing it: the state of this moment. Costs a replay of the
+    /// log; touches nothing. Appends, flushes and deletes are refused.
+    pub fn open_read_only(mut self) -> Result<Db> {
+        let below = self.fs.clone();
+        // The default bucket is a folder that is made where it is missing: not here.
+        self.fs = Arc::new(OverlayFs::new(below.clone()));
+        let mut options = self.options()?;
+        options.metrics.fs = below;
+        Ok(Db::from_engine(Engine::open_read_only(options)?, self.clock))
+    }
+
+    fn options(&self) -> Result<EngineOptions> {
+        let bucket: Arc<dyn Bucket> = match &self.bucket {
+            Some(b) => b.clone(),
             None => Arc::new(LocalBucket::open(self.fs.clone(), self.dir.join("bucket"))?),
         };
         let wal = WalOptions { sync: self.sync, background: self.background, ..WalOptions::default() };
@@ -110,12 +126,11 @@ impl Builder {
             t.retention_ms = self.retention_ms;
             t
         };
-        let options = EngineOptions {
+        Ok(EngineOptions {
             metrics,
             #[cfg(feature = "traces")]
             traces,
             background: self.background,
-        };
-        Ok(Db::from_engine(Engine::open(options)?, self.clock))
+        })
     }
 }

@@ -91,3 +91,29 @@ fn the_small_tree_stays_small() {
         assert!(!found, "{banned} is in the tree without default features");
     }
 }
+
+#[test]
+fn reading_beside_a_live_writer() {
+    let dir = folder("read-only");
+    let db = Db::open(&dir).unwrap();
+    let now = db.now_ms();
+    let l = Labels::from_pairs([("__name__", "m")]);
+    for i in 0..3 {
+        let mut b = db.batch();
+        b.sample(&l, now + i, i as f64);
+        b.commit().unwrap().all().unwrap();
+        if i == 1 {
+            db.flush().unwrap();
+        }
+    }
+    let reader = Db::builder(&dir).open_read_only().unwrap();
+    assert_eq!(reader.query("count_over_time(m[1m])", now + 3).unwrap().value.len(), 1);
+    let mut b = reader.batch();
+    b.sample(&l, now + 10, 1.0);
+    assert!(b.commit().err().unwrap().to_string().contains("read-only"));
+    reader.close().unwrap();
+    db.close().unwrap();
+    assert!(Db::builder(dir.join("none")).open_read_only().is_err());
+    assert!(!dir.join("none").exists());
+    std::fs::remove_dir_all(&dir).unwrap();
+}

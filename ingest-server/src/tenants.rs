@@ -11,7 +11,7 @@ use strandline_storage::clock::{Clock, SystemClock};
 use strandline_storage::metrics::MetricOptions;
 use strandline_storage::traces::TraceStoreOptions;
 use strandline_storage::{Engine, EngineOptions, Error, ErrorKind, Result};
-use strandline_wal::fs::{Fs, IoMode, RealFs};
+use strandline_wal::fs::{Fs, IoMode, OverlayFs, RealFs};
 use strandline_wal::{SyncMode, WalOptions};
 
 use crate::config::Config;
@@ -72,6 +72,17 @@ impl Tenants {
         let engine = Engine::open_with(self.options(tenant), progress)?;
         open.insert(tenant.to_owned(), Open { engine: engine.clone(), used: Instant::now() });
         Ok(engine)
+    }
+
+    /// A tenant's data as it is now, beside a server that may be writing it.
+    pub fn open_read_only(config: Config, tenant: &str) -> Result<Engine> {
+        let below: Arc<dyn Fs> = Arc::new(RealFs::default());
+        // A bucket folder that is not there is not made.
+        let bucket = open_bucket(&config, &(Arc::new(OverlayFs::new(below.clone())) as Arc<dyn Fs>))?;
+        let memory_limit = crate::memory::default_limit_bytes();
+        let config = Arc::new(config);
+        let t = Tenants { config, fs: below, clock: Arc::new(SystemClock), bucket, memory_limit, open: Mutex::default() };
+        Engine::open_read_only(t.options(tenant))
     }
 
     /// All that are open.

@@ -30,6 +30,9 @@ const QUERIES: [(&str, i64, i64, &str); 10] = [
     ("raw_many", 300, 15, "node_cpu_seconds_total{cpu=\"0\"}"),
 ];
 
+const LONG: &str = "sum by (job, instance) (rate(http_requests_total{job=~\"api.*\",code!~\"5..\"}[5m])) / ignoring (code) \
+                    group_left sum by (job) (rate(http_requests_total{job=~\"api.*\"}[5m])) > 0.25 and up == 1 or vector(0)";
+
 /// The series of one instance.
 fn series_of(i: usize) -> Vec<Labels> {
     let instance = format!("10.0.{}.{}:9100", i / 200, i % 200);
@@ -130,5 +133,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("{name:<16} {:>9.2} {:>9.2} {:>9.2} {series:>9}", row[0].0, row[0].1, row[1].1);
     }
     println!("peak memory {:.0} MiB", memory_mib("VmHWM"));
+    let begun = Instant::now();
+    (0..10_000).try_for_each(|_| strandline_query::promql::parse(LONG).map(drop))?;
+    println!("parse and check of {} characters: {:.1} us", LONG.len(), begun.elapsed().as_secs_f64() * 100.0);
     Ok(())
 }

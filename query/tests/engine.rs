@@ -242,6 +242,42 @@ fn limits_say_what_was_needed() {
 }
 
 #[test]
+fn statistics_count_what_each_step_looks_at() {
+    // 50 series, one sample a second up to 99 s, and one of histograms that weigh 12 floats.
+    let mut s = few();
+    let h = Labels::from_pairs([("__name__", "h")]);
+    (0..100i64).for_each(|k| s.push_histogram(&h, k * 1000, histogram(k as u32 + 1), 0));
+    let o = QueryOptions { count_steps: true, ..QueryOptions::default() };
+    let e = Engine::default();
+    let steps = |q: &str| -> Vec<u64> {
+        let r = e.range(&s, q, 20_000, 40_000, 10_000, &o).unwrap();
+        let (t, n): (Vec<i64>, Vec<u64>) = r.stats.samples_by_step.into_iter().unzip();
+        assert_eq!(t, [20_000, 30_000, 40_000], "{q}");
+        n
+    };
+    for (q, n) in [
+        ("m", 50),
+        ("count(m)", 50),
+        ("m{i=\"1\"} + m{i=\"2\"}", 2),
+        // A sample counts in each window that holds it.
+        ("sum(rate(m{i=\"1\"}[15s]))", 15),
+        // Evaluated once, counted for every step.
+        ("m{i=\"1\"} @ 5", 1),
+        ("sum_over_time(m{i=\"1\"}[10s] @ 50)", 10),
+        // Of a subquery its results count, not what it looked at.
+        ("max_over_time(sum_over_time(m{i=\"1\"}[10s])[6s:2s])", 3),
+        ("h", 12),
+        ("rate(h[5s])", 60),
+        ("1 + 1", 0),
+    ] {
+        assert_eq!(steps(q), [n; 3], "{q}");
+    }
+    let r = e.instant(&s, "m{i=\"1\"}[10s]", 50_000, &o).unwrap();
+    assert_eq!(r.stats.samples_by_step, [(50_000, 10)]);
+    assert!(e.instant(&s, "m", 50_000, &QueryOptions::default()).unwrap().stats.samples_by_step.is_empty());
+}
+
+#[test]
 fn deadline_and_cancellation() {
     let s = few();
     let e = Engine::default();

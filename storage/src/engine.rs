@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
-use strandline_wal::fs::Fs;
+use strandline_wal::fs::{Fs, OverlayFs};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::{MetricOptions, MetricStore};
@@ -67,6 +67,50 @@ impl Engine {
             engine.spawn_upkeep()?;
         }
         Ok(engine)
+    }
+
+    /// Opens the folder to be read while another process may be writing it: the state of this moment, from the blocks
+    /// and a replay of the logs. Nothing on disk is touched and no lock taken; appends and upkeep are refused. What the
+    /// writer stores later is not seen: open it again. `options.metrics.bucket` and that of the spans must be one that
+    /// exists already.
+    pub fn open_read_only(mut options: EngineOptions) -> Result<Self> {
+        let (below, dir) = (options.metrics.fs.clone(), options.metrics.dir.clone());
+        if !below.exists(&dir.join("VERSION")) {
+            return Err(Error::new(ErrorKind::NotFound, format!("{} is no data folder of strandline: it has no VERSION", dir.display())));
+        }
+        options.background = false;
+        options.metrics.read_only = true;
+        options.metrics.wal.background = false;
+        options.metrics.spill_bytes = usize::MAX;
+        #[cfg(feature = "traces")]
+        {
+            options.traces.read_only = true;
+            options.traces.wal.background = false;
+        }
+        let mut tries = 0;
+        loop {
+            // A flush moves data from the log into blocks: what was read on both sides of one has a hole.
+            let before = manifests(&below, &dir);
+            let mut o = options.clone();
+            o.metrics.fs = Arc::new(OverlayFs::new(below.clone()));
+            #[cfg(feature = "traces")]
+            {
+                o.traces.fs = o.metrics.fs.clone();
+            }
+            let opened = Self::open(o).and_then(|e| e.open_blocks().map(|()| e));
+            tries += 1;
+            if tries == READ_ONLY_TRIES || manifests(&below, &dir) == before {
+                return opened;
+            }
+        }
+    }
+
+    /// Opens every local block, so that it stays readable when the writer removes it.
+    fn open_blocks(&self) -> Result<()> {
+        for b in self.0.metrics.blocks().iter().filter(|b| matches!(b.place, crate::metrics::Place::Local(_))) {
+            b.open()?;
+        }
+        Ok(())
     }
 
     /// The metric store.
@@ -146,6 +190,12 @@ impl Engine {
         self.0.lock.lock().take();
         metrics
     }
+}
+
+const READ_ONLY_TRIES: usize = 20;
+
+fn manifests(fs: &Arc<dyn Fs>, dir: &Path) -> [Option<bytes::Bytes>; 2] {
+    ["metrics", "traces"].map(|store| fs.read(&dir.join(store).join("manifest.json")).ok())
 }
 
 impl Inner {

@@ -45,6 +45,11 @@ struct Inner {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
+    /// What a store answers that was opened to be read.
+    pub fn read_only() -> Self {
+        Error::invalid("the store was opened read-only: nothing can be written, flushed or deleted")
+    }
+
     /// An error of `kind`.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Error { kind, inner: Box::new(Inner { message: message.into(), ..Inner::default() }) }

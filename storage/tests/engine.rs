@@ -124,3 +124,66 @@ fn upkeep_flushes_by_size_and_by_time() {
         assert_eq!((e.traces().block_spans(), e.traces().live_spans()), (1, 0), "by size: {by_size}");
     }
 }
+
+fn options(fs: Arc<dyn Fs>, clock: &ManualClock) -> Result<EngineOptions> {
+    let clock = Arc::new(clock.clone());
+    let bucket: Arc<dyn Bucket> = Arc::new(LocalBucket::open(fs.clone(), "/data/bucket")?);
+    let mut metrics = MetricOptions::new(fs.clone(), clock.clone(), "/data");
+    metrics.bucket = Some(bucket.clone());
+    let traces = TraceStoreOptions::new(fs, clock, "/data", bucket);
+    Ok(EngineOptions { metrics, traces, background: false })
+}
+
+#[test]
+fn a_reader_beside_a_live_writer_misses_nothing_acknowledged_and_changes_nothing() {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    let (fs, clock) = (SimFs::new(), ManualClock::new(T0));
+    let acked = Arc::new(AtomicU64::new(0));
+    let e = open(&fs, &clock, |_| {}).unwrap();
+    let writer = std::thread::spawn({
+        let (acked, clock, e) = (acked.clone(), clock.clone(), e.clone());
+        move || {
+            for i in 1..=150u64 {
+                let t = T0 + i as i64 * 60_000;
+                clock.set(t);
+                sample(&e, t, i as f64).unwrap();
+                span(&e, i as u8, t).unwrap();
+                acked.store(i, Ordering::SeqCst);
+                if i.is_multiple_of(3) {
+                    e.flush().unwrap();
+                }
+                if i.is_multiple_of(7) {
+                    e.maintain().unwrap();
+                }
+            }
+        }
+    });
+    let mut opened = 0;
+    while !writer.is_finished() || opened == 0 {
+        let at_least = acked.load(Ordering::SeqCst);
+        if at_least == 0 {
+            std::thread::yield_now();
+            continue;
+        }
+        let r = Engine::open_read_only(options(Arc::new(fs.clone()), &clock).unwrap()).unwrap();
+        let got = samples(&r);
+        let want: Vec<(i64, f64)> = (1..=got.len() as i64).map(|i| (T0 + i * 60_000, i as f64)).collect();
+        assert_eq!(got, want);
+        assert!(got.len() as u64 >= at_least, "{} of {at_least}", got.len());
+        let newest = r.traces().trace(TraceId([at_least as u8; 16])).unwrap();
+        assert_eq!(newest.map(|t| t.spans.len()), Some(1), "span {at_least}");
+        opened += 1;
+    }
+    writer.join().unwrap();
+    e.flush().unwrap();
+    let before = fs.files();
+    let r = Engine::open_read_only(options(Arc::new(fs.clone()), &clock).unwrap()).unwrap();
+    assert_eq!(samples(&r).len(), 150);
+    for refused in [sample(&r, T0, 1.0), span(&r, 1, T0), r.flush(), r.maintain(), r.metrics().compact(1).map(|_| ())] {
+        assert!(refused.unwrap_err().to_string().contains("read-only"));
+    }
+    r.close().unwrap();
+    assert_eq!(fs.files(), before, "a reader writes nothing");
+    let nowhere = Engine::open_read_only(options(Arc::new(SimFs::new()), &clock).unwrap()).err().unwrap();
+    assert!(nowhere.to_string().contains("no data folder"), "{nowhere}");
+}

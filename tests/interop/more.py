@@ -4,7 +4,7 @@ import os, random, struct, subprocess, sys, time
 import requests
 import snappy
 
-from harness import ROOT, Server, free_port
+from harness import BIN, ROOT, Server, free_port
 
 
 class Prometheus:
@@ -124,6 +124,13 @@ def blocks_in_prometheus():
             series.append((labels, [(now + (step + k) * 15000, float(rng.randrange(1000)) if i % 2 == 0 else (step + k) * i * 1.5) for k in range(40)]))
         assert push(s.url, series).status_code == 204
     s.flush()
+    # The folder is read while the server writes it: flushed data, and what is in the log alone.
+    assert push(s.url, [({"__name__": "fresh"}, [(now + 3_000_000, 42.0)])]).status_code == 204
+    cli = lambda *a: subprocess.run([BIN, *a, "--data-dir", s.dir], capture_output=True, text=True, check=True).stdout
+    at = str((now + 3_000_000) / 1000)
+    assert "42.0" in cli("query", "fresh", "--time", at) and "30.0" in cli("query", "count({__name__=~'m_total|g'})", "--time", str((now + 900_000) / 1000))
+    assert '"traces": []' in cli("query", "--traceql", "{}")
+    assert "level 1" in cli("blocks", "list") and "fine" in cli("blocks", "verify")
     p = Prometheus("pblocks-prom")
     data = os.path.join(p.dir, "data")
     subprocess.run(["cp", "-r", os.path.join(s.dir, "bucket", "metrics", "anonymous"), data], check=True)
@@ -142,7 +149,6 @@ def blocks_in_prometheus():
         want = b
         # And back: import what Prometheus has (our block among it, under our own writer again).
         fresh = os.path.join(ROOT, "pimport")
-        from harness import BIN
         out = subprocess.run([BIN, "import", data, "--data-dir", fresh], capture_output=True, text=True)
         assert out.returncode == 0 and "imported" in out.stdout, (out.stdout, out.stderr)
         f = Server("pimport", data=fresh).start()

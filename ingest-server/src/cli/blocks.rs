@@ -34,11 +34,20 @@ fn open(w: &Where) -> Result<(MetricStore, Box<dyn Send + Sync>), String> {
     local::open_store(&local::config(Some(&w.data_dir), w.bucket.as_deref())?)
 }
 
+/// Listing and verifying work beside a running server. A bucket alone needs a folder to work in.
+fn look(w: &Where) -> Result<MetricStore, String> {
+    if !w.data_dir.join("VERSION").exists() && w.bucket.is_some() {
+        return open(w).map(|(s, _)| s);
+    }
+    let engine = local::open_read_only(local::config(Some(&w.data_dir), w.bucket.as_deref())?)?;
+    Ok(engine.metrics().clone())
+}
+
 /// Runs it.
 pub fn run(c: BlocksCommand) -> Result<(), String> {
     match c {
         BlocksCommand::List(w) => {
-            let (s, _lock) = open(&w)?;
+            let s = look(&w)?;
             for b in s.blocks() {
                 let m = &b.meta;
                 say(&format!(
@@ -56,7 +65,7 @@ pub fn run(c: BlocksCommand) -> Result<(), String> {
             Ok(())
         }
         BlocksCommand::Verify(w) => {
-            let (s, _lock) = open(&w)?;
+            let s = look(&w)?;
             let mut bad = 0;
             for b in s.blocks() {
                 match b.open().and_then(|b| b.verify()) {

@@ -3,12 +3,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use strandline_storage::Engine;
 use strandline_storage::clock::SystemClock;
 use strandline_storage::metrics::{MetricOptions, MetricStore};
 use strandline_wal::fs::{Fs, RealFs};
 
 use super::{ServeArgs, configure};
 use crate::config::Config;
+use crate::tenants::Tenants;
 
 /// The real file system.
 pub fn fs() -> Arc<dyn Fs> {
@@ -19,6 +21,12 @@ pub fn fs() -> Arc<dyn Fs> {
 pub fn config(data_dir: Option<&Path>, bucket: Option<&str>) -> Result<Config, String> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     configure(&ServeArgs { data_dir: data_dir.map(|d| d.display().to_string()), bucket: bucket.map(str::to_owned), ..ServeArgs::default() })
+}
+
+/// The default tenant's data as it is now; a running server is not disturbed.
+pub fn open_read_only(c: Config) -> Result<Engine, String> {
+    let tenant = c.default_tenant.clone();
+    Tenants::open_read_only(c, &tenant).map_err(|e| e.to_string())
 }
 
 /// The store of the default tenant, for a command that changes things; the folder must not be in use.

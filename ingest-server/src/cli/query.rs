@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use strandline_query::promql;
+use strandline_query::{promql, traceql};
 
 use super::{local, say};
 use crate::params::time_ms;
+use crate::tempo::search::{self, SearchCall};
 
 /// Ask a server or a data folder.
 #[derive(Args)]
@@ -31,7 +32,7 @@ pub struct QueryArgs {
     /// A running server.
     #[arg(long, conflicts_with = "data_dir")]
     url: Option<String>,
-    /// A data folder that no server uses.
+    /// A data folder; a server may be running on it.
     #[arg(long)]
     data_dir: Option<PathBuf>,
 }
@@ -39,8 +40,8 @@ pub struct QueryArgs {
 /// Runs it.
 pub fn run(a: QueryArgs) -> Result<(), String> {
     match &a.data_dir {
-        Some(dir) if !a.traceql => local_promql(&a, dir),
-        Some(_) => Err("TraceQL over a folder needs a running server: start one and use --url".into()),
+        Some(dir) if a.traceql => local_traceql(&a, dir),
+        Some(dir) => local_promql(&a, dir),
         None => remote(&a),
     }
 }
@@ -59,7 +60,7 @@ fn step_ms(s: &str) -> Result<i64, String> {
 
 fn local_promql(a: &QueryArgs, dir: &std::path::Path) -> Result<(), String> {
     let c = local::config(Some(dir), None)?;
-    let (store, _lock) = local::open_store(&c)?;
+    let store = local::open_read_only(c)?.metrics().clone();
     let engine = promql::Engine::new(promql::EngineOptions::default());
     let options = promql::QueryOptions::default();
     let result = match (&a.start, &a.end) {
@@ -71,6 +72,19 @@ fn local_promql(a: &QueryArgs, dir: &std::path::Path) -> Result<(), String> {
     for w in result.warnings.iter().chain(&result.infos) {
         say(w);
     }
+    Ok(())
+}
+
+fn local_traceql(a: &QueryArgs, dir: &std::path::Path) -> Result<(), String> {
+    let spans = local::open_read_only(local::config(Some(dir), None)?)?;
+    let mut options = traceql::SearchOptions::default();
+    if let (Some(s), Some(e)) = (&a.start, &a.end) {
+        let nano = |t: &str| time_ms(t).map(|ms| ms.max(0) as u64 * 1_000_000);
+        (options.start_nano, options.end_nano) = (nano(s)?, nano(e)?);
+    }
+    let call = SearchCall { query: a.expr.clone(), options };
+    let found = search::run(&call, spans.traces()).map_err(|e| e.message)?;
+    say(&serde_json::to_string_pretty(&search::answer(&found)).unwrap_or_default());
     Ok(())
 }
 

@@ -5,6 +5,7 @@
 mod check;
 mod schema;
 mod units;
+mod yaml;
 
 use std::path::PathBuf;
 
@@ -12,6 +13,7 @@ pub use check::{Mistake, load};
 pub(crate) use check::{read_file, valid_tenant};
 pub use schema::{KEYS, Key, Kind, reference};
 pub use units::{format_size, parse_duration_ms, parse_size};
+pub use yaml::yaml;
 
 /// Everything that can be set. Plain data.
 #[derive(Clone, Debug)]

@@ -89,6 +89,7 @@ pub struct Key {
     /// What it does.
     pub doc: &'static str,
     pub(super) set: fn(&mut Config, Parsed),
+    pub(super) get: fn(&Config) -> Parsed,
 }
 
 impl Key {
@@ -144,6 +145,7 @@ macro_rules! keys {
         /// Every key, by section.
         pub const KEYS: &[Key] = &[$(Key {
             name: $name, kind: $kind, default: $default, doc: $doc, set: |c, v| c.$field = v.$get(),
+            get: |c| (&c.$field).into(),
         }),*];
     };
 }

@@ -144,10 +144,16 @@ impl Packing {
 /// Sends pieces to the connection; waits while it is behind.
 struct Pieces(mpsc::Sender<Bytes>);
 
+impl Pieces {
+    fn send(&mut self, piece: Bytes) -> io::Result<()> {
+        let sent = self.0.blocking_send(piece);
+        sent.map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "the client went away"))
+    }
+}
+
 impl Write for Pieces {
     fn write(&mut self, b: &[u8]) -> io::Result<usize> {
-        let sent = self.0.blocking_send(Bytes::copy_from_slice(b));
-        sent.map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "the client went away"))?;
+        self.send(Bytes::copy_from_slice(b))?;
         Ok(b.len())
     }
     fn flush(&mut self) -> io::Result<()> {
@@ -210,8 +216,10 @@ impl Out {
                 Packing::Zstd => Sink::Zstd(zstd::stream::write::Encoder::new(Pieces(tx), 1)?),
             });
         }
-        if let Some(s) = &mut self.sink {
-            s.writer().write_all(&self.buf)?;
+        match &mut self.sink {
+            Some(Sink::Plain(p)) => p.send(std::mem::replace(&mut self.buf, Vec::with_capacity(PIECE + PIECE / 4)).into())?,
+            Some(s) => s.writer().write_all(&self.buf)?,
+            None => {}
         }
         self.buf.clear();
         Ok(())

@@ -6,14 +6,18 @@ use std::io::{self, Write};
 use axum::extract::{Request, State};
 use axum::response::Response;
 use strandline_query::promql::write_sample_value;
-use strandline_storage::model::{Labels, METRIC_NAME, TimeRange, is_stale};
-use strandline_storage::read::{SampleBuf, SelectRequest};
+use strandline_storage::model::{Labels, METRIC_NAME, TimeRange};
+use strandline_storage::read::{Newest, SampleBuf, SelectRequest};
 
-use super::PromState;
 use super::answer::{ApiError, Out};
 use super::run::{Manner, run};
+use super::{PromState, federate_proto};
 
-/// `/federate`. Native histograms are left out, as the text format has no words for them.
+/// A series' newest sample.
+type Latest = (Labels, Newest);
+
+/// `/federate`, as text or, for those who ask, as protobuf. Native histograms are left out of the text: it has no
+/// words for them.
 pub async fn federate(State(state): State<PromState>, request: Request) -> Response {
     run(state, request, Manner::HeavyPlain, |call, out| {
         let options = call.query_options()?;
@@ -22,7 +26,8 @@ pub async fn federate(State(state): State<PromState>, request: Request) -> Respo
         let now = call.state.options().clock.now_ms();
         let range = TimeRange::new(now.saturating_sub(lookback) + 1, now);
         let source = call.source()?;
-        let mut newest: BTreeMap<Labels, (i64, f64)> = BTreeMap::new();
+        let packed = federate_proto::is_wanted(&call.headers);
+        let mut newest: BTreeMap<Labels, Newest> = BTreeMap::new();
         let mut scratch = SampleBuf::default();
         for matchers in sets {
             let s = source.select(&SelectRequest::new(matchers, range))?;
@@ -32,15 +37,19 @@ pub async fn federate(State(state): State<PromState>, request: Request) -> Respo
                     call.check()?;
                 }
                 match s.newest(i, range, &mut scratch)? {
-                    Some(n) if n.h.is_none() && !is_stale(n.v) => {
-                        newest.insert(s.labels(i), (n.t, n.v));
+                    Some(n) if (packed || n.h.is_none()) && !n.is_stale() => {
+                        newest.insert(s.labels(i), n);
                     }
                     _ => {}
                 }
             }
         }
-        let mut list: Vec<_> = newest.into_iter().collect();
+        let mut list: Vec<Latest> = newest.into_iter().filter(|(l, _)| !l.metric_name().is_empty()).collect();
         list.sort_by(|a, b| a.0.metric_name().cmp(b.0.metric_name()));
+        if packed {
+            out.raw(federate_proto::CONTENT_TYPE, None);
+            return federate_proto::write(out, &list).map_err(ApiError::from);
+        }
         out.raw("text/plain; version=0.0.4; charset=utf-8", None);
         write_page(out, &list).map_err(ApiError::from)
     })
@@ -66,14 +75,10 @@ fn quoted(out: &mut Vec<u8>, s: &str) {
     out.push(b'"');
 }
 
-fn write_page(out: &mut Out, list: &[(Labels, (i64, f64))]) -> io::Result<()> {
+fn write_page(out: &mut Out, list: &[Latest]) -> io::Result<()> {
     let mut family: Option<&str> = None;
-    for (labels, (t, v)) in list {
+    for (labels, Newest { t, v, .. }) in list {
         let name = labels.metric_name();
-        if name.is_empty() {
-            // A sample without a name can't be said.
-            continue;
-        }
         let plain = is_plain(name, true);
         let b = &mut out.buf;
         if family != Some(name) {

@@ -133,11 +133,45 @@ fn histogram(out: &mut Vec<u8>, t: i64, h: &FloatHistogram) {
     out.extend_from_slice(b"}]");
 }
 
-fn series(out: &mut Out, s: &MatrixSeries) -> io::Result<()> {
+/// Times as text: the series of an answer mostly share theirs.
+#[derive(Default)]
+struct Times {
+    text: Vec<u8>,
+    /// Time and where its text ends, rising.
+    known: Vec<(i64, usize)>,
+    next: usize,
+}
+
+impl Times {
+    /// Starts with the first time again.
+    fn rewind(&mut self) {
+        self.next = 0;
+    }
+
+    /// Writes `ms`; times rise from one call to the next.
+    fn write(&mut self, out: &mut Vec<u8>, ms: i64) {
+        while self.known.get(self.next).is_some_and(|k| k.0 < ms) {
+            self.next += 1;
+        }
+        let from = self.next.checked_sub(1).map_or(0, |i| self.known[i].1);
+        match self.known.get(self.next) {
+            Some((t, to)) if *t == ms => out.extend_from_slice(&self.text[from..*to]),
+            Some(_) => time(out, ms),
+            None => {
+                time(&mut self.text, ms);
+                self.known.push((ms, self.text.len()));
+                out.extend_from_slice(&self.text[from..]);
+            }
+        }
+    }
+}
+
+fn series(out: &mut Out, s: &MatrixSeries, times: &mut Times) -> io::Result<()> {
     out.buf.extend_from_slice(b"{\"metric\":");
     labels(&mut out.buf, &s.labels);
     let mut any_histogram = false;
     let mut first = true;
+    times.rewind();
     for (t, v) in s.samples() {
         let SampleRef::Float(v) = v else {
             any_histogram = true;
@@ -145,7 +179,11 @@ fn series(out: &mut Out, s: &MatrixSeries) -> io::Result<()> {
         };
         out.buf.extend_from_slice(if first { b",\"values\":[" } else { b"," });
         first = false;
-        float(&mut out.buf, t, v);
+        out.buf.push(b'[');
+        times.write(&mut out.buf, t);
+        out.buf.push(b',');
+        number(&mut out.buf, v);
+        out.buf.push(b']');
         out.spill()?;
     }
     if !first {
@@ -206,11 +244,12 @@ pub fn result(out: &mut Out, v: &Value, limit: usize) -> io::Result<()> {
         }
         Value::Matrix(list) => {
             out.buf.push(b'[');
+            let mut times = Times::default();
             for (i, s) in list.iter().take(limit).enumerate() {
                 if i > 0 {
                     out.buf.push(b',');
                 }
-                series(out, s)?;
+                series(out, s, &mut times)?;
             }
             out.buf.push(b']');
         }

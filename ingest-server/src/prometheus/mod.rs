@@ -6,6 +6,7 @@
 
 mod answer;
 mod federate;
+mod federate_proto;
 mod gate;
 mod json;
 mod metadata;

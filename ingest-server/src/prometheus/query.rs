@@ -4,7 +4,7 @@ use std::io::Write;
 
 use axum::extract::{Request, State};
 use axum::response::Response;
-use strandline_query::promql::{self, QueryResult, Value};
+use strandline_query::promql::{self, QueryResult, QueryStats, Value};
 
 use super::PromState;
 use super::answer::{ApiError, Notes, Out, TRUNCATED, success};
@@ -67,21 +67,38 @@ fn answer(call: &Call, out: &mut Out, r: QueryResult, limit: usize) -> Result<()
     success(out, &notes, |out| {
         out.buf.push(b'{');
         json::result(out, &r.value, limit)?;
-        if call.params.get("stats").is_some() {
-            let (evaluated, waited) = (r.stats.seconds, call.waited.as_secs_f64());
-            write!(
-                out.buf,
-                ",\"stats\":{{\"timings\":{{\"evalTotalTime\":{evaluated},\"resultSortTime\":0,\"queryPreparationTime\":0,\
-                 \"innerEvalTime\":{evaluated},\"execQueueTime\":{waited},\"execTotalTime\":{}}},\
-                 \"samples\":{{\"totalQueryableSamples\":{},\"peakSamples\":{}}}}}",
-                call.came.elapsed().as_secs_f64(),
-                r.stats.samples_read,
-                r.stats.peak_samples,
-            )?;
+        if let Some(kind) = call.params.get("stats").filter(|s| !s.is_empty()) {
+            stats(call, out, &r.stats, kind == "all")?;
         }
         out.buf.push(b'}');
         Ok(())
     })
+}
+
+/// `,"stats":{...}`; samples of each step only if all is asked for.
+fn stats(call: &Call, out: &mut Out, s: &QueryStats, all: bool) -> std::io::Result<()> {
+    let inner = (s.seconds - s.selecting_seconds).max(0.0);
+    write!(
+        out.buf,
+        ",\"stats\":{{\"timings\":{{\"evalTotalTime\":{},\"resultSortTime\":0,\"queryPreparationTime\":{},\
+         \"innerEvalTime\":{inner},\"execQueueTime\":{},\"execTotalTime\":{}}},\"samples\":{{",
+        s.seconds,
+        s.selecting_seconds,
+        call.waited.as_secs_f64(),
+        call.came.elapsed().as_secs_f64(),
+    )?;
+    if all {
+        out.buf.extend_from_slice(b"\"totalQueryableSamplesPerStep\":[");
+        for (i, (t, n)) in s.samples_by_step.iter().enumerate() {
+            out.buf.extend_from_slice(if i > 0 { b",[" } else { b"[" });
+            json::time(&mut out.buf, *t);
+            write!(out.buf, ",{n}]")?;
+            out.spill()?;
+        }
+        out.buf.extend_from_slice(b"],");
+    }
+    let total: u64 = s.samples_by_step.iter().map(|x| x.1).sum();
+    write!(out.buf, "\"totalQueryableSamples\":{total},\"peakSamples\":{}}}}}", s.peak_samples)
 }
 
 fn parsed(call: &Call) -> Result<promql::Expr, ApiError> {

@@ -110,7 +110,7 @@ pub fn state_of(app: &Arc<App>) -> PromState {
         clock: Arc::new(SystemClock),
         concurrency: c.query_concurrency.max(1) as usize,
         started_ms: app.started_ms,
-        config: String::new(),
+        config: crate::config::yaml(c),
         flags: vec![
             ("query.lookback-delta".to_owned(), format!("{}ms", c.query_lookback_ms)),
             ("query.max-concurrency".to_owned(), c.query_concurrency.to_string()),

@@ -151,8 +151,17 @@ async fn ranges_by_form() {
     assert_eq!(j["data"]["resultType"], "matrix");
     let text = String::from_utf8_lossy(&body).into_owned();
     assert!(text.contains(r#""values":[[1699999000.500,"3"],[1699999030.500,"3"]]"#), "{text}");
-    assert!(j["data"]["stats"]["samples"]["totalQueryableSamples"].as_u64().unwrap() > 0);
-    assert!(j["data"]["stats"]["timings"]["evalTotalTime"].is_number());
+    let samples = &j["data"]["stats"]["samples"];
+    assert_eq!(samples["totalQueryableSamplesPerStep"].to_string(), "[[1699999000.5,3],[1699999030.5,3]]");
+    assert_eq!(samples["totalQueryableSamples"], 6);
+    assert!(samples["peakSamples"].as_u64().unwrap() > 0);
+    for name in ["evalTotalTime", "resultSortTime", "queryPreparationTime", "innerEvalTime", "execQueueTime", "execTotalTime"] {
+        assert!(j["data"]["stats"]["timings"][name].is_number(), "{name}");
+    }
+    let (_, j) = json("/api/v1/query?query=up&time=1700000000&stats=1").await;
+    assert_eq!(j["data"]["stats"]["samples"]["totalQueryableSamples"], 3);
+    assert!(j["data"]["stats"]["samples"].get("totalQueryableSamplesPerStep").is_none());
+    assert!(data_of("/api/v1/query?query=up&stats=").await.get("stats").is_none());
 }
 
 #[tokio::test]
@@ -374,6 +383,29 @@ async fn federation() {
     let want = "# TYPE \"http.status\" untyped\n{\"http.status\",\"the label\"=\"é\\\"\\\\\\n\",instance=\"\"} 1e-07 1699999985000\n\
                 # TYPE up untyped\nup{instance=\"c:1\",job=\"db\"} 1 1699999985000\n";
     assert_eq!(String::from_utf8_lossy(&body), want);
+}
+
+#[tokio::test]
+async fn federation_as_protobuf_has_native_histograms() {
+    let r = Request::get("/federate?match[]=up%7Bjob=%22db%22%7D&match[]=latency")
+        .header("accept", "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited,text/plain;q=0.3");
+    let (status, headers, body) = send(r.body(Body::empty()).unwrap()).await;
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(headers["content-type"], federate_proto::CONTENT_TYPE);
+    let mut rest = &body[..];
+    let mut families = Vec::new();
+    while !rest.is_empty() {
+        families.push(federate_proto::wire::Family::decode_length_delimited(&mut rest).unwrap());
+    }
+    let names: Vec<_> = families.iter().map(|f| (f.name.as_deref().unwrap(), f.r#type.unwrap())).collect();
+    assert_eq!(names, [("latency", 4), ("up", 3)]);
+    let h = families[0].metric[0].histogram.as_ref().unwrap();
+    assert_eq!((h.count, h.sum, h.schema), (Some(6.0), Some(2.5), Some(0)));
+    assert_eq!(h.positive_count, [2.0, 3.0]);
+    let up = &families[1].metric[0];
+    assert_eq!((up.untyped.as_ref().unwrap().value, up.timestamp_ms), (Some(1.0), Some(1_699_999_985_000)));
+    let labels: Vec<_> = up.label.iter().map(|l| (l.name.as_deref().unwrap(), l.value.as_deref().unwrap())).collect();
+    assert_eq!(labels, [("instance", "c:1"), ("job", "db")]);
 }
 
 #[tokio::test]

@@ -11,7 +11,9 @@ use crate::otlp::wire::{Field, Fields, WireError, fixed64s, varints};
 
 /// Decodes a `prometheus.WriteRequest`.
 pub(super) fn decode(body: Bytes) -> Result<(Batch, Written), String> {
-    let mut batch = Batch { require_name: true, ..Batch::default() };
+    // A series is seldom shorter: what is reserved stays a fraction of the body.
+    let likely = body.len() / 160;
+    let mut batch = Batch { require_name: true, series: Vec::with_capacity(likely), items: Vec::with_capacity(likely), ..Batch::default() };
     let mut written = Written::default();
     let base = body.as_ptr() as usize;
     // Rarely, labels do not lie together; they are then gathered here, behind the body.
@@ -52,15 +54,7 @@ fn series(ts: &[u8], base: usize, body_len: usize, gathered: &mut Vec<u8>, batch
                 scattered.extend_from_slice(f.bytes());
             }
             2 => {
-                let (mut v, mut t) = (0.0, 0);
-                let mut s = Fields::new(f.bytes());
-                while let Some((n, f)) = s.next()? {
-                    match n {
-                        1 => v = f.double(),
-                        2 => t = f.uint() as i64,
-                        _ => {}
-                    }
-                }
+                let (t, v) = sample(f.bytes())?;
                 w.samples += 1;
                 batch.items.push(Item { series: index, t, st: 0, value: Value::Float(v) });
             }
@@ -84,6 +78,30 @@ fn series(ts: &[u8], base: usize, body_len: usize, gathered: &mut Vec<u8>, batch
     }
     batch.series.push(SeriesKey::Raw { start: start as u32, len: len as u32 });
     Ok(())
+}
+
+/// Time and value; fields may be absent or in any order, but mostly they lie as encoders write them.
+#[inline]
+fn sample(b: &[u8]) -> Result<(i64, f64), WireError> {
+    if let Some((&[0x09, v0, v1, v2, v3, v4, v5, v6, v7, 0x10], rest)) = b.split_first_chunk::<10>()
+        && rest.len() <= 9
+        && let Some((last, more)) = rest.split_last()
+        && *last < 0x80
+        && more.iter().all(|x| *x >= 0x80)
+    {
+        let t = rest.iter().rev().fold(0u64, |t, x| t << 7 | (x & 0x7f) as u64);
+        return Ok((t as i64, f64::from_le_bytes([v0, v1, v2, v3, v4, v5, v6, v7])));
+    }
+    let (mut v, mut t) = (0.0, 0);
+    let mut s = Fields::new(b);
+    while let Some((n, f)) = s.next()? {
+        match n {
+            1 => v = f.double(),
+            2 => t = f.uint() as i64,
+            _ => {}
+        }
+    }
+    Ok((t, v))
 }
 
 fn put_varint(out: &mut Vec<u8>, mut n: usize) {
@@ -239,4 +257,31 @@ fn metadata(b: &[u8], batch: &mut Batch) -> Result<(), WireError> {
         batch.metadata.push((family, m));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_decode_whatever_the_order_of_fields() {
+        for t in [0i64, 1, 127, 128, 1_795_517_400_000, i64::MAX, -1, i64::MIN] {
+            for v in [0.0f64, -1.5, f64::INFINITY, 0.1] {
+                let value = [&[0x09][..], &v.to_le_bytes()].concat();
+                let mut time = vec![0x10];
+                let mut n = t as u64;
+                while n >= 0x80 {
+                    time.push(n as u8 | 0x80);
+                    n >>= 7;
+                }
+                time.push(n as u8);
+                for b in [[&value[..], &time].concat(), [&time[..], &value].concat()] {
+                    assert_eq!(sample(&b).unwrap(), (t, v), "{b:?}");
+                }
+                assert_eq!(sample(&value).unwrap(), (0, v));
+                assert_eq!(sample(&time).unwrap(), (t, 0.0));
+                assert!(sample(&[&value[..], &time[..1]].concat()).is_err());
+            }
+        }
+    }
 }

@@ -7,7 +7,7 @@ mod json;
 mod metrics;
 mod params;
 mod proto;
-mod search;
+pub mod search;
 mod tags;
 mod trace;
 

@@ -194,8 +194,13 @@ pub fn metrics_json(s: &ScanStats) -> Value {
 pub async fn search(State(state): State<TempoState>, RawQuery(query): RawQuery, headers: HeaderMap) -> Result<Response<Body>, TempoError> {
     let call = call(&Params::parse(query.as_deref()), &state)?;
     let found = blocking(&state, &headers, move |source| run(&call, source)).await?;
+    Ok(json_response(&answer(&found)))
+}
+
+/// The answer of a search as JSON.
+pub fn answer(found: &SearchResult) -> Value {
     let traces: Vec<Value> = found.traces.iter().map(trace_json).collect();
-    Ok(json_response(&json!({ "traces": traces, "metrics": metrics_json(&found.stats) })))
+    json!({ "traces": traces, "metrics": metrics_json(&found.stats) })
 }
 
 #[cfg(test)]

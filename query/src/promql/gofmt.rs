@@ -81,6 +81,11 @@ pub fn write_json(out: &mut Vec<u8>, v: f64) {
             out.push(b'-');
         }
         out.extend_from_slice(&digits[at..]);
+    } else if (1e-4..1e15).contains(&a) {
+        // In this range there is no exponent.
+        let mut buffer = zmij::Buffer::new();
+        let s = buffer.format_finite(v);
+        out.extend_from_slice(s.strip_suffix(".0").unwrap_or(s).as_bytes());
     } else if (1e-6..1e21).contains(&a) {
         let _ = write!(out, "{v}");
     } else {
@@ -171,6 +176,18 @@ pub fn duration(ms: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn values_in_json_do_not_depend_on_the_way(bits in any::<u64>(), whole in -1_000_000_000i64..1_000_000_000, places in 0i32..12) {
+            for v in [f64::from_bits(bits), whole as f64 / 10f64.powi(places), whole as f64 * 10f64.powi(places)] {
+                let mut b = Vec::new();
+                write_json(&mut b, v);
+                prop_assert_eq!(String::from_utf8(b).unwrap(), json(v));
+            }
+        }
+    }
 
     #[test]
     fn values_in_json() {

@@ -12,7 +12,7 @@ mod xor_value;
 pub use float_histogram::{FloatHistogramAppender, decode_float_histogram};
 pub use hist_layout::Layout;
 pub use histogram::{HistogramAppender, decode_histogram, decode_histogram_ints};
-pub use xor::{XorAppender, decode_xor};
+pub use xor::{XorAppender, decode_xor, last_of_xor};
 pub use xor2::{Xor2Appender, decode_xor2};
 
 use crate::error::{Error, Result};

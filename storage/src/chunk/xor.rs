@@ -1,7 +1,7 @@
 //! Encoding 1: Gorilla XOR.
 
 use super::{cut_short, num_samples, xor_value};
-use crate::codec::{BitReader, BitWriter, put_uvarint, put_varint};
+use crate::codec::{BitWriter, Reader, Words, put_uvarint, put_varint};
 use crate::error::Result;
 use crate::model::TimeRange;
 use crate::read::SampleBuf;
@@ -114,40 +114,116 @@ pub fn decode_xor(data: &[u8], range: TimeRange, out: &mut SampleBuf) -> Result<
     if n == 0 {
         return Ok(());
     }
-    read_all(&data[2..], n, range, out).ok_or_else(|| cut_short("XOR"))
+    // A sample takes two bits at least: a count that the bytes can't hold reserves nothing.
+    let room = n.min(data.len() * 4 + 2);
+    let from = out.t.len();
+    out.t.resize(from + room, 0);
+    out.v.resize(from + room, 0.0);
+    let mut at = from;
+    // Each sample is written where the next one belongs, and counts only if it lies in the range.
+    let (times, values) = (&mut out.t[..], &mut out.v[..]);
+    let done = each(&data[2..], n, range.max_ms, |t, v| {
+        if let (Some(x), Some(y)) = (times.get_mut(at), values.get_mut(at)) {
+            (*x, *y) = (t, f64::from_bits(v));
+            at += (t >= range.min_ms) as usize;
+        }
+    });
+    out.t.truncate(at);
+    out.v.truncate(at);
+    if !out.st.is_empty() {
+        out.st.resize(at, 0);
+    }
+    if !out.h.is_empty() {
+        out.h.resize(at, None);
+    }
+    done.ok_or_else(|| cut_short("XOR"))
 }
 
-#[inline]
-fn read_all(data: &[u8], n: usize, range: TimeRange, out: &mut SampleBuf) -> Option<()> {
-    let mut r = BitReader::new(data);
-    let mut t = r.varint()?;
-    let mut v = r.bits(64)?;
-    let (mut delta, mut lead, mut trail) = (0i64, xor_value::NO_WINDOW, 0u8);
-    out.t.reserve(n.min(1024));
-    out.v.reserve(n.min(1024));
-    for i in 0..n {
-        if i == 1 {
-            delta = r.uvarint()? as i64;
-        } else if i > 1 {
-            let dod = match r.ones(4)? {
-                0 => 0,
-                1 => r.dod(14)?,
-                2 => r.dod(17)?,
-                3 => r.dod(20)?,
-                _ => r.bits(64)? as i64,
-            };
+/// The last sample of an XOR chunk at or before `max_ms`, and whether it is the chunk's last.
+pub fn last_of_xor(data: &[u8], max_ms: i64) -> Result<Option<(i64, f64, bool)>> {
+    let n = num_samples(data);
+    if n == 0 {
+        return Ok(None);
+    }
+    let (mut last, mut seen) = ((0, 0), 0);
+    each(&data[2..], n, max_ms, |t, v| {
+        last = (t, v);
+        seen += 1;
+    })
+    .ok_or_else(|| cut_short("XOR"))?;
+    Ok((seen > 0).then_some((last.0, f64::from_bits(last.1), seen == n)))
+}
+
+/// Bits of the dod by the number of ones before it.
+const DOD_BITS: [u32; 4] = [0, 14, 17, 20];
+
+/// Calls `f` with each sample up to `max_ms`; `None` if the bytes end before.
+#[inline(always)]
+fn each(data: &[u8], n: usize, max_ms: i64, mut f: impl FnMut(i64, u64)) -> Option<()> {
+    let mut r = Reader::new(data);
+    let mut t = r.varint().ok()?;
+    let mut v = r.be_u64().ok()?;
+    if t > max_ms {
+        return Some(());
+    }
+    f(t, v);
+    if n == 1 {
+        return Some(());
+    }
+    let mut delta = r.uvarint().ok()? as i64;
+    let mut bits = Words::new(data, r.position());
+    let (mut lead, mut trail) = (xor_value::NO_WINDOW, 0u8);
+    let mut first = true;
+    for _ in 1..n {
+        let mut w = bits.peek();
+        let mut used = 0;
+        if first {
+            first = false;
+        } else if w >> 63 == 0 {
+            used = 1;
+        } else {
+            let ones = w.leading_ones().min(4);
+            let dod;
+            if ones < 4 {
+                let width = DOD_BITS[ones as usize];
+                used = ones + 1 + width;
+                let raw = w << (ones + 1) >> (64 - width);
+                // Values above half the range are negative.
+                dod = raw.wrapping_sub(((raw > 1 << (width - 1)) as u64) << width) as i64;
+            } else {
+                bits.skip(4);
+                dod = bits.take(64) as i64;
+                w = bits.peek();
+            }
             delta = delta.wrapping_add(dod);
         }
-        if i > 0 {
-            t = t.wrapping_add(delta);
-            v = xor_value::read(&mut r, v, &mut lead, &mut trail)?;
+        t = t.wrapping_add(delta);
+        // At most 24 of the 57 bits at hand are used: the value's control bits and window are there too.
+        let w = w << used;
+        if w >> 63 == 0 {
+            bits.skip(used + 1);
+        } else {
+            if w >> 62 & 1 == 0 {
+                if lead == xor_value::NO_WINDOW {
+                    return None;
+                }
+                used += 2;
+            } else {
+                let h = w << 2 >> 53;
+                lead = (h >> 6) as u8;
+                let len = (h & 63) as u8;
+                let len = if len == 0 { 64 } else { len };
+                // A window that does not fit in 64 bits is damage.
+                trail = 64u8.checked_sub(lead)?.checked_sub(len)?;
+                used += 13;
+            }
+            bits.skip(used);
+            v ^= bits.take(64 - lead as u32 - trail as u32) << trail;
         }
-        if t > range.max_ms {
-            return Some(());
+        if t > max_ms {
+            return bits.inside();
         }
-        if t >= range.min_ms {
-            out.push(t, f64::from_bits(v), 0);
-        }
+        f(t, v);
     }
-    Some(())
+    bits.inside()
 }

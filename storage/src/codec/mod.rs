@@ -3,7 +3,7 @@
 mod bits;
 mod buf;
 
-pub use bits::{BitReader, BitWriter};
+pub use bits::{BitReader, BitWriter, Words};
 pub use buf::{Reader, put_be_u32, put_be_u64, put_uvarint, put_varint};
 
 /// CRC-32C (Castagnoli), as Prometheus' files use it.

@@ -27,19 +27,24 @@ pub(super) fn widen(h: u32) -> u64 {
 
 /// Writes a label set canonically into `out` (cleared first): for each label, sorted by name, the protobuf field
 /// `labels = 1 { name = 1, value = 2 }`.
-pub fn canonical<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>, out: &mut Vec<u8>) {
+pub fn canonical<S: AsRef<[u8]>>(pairs: impl Iterator<Item = (S, S)>, out: &mut Vec<u8>) {
     out.clear();
     for (n, v) in pairs {
-        let inner = 2 + varint_len(n.len()) + n.len() + varint_len(v.len()) + v.len();
-        out.push(0x0a);
-        crate::codec::put_uvarint(out, inner as u64);
-        out.push(0x0a);
-        crate::codec::put_uvarint(out, n.len() as u64);
-        out.extend_from_slice(n.as_bytes());
-        out.push(0x12);
-        crate::codec::put_uvarint(out, v.len() as u64);
-        out.extend_from_slice(v.as_bytes());
+        put_canonical(n.as_ref(), v.as_ref(), out);
     }
+}
+
+/// Appends one label as [`canonical`] writes it.
+pub(super) fn put_canonical(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
+    let inner = 2 + varint_len(name.len()) + name.len() + varint_len(value.len()) + value.len();
+    out.push(0x0a);
+    crate::codec::put_uvarint(out, inner as u64);
+    out.push(0x0a);
+    crate::codec::put_uvarint(out, name.len() as u64);
+    out.extend_from_slice(name);
+    out.push(0x12);
+    crate::codec::put_uvarint(out, value.len() as u64);
+    out.extend_from_slice(value);
 }
 
 fn varint_len(n: usize) -> usize {

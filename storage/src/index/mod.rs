@@ -8,6 +8,6 @@ mod symbols;
 
 pub use label_hash::{LabelHasher, RawLabels, canonical};
 pub use postings::Postings;
-pub use registry::{IndexMemory, Registry};
+pub use registry::{IndexMemory, NO_SLOT, RawPair, Registry};
 pub use slab::Slab;
 pub use symbols::Symbols;

@@ -7,7 +7,7 @@ use hashbrown::HashTable;
 use hashbrown::hash_map::HashMap;
 use roaring::RoaringBitmap;
 
-use super::label_hash::{LabelHasher, RawLabels, widen};
+use super::label_hash::{LabelHasher, put_canonical, widen};
 use super::postings::Postings;
 use super::slab::Slab;
 use super::symbols::Symbols;
@@ -17,6 +17,8 @@ use crate::model::{Labels, MatchOp, Matcher};
 struct Pair {
     name: u32,
     value: u32,
+    /// The label as canonical bytes hold it: a series is compared with one call a label.
+    canonical: Box<[u8]>,
     /// Series that hold it, those in limbo included.
     uses: u32,
     postings: Postings,
@@ -33,6 +35,15 @@ struct LabelRef {
 
 const ARENA_PAGE: usize = 1 << 14;
 
+/// Not a series.
+pub const NO_SLOT: u32 = u32::MAX;
+
+/// Series that [`Registry::find_all`] looks up together.
+const AT_ONCE: usize = 32;
+
+/// A label as bytes that were checked to be UTF-8.
+pub type RawPair<'a> = (&'a [u8], &'a [u8]);
+
 /// The index over all series of a head.
 #[derive(Debug, Default)]
 pub struct Registry {
@@ -48,6 +59,8 @@ pub struct Registry {
     series: Slab<LabelRef>,
     table: HashTable<u32>,
     all: RoaringBitmap,
+    /// Pair ids of the series inserted last: the next one mostly shares all but one or two.
+    last: Vec<u32>,
     hasher: LabelHasher,
     generation: u64,
 }
@@ -114,22 +127,53 @@ impl Registry {
     }
 
     fn equal(&self, r: LabelRef, canonical: &[u8]) -> bool {
-        let mut raw = RawLabels(canonical);
+        let mut rest = canonical;
         for id in self.pair_ids(r) {
-            let (n, v) = self.pair(*id);
-            match raw.next() {
-                Some(Some((rn, rv))) if rn == n.as_bytes() && rv == v.as_bytes() => {}
-                _ => return false,
+            match self.pairs.get(*id as usize).and_then(|p| rest.strip_prefix(&*p.canonical)) {
+                Some(r) => rest = r,
+                None => return false,
             }
         }
-        raw.0.is_empty()
+        rest.is_empty()
+    }
+
+    /// Finds many series at once: `found` gets a slot or [`NO_SLOT`] for each. As [`Registry::find`], in steps over all
+    /// of them, so that the reads of one don't wait for those of another.
+    pub fn find_all(&self, keys: &[&[u8]], found: &mut Vec<u32>) {
+        found.clear();
+        for some in keys.chunks(AT_ONCE) {
+            let mut hashes = [0u32; AT_ONCE];
+            for (h, raw) in hashes.iter_mut().zip(some) {
+                *h = self.hasher.hash(raw);
+            }
+            let mut likely = [NO_SLOT; AT_ONCE];
+            for (slot, hash) in likely.iter_mut().zip(hashes).take(some.len()) {
+                let same = |s: &u32| self.series.get(*s as usize).is_some_and(|r| r.hash == hash);
+                *slot = self.table.find(widen(hash), same).copied().unwrap_or(NO_SLOT);
+            }
+            let label_ref = |slot: u32| self.series.get(slot as usize).copied().unwrap_or_default();
+            let first_ids = likely.iter().map(|slot| self.pair_ids(label_ref(*slot)).first().unwrap_or(&0));
+            std::hint::black_box(first_ids.fold(0, |x, id| x ^ id));
+            for ((raw, hash), slot) in some.iter().zip(hashes).zip(likely) {
+                found.push(match slot {
+                    NO_SLOT => NO_SLOT,
+                    slot if self.equal(label_ref(slot), raw) => slot,
+                    // Another series with the same hash stood before it.
+                    _ => self.find(hash, raw).unwrap_or(NO_SLOT),
+                });
+            }
+        }
     }
 
     /// Adds a series under `slot` (a fresh one, or one that was removed and freed).
-    pub fn insert(&mut self, slot: u32, hash: u32, labels: &Labels) {
-        let mut ids: Vec<u32> = Vec::with_capacity(16);
-        for (n, v) in labels.iter() {
-            ids.push(self.intern_pair(n, v));
+    ///
+    /// `labels` are sorted by name and UTF-8.
+    pub fn insert(&mut self, slot: u32, hash: u32, labels: &[RawPair<'_>]) {
+        let last = std::mem::take(&mut self.last);
+        let mut near = last.as_slice();
+        let mut ids: Vec<u32> = Vec::with_capacity(labels.len());
+        for (n, v) in labels {
+            ids.push(self.take_near(&mut near, n, v).unwrap_or_else(|| self.intern_pair(n, v)));
         }
         for id in &ids {
             if let Some(p) = self.pairs.get_mut(*id as usize) {
@@ -138,6 +182,7 @@ impl Registry {
             }
         }
         let r = LabelRef { at: self.place(&ids), hash, len: ids.len() as u16, live: true };
+        self.last = ids;
         while self.series.len() <= slot as usize {
             self.series.push(LabelRef::default());
         }
@@ -150,14 +195,34 @@ impl Registry {
         self.table.insert_unique(widen(hash), slot, |s| widen(series.get(*s as usize).map_or(0, |r| r.hash)));
     }
 
-    fn intern_pair(&mut self, name: &str, value: &str) -> u32 {
+    /// The pair at the front of `near` if it is this one; names before it are passed over.
+    fn take_near(&self, near: &mut &[u32], name: &[u8], value: &[u8]) -> Option<u32> {
+        while let Some((id, rest)) = near.split_first() {
+            let (n, v) = self.pair(*id);
+            match n.as_bytes().cmp(name) {
+                std::cmp::Ordering::Greater => return None,
+                order => {
+                    *near = rest;
+                    if order.is_eq() {
+                        return (v.as_bytes() == value).then_some(*id);
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    fn intern_pair(&mut self, name: &[u8], value: &[u8]) -> u32 {
         if let (Some(n), Some(v)) = (self.symbols.find(name), self.symbols.find(value))
             && let Some(id) = self.find_pair(n, v)
         {
             return id;
         }
+        let mut canonical = Vec::with_capacity(name.len() + value.len() + 6);
+        put_canonical(name, value, &mut canonical);
+        let canonical = canonical.into_boxed_slice();
         let (name, value) = (self.symbols.intern(name), self.symbols.intern(value));
-        let new = Pair { name, value, uses: 0, postings: Postings::default() };
+        let new = Pair { name, value, canonical, uses: 0, postings: Postings::default() };
         let id = match self.free_pairs.pop() {
             Some(id) => {
                 if let Some(p) = self.pairs.get_mut(id as usize) {
@@ -217,6 +282,7 @@ impl Registry {
 
     /// Gives back the labels of removed series, once no reader can ask for them.
     pub fn free(&mut self, slots: &[u32]) {
+        self.last.clear();
         let mut touched: Vec<u32> = Vec::new();
         for slot in slots {
             let Some(r) = self.series.get(*slot as usize).copied().filter(|r| !r.live) else { continue };
@@ -250,6 +316,7 @@ impl Registry {
         }
         let (name, value) = (p.name, p.value);
         p.postings = Postings::default();
+        p.canonical = Box::default();
         if let Ok(e) = self.pair_table.find_entry(pair_hash(name, value), |x| *x == id) {
             e.remove();
         }
@@ -265,12 +332,25 @@ impl Registry {
         Labels::from_sorted(self.pair_ids(*r).iter().map(|id| self.pair(*id)))
     }
 
+    /// Appends the labels of a series as [`Labels::as_bytes`] packs them.
+    pub fn pack(&self, slot: u32, out: &mut Vec<u8>) {
+        self.visit(slot, &mut |n, v| Labels::pack_pair(n, v, out));
+    }
+
     /// Calls `f` with each label of a series.
     pub fn visit(&self, slot: u32, f: &mut dyn FnMut(&str, &str)) {
         let Some(r) = self.series.get(slot as usize) else { return };
         for id in self.pair_ids(*r) {
             let (n, v) = self.pair(*id);
             f(n, v);
+        }
+    }
+
+    /// Calls `f` with the symbol numbers of each label of a series.
+    pub fn visit_symbols(&self, slot: u32, f: &mut dyn FnMut(u32, u32)) {
+        let Some(r) = self.series.get(slot as usize) else { return };
+        for p in self.pair_ids(*r).iter().filter_map(|id| self.pairs.get(*id as usize)) {
+            f(p.name, p.value);
         }
     }
 
@@ -287,7 +367,7 @@ impl Registry {
     }
 
     fn name_pairs(&self, name: &str) -> &[u32] {
-        self.symbols.find(name).and_then(|n| self.names.get(&n)).map_or(&[], |v| v)
+        self.symbols.find(name.as_bytes()).and_then(|n| self.names.get(&n)).map_or(&[], |v| v)
     }
 
     /// Slots of the series that pass all matchers. No matcher scans all series while another narrows.
@@ -297,7 +377,8 @@ impl Registry {
         for m in matchers {
             // Positive matchers that an absent label can't pass are plain lookups; cheapest first.
             if m.op == MatchOp::Equal && !m.value.is_empty() {
-                let pair = self.symbols.find(&m.name).zip(self.symbols.find(&m.value)).and_then(|(n, v)| self.find_pair(n, v));
+                let pair =
+                    self.symbols.find(m.name.as_bytes()).zip(self.symbols.find(m.value.as_bytes())).and_then(|(n, v)| self.find_pair(n, v));
                 let Some(p) = pair.and_then(|id| self.pairs.get(id as usize)) else { return RoaringBitmap::new() };
                 match &mut found {
                     Some(f) => p.postings.intersect_into(f),
@@ -335,9 +416,9 @@ impl Registry {
         };
         match (m.alternatives(), by_absence) {
             (Some(alts), false) if m.op == MatchOp::Regex => {
-                let name = self.symbols.find(&m.name);
+                let name = self.symbols.find(m.name.as_bytes());
                 for a in alts {
-                    if let Some(id) = name.zip(self.symbols.find(a)).and_then(|(n, v)| self.find_pair(n, v)) {
+                    if let Some(id) = name.zip(self.symbols.find(a.as_bytes())).and_then(|(n, v)| self.find_pair(n, v)) {
                         add(id);
                     }
                 }
@@ -387,6 +468,7 @@ impl Registry {
         IndexMemory {
             symbols_bytes: self.symbols.size_bytes(),
             pairs_bytes: self.pairs.size_bytes()
+                + self.pairs.iter().map(|p| p.canonical.len()).sum::<usize>()
                 + self.pair_table.allocation_size()
                 + self.names.values().map(|v| v.capacity() * 4).sum::<usize>(),
             postings_bytes: self.pairs.iter().map(|p| p.postings.size_bytes()).sum(),

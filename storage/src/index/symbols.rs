@@ -20,7 +20,7 @@ pub struct Symbols {
     text_bytes: usize,
 }
 
-fn hash(h: &foldhash::fast::RandomState, s: &str) -> u64 {
+fn hash(h: &foldhash::fast::RandomState, s: &[u8]) -> u64 {
     std::hash::BuildHasher::hash_one(h, s)
 }
 
@@ -32,19 +32,19 @@ impl Symbols {
     }
 
     /// The id of a string, if it is known.
-    pub fn find(&self, s: &str) -> Option<u32> {
-        self.table.find(hash(&self.hasher, s), |id| self.get(*id) == s).copied()
+    pub fn find(&self, s: &[u8]) -> Option<u32> {
+        self.table.find(hash(&self.hasher, s), |id| self.get(*id).as_bytes() == s).copied()
     }
 
-    /// The id of a string, counting one more use.
-    pub fn intern(&mut self, s: &str) -> u32 {
+    /// The id of a string, counting one more use. The caller has checked that it is UTF-8.
+    pub fn intern(&mut self, s: &[u8]) -> u32 {
         if let Some(id) = self.find(s) {
             if let Some(sym) = self.symbols.get_mut(id as usize) {
                 sym.uses += 1;
             }
             return id;
         }
-        let new = Symbol { text: s.into(), uses: 1 };
+        let new = Symbol { text: String::from_utf8_lossy(s).into(), uses: 1 };
         self.text_bytes += s.len();
         let id = match self.free.pop() {
             Some(id) => {
@@ -56,7 +56,7 @@ impl Symbols {
             None => self.symbols.push(new) as u32,
         };
         let (symbols, hasher) = (&self.symbols, &self.hasher);
-        self.table.insert_unique(hash(hasher, s), id, |id| hash(hasher, symbols.get(*id as usize).map_or("", |s| &s.text)));
+        self.table.insert_unique(hash(hasher, s), id, |id| hash(hasher, symbols.get(*id as usize).map_or("", |s| &s.text).as_bytes()));
         id
     }
 
@@ -69,7 +69,7 @@ impl Symbols {
         }
         let text = std::mem::take(&mut sym.text);
         self.text_bytes -= text.len();
-        let h = hash(&self.hasher, &text);
+        let h = hash(&self.hasher, text.as_bytes());
         if let Ok(e) = self.table.find_entry(h, |x| *x == id) {
             e.remove();
         }

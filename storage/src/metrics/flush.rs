@@ -25,6 +25,7 @@ impl MetricStore {
     }
 
     pub(super) fn flush_locked(&self, work: &mut Work) -> Result<()> {
+        self.check_writable()?;
         let head = &self.0.head;
         let cut = head.cut()?;
         let mut written = Vec::new();

@@ -22,4 +22,4 @@ pub use deletes::{Delete, DeleteSpec};
 pub use options::MetricOptions;
 pub use selection::MetricSelection;
 pub use store::{MetricStore, StoreStats};
-pub use version::BlockEntry;
+pub use version::{BlockEntry, Place};

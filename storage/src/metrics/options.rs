@@ -53,6 +53,8 @@ pub struct MetricOptions {
     pub sync_interval_ms: i64,
     /// Bytes of the bucket's content kept in memory and on disk.
     pub cache_bytes: u64,
+    /// Refuse everything that changes the store; set by [`crate::Engine::open_read_only`].
+    pub read_only: bool,
 }
 
 /// Two hours.
@@ -89,6 +91,7 @@ impl MetricOptions {
             series_idle_ms: 900_000,
             sync_interval_ms: 60_000,
             cache_bytes: 256 << 20,
+            read_only: false,
         }
     }
 }

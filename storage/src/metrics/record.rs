@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::codec::{Reader, put_uvarint, put_varint};
 use crate::error::{Error, Result};
+use crate::index::RawPair;
 use crate::model::{BucketSpan, CounterReset, Exemplar, FloatHistogram, Histogram, Labels, MetricKind, MetricMetadata};
 
 const SERIES: u8 = 1;
@@ -40,13 +41,32 @@ pub enum AnyHistogram {
 /// What replay gets, in the order written.
 #[derive(Debug)]
 pub enum Entry<'a> {
-    Series { id: u64, labels: Labels },
+    /// Sorted by name and UTF-8.
+    Series {
+        id: u64,
+        labels: &'a [RawPair<'a>],
+    },
     Floats(&'a [FloatRecord]),
     Deltas(&'a [FloatRecord]),
-    Histogram { id: u64, t: i64, st: i64, h: AnyHistogram },
-    Exemplar { id: u64, exemplar: Exemplar },
-    Metadata { family: String, metadata: MetricMetadata },
-    DeltaState { id: u64, last_t: i64, sum: f64 },
+    Histogram {
+        id: u64,
+        t: i64,
+        st: i64,
+        h: AnyHistogram,
+    },
+    Exemplar {
+        id: u64,
+        exemplar: Exemplar,
+    },
+    Metadata {
+        family: String,
+        metadata: MetricMetadata,
+    },
+    DeltaState {
+        id: u64,
+        last_t: i64,
+        sum: f64,
+    },
 }
 
 /// Builds one record.
@@ -63,9 +83,13 @@ impl RecordWriter {
         self.out.is_empty()
     }
     pub fn series(&mut self, id: u64, labels: &Labels) {
+        self.series_packed(id, labels.as_bytes());
+    }
+    /// As [`RecordWriter::series`], from the bytes of [`Labels::as_bytes`].
+    pub fn series_packed(&mut self, id: u64, labels: &[u8]) {
         self.out.push(SERIES);
         put_uvarint(&mut self.out, id);
-        self.bytes(labels.as_bytes());
+        self.bytes(labels);
     }
     fn bytes(&mut self, b: &[u8]) {
         put_uvarint(&mut self.out, b.len() as u64);
@@ -259,16 +283,24 @@ fn float_histogram(r: &mut Reader<'_>) -> Result<FloatHistogram> {
 }
 
 /// Packed labels out of a record, checked: the packed form is trusted nowhere else.
-fn labels(r: &mut Reader<'_>) -> Result<Labels> {
-    let mut inner = Reader::new(r.prefixed()?);
-    let mut pairs = Vec::new();
+fn labels<'a>(r: &mut Reader<'a>) -> Result<Vec<RawPair<'a>>> {
+    let packed = r.prefixed()?;
+    let ascii = packed.is_ascii();
+    let mut inner = Reader::new(packed);
+    let mut pairs: Vec<RawPair<'a>> = Vec::with_capacity(16);
+    let text = |r: &mut Reader<'a>| if ascii { r.prefixed() } else { r.string().map(str::as_bytes) };
     while !inner.is_empty() {
-        pairs.push((inner.string()?, inner.string()?));
+        pairs.push((text(&mut inner)?, text(&mut inner)?));
     }
     if !pairs.is_sorted_by(|a, b| a.0 < b.0) {
         return Err(Error::corrupt("labels of a series are not sorted by name"));
     }
-    Ok(Labels::from_sorted(pairs.into_iter()))
+    Ok(pairs)
+}
+
+/// Few are kept as labels of their own: those of exemplars.
+fn owned(pairs: &[RawPair<'_>]) -> Labels {
+    Labels::from_pairs(pairs.iter().map(|(n, v)| (String::from_utf8_lossy(n), String::from_utf8_lossy(v))))
 }
 
 fn floats(r: &mut Reader<'_>, starts: bool, out: &mut Vec<FloatRecord>) -> Result<()> {
@@ -304,7 +336,7 @@ pub fn decode(record: &[u8], scratch: &mut Vec<FloatRecord>, f: &mut dyn FnMut(E
         match r.u8()? {
             SERIES => {
                 let id = r.uvarint()?;
-                f(Entry::Series { id, labels: labels(&mut r)? });
+                f(Entry::Series { id, labels: &labels(&mut r)? });
             }
             tag @ (FLOATS | FLOATS_WITH_STARTS) => {
                 floats(&mut r, tag == FLOATS_WITH_STARTS, scratch)?;
@@ -325,7 +357,7 @@ pub fn decode(record: &[u8], scratch: &mut Vec<FloatRecord>, f: &mut dyn FnMut(E
             }
             EXEMPLARS => {
                 let (id, t, v) = (r.uvarint()?, r.varint()?, r.le_f64()?);
-                f(Entry::Exemplar { id, exemplar: Exemplar { labels: labels(&mut r)?, v, t } });
+                f(Entry::Exemplar { id, exemplar: Exemplar { labels: owned(&labels(&mut r)?), v, t } });
             }
             METADATA => {
                 let family = r.string()?.to_owned();

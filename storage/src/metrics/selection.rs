@@ -74,6 +74,35 @@ impl MetricSelection {
         Ok(MetricSelection { range, head: head_sel, blocks, shape, deletes, warnings, _version: version })
     }
 
+    /// The newest sample over the parts of a series; `None` if two of the same time must be settled.
+    fn newest_joined(&self, j: &Joined, range: TimeRange, scratch: &mut SampleBuf) -> Result<Option<Option<Newest>>> {
+        let mut best: Option<Newest> = None;
+        let mut tie = false;
+        let mut see = |n: Option<Newest>| {
+            let Some(n) = n else { return };
+            match &best {
+                Some(b) if b.t >= n.t => tie |= b.t == n.t,
+                _ => (best, tie) = (Some(n), false),
+            }
+        };
+        if j.head != NONE {
+            match self.head.newest(j.head as usize, range) {
+                Some(n) => see(Some(n)),
+                None => {
+                    scratch.clear();
+                    if !self.head.read(j.head as usize, range, scratch)? {
+                        return Ok(None);
+                    }
+                    see(scratch.last());
+                }
+            }
+        }
+        for (k, at) in &j.blocks {
+            see(self.blocks[*k as usize].newest(*at as usize, range, scratch)?);
+        }
+        Ok((!tie).then_some(best))
+    }
+
     fn hide_deleted(&self, i: usize, out: &mut SampleBuf) {
         if self.deletes.is_empty() || out.is_empty() {
             return;
@@ -171,20 +200,39 @@ impl SeriesSelection for MetricSelection {
 
     fn newest(&self, i: usize, range: TimeRange, scratch: &mut SampleBuf) -> Result<Option<Newest>> {
         if self.deletes.is_empty() {
-            let head = match &self.shape {
-                Shape::Head => Some(i),
-                Shape::Block => None,
-                Shape::Joined(j) => (j[i].head != NONE).then_some(j[i].head as usize),
-            };
-            if let Some(n) = head.and_then(|h| self.head.newest(h, range))
-                && self.blocks.iter().all(|b| b.block().meta().max_time <= n.t)
-            {
-                return Ok(Some(n));
+            match &self.shape {
+                Shape::Head => {
+                    if let Some(n) = self.head.newest(i, range) {
+                        return Ok(Some(n));
+                    }
+                }
+                Shape::Block => return self.blocks[0].newest(i, range, scratch),
+                Shape::Joined(j) => {
+                    if let Some(n) = self.newest_joined(&j[i], range, scratch)? {
+                        return Ok(n);
+                    }
+                }
             }
         }
         self.read(i, range, scratch)?;
-        let Some(last) = scratch.t.len().checked_sub(1) else { return Ok(None) };
-        Ok(Some(Newest { t: scratch.t[last], v: scratch.v[last], st: scratch.start(last), h: scratch.histogram(last).cloned() }))
+        Ok(scratch.last())
+    }
+
+    fn is_live(&self, i: usize, range: TimeRange, scratch: &mut SampleBuf) -> Result<bool> {
+        if let (Shape::Block, true) = (&self.shape, self.deletes.is_empty())
+            && let Some(live) = self.blocks[0].is_live(i, range, scratch)?
+        {
+            return Ok(live);
+        }
+        Ok(self.newest(i, range, scratch)?.is_some_and(|n| !n.is_stale()))
+    }
+
+    fn visit_symbols(&self, i: usize, f: &mut dyn FnMut(u32, u32)) -> bool {
+        match &self.shape {
+            Shape::Head => self.head.visit_symbols(i, f),
+            Shape::Block => self.blocks[0].visit_symbols(i, f).is_ok(),
+            Shape::Joined(_) => false,
+        }
     }
 
     fn prefetch(&self, from: usize, to: usize) {

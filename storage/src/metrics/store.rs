@@ -136,11 +136,18 @@ impl MetricStore {
         if self.0.closed.load(Ordering::Acquire) {
             return Err(Error::new(ErrorKind::Closed, "the store is closed"));
         }
+        self.check_writable()?;
         self.0.head.append(batch)
+    }
+
+    /// An error for whatever would change a store that is only read.
+    pub(super) fn check_writable(&self) -> Result<()> {
+        if self.0.options.read_only { Err(Error::read_only()) } else { Ok(()) }
     }
 
     /// A handle for fast appends to one series.
     pub fn handle(&self, labels: &Labels) -> Result<SeriesHandle> {
+        self.check_writable()?;
         self.0.head.handle(labels)
     }
 
@@ -341,6 +348,7 @@ impl MetricStore {
         if matchers.iter().all(|m| m.matches_empty()) {
             return Err(Error::invalid("a delete needs a matcher that does not match the empty string"));
         }
+        self.check_writable()?;
         let ulid = self.new_ulid(&mut self.0.work.lock());
         let d = Delete::new(ulid, range, matchers);
         let dir = self.deletes_dir();

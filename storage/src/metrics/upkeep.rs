@@ -29,6 +29,7 @@ impl MetricStore {
     /// One turn of upkeep. Call it every second or so; it does what is due. Trouble with the bucket is remembered
     /// and tried again later; trouble with the disk is the answer.
     pub fn maintain(&self) -> Result<()> {
+        self.check_writable()?;
         let o = &self.0.options;
         self.0.head.apply_decided();
         self.0.head.spill(o.spill_bytes)?;
@@ -96,6 +97,7 @@ impl MetricStore {
 
     /// Uploads everything that is not in the bucket yet; the error says what failed. For `flush` on request.
     pub fn upload(&self) -> Result<()> {
+        self.check_writable()?;
         let mut work = self.0.work.lock();
         if self.0.options.bucket.is_none() {
             return Ok(());

@@ -49,7 +49,7 @@ impl BlockEntry {
 
     /// Bytes kept in memory for it.
     pub fn memory_bytes(&self) -> usize {
-        self.opened.lock().as_ref().map_or(0, |b| b.index().memory_bytes())
+        self.opened.lock().as_ref().map_or(0, |b| b.memory_bytes())
     }
 }
 

@@ -41,6 +41,12 @@ impl Labels {
         Labels(out.into())
     }
 
+    /// Appends one pair as [`Labels::as_bytes`] packs it.
+    pub(crate) fn pack_pair(name: &str, value: &str, out: &mut Vec<u8>) {
+        put(out, name);
+        put(out, value);
+    }
+
     /// Whether there is no label at all.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -116,6 +122,12 @@ pub struct LabelsIter<'a>(&'a [u8]);
 impl<'a> LabelsIter<'a> {
     #[inline]
     fn take(&mut self) -> Option<&'a str> {
+        // The bytes come from `put`, which only takes whole strings.
+        std::str::from_utf8(self.take_bytes()?).ok()
+    }
+
+    #[inline]
+    fn take_bytes(&mut self) -> Option<&'a [u8]> {
         let (mut n, mut shift, mut i) = (0usize, 0u32, 0usize);
         loop {
             let b = *self.0.get(i)?;
@@ -128,8 +140,7 @@ impl<'a> LabelsIter<'a> {
         }
         let s = self.0.get(i..i + n)?;
         self.0 = &self.0[i + n..];
-        // The bytes come from `put`, which only takes whole strings.
-        std::str::from_utf8(s).ok()
+        Some(s)
     }
 }
 
@@ -157,7 +168,14 @@ impl Hash for Labels {
 
 impl Ord for Labels {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.iter().cmp(other.iter())
+        // Strings are ordered as their bytes are, and names alternate with values on both sides.
+        let (mut a, mut b) = (self.iter(), other.iter());
+        loop {
+            match (a.take_bytes(), b.take_bytes()) {
+                (Some(x), Some(y)) if x == y => {}
+                (x, y) => return x.cmp(&y),
+            }
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Label matchers with RE2's meaning.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// How a matcher compares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -111,7 +111,9 @@ impl fmt::Debug for Matcher {
 pub struct Regex(Arc<Inner>);
 
 struct Inner {
-    regex: regex::Regex,
+    /// `pattern` compiled, at first use: parsing and checking a query needs no automaton.
+    regex: OnceLock<regex::Regex>,
+    pattern: String,
     alternatives: Option<Vec<String>>,
     prefix: String,
 }
@@ -120,36 +122,47 @@ struct Inner {
 const MAX_PROGRAM_BYTES: usize = 4 << 20;
 const MAX_ALTERNATIVES: usize = 256;
 
+/// Patterns up to this length, without what multiplies, can't come near [`MAX_PROGRAM_BYTES`]: a byte of pattern makes
+/// at most a class of all characters, which is some thirty states.
+const SURELY_SMALL_BYTES: usize = 256;
+
 impl Regex {
-    /// Compiles `pattern` anchored at both ends.
+    /// Takes `pattern` anchored at both ends; a pattern that is wrong or too large fails here.
     pub fn anchored(pattern: &str) -> Result<Self, MatcherError> {
         let fail = |reason: String| MatcherError { pattern: pattern.to_owned(), reason };
         let ascii = ascii_classes(pattern);
-        let anchored = format!("^(?s:{ascii})$");
-        let regex = regex::RegexBuilder::new(&anchored)
-            .size_limit(MAX_PROGRAM_BYTES)
-            .dfa_size_limit(MAX_PROGRAM_BYTES)
+        let hir = regex_syntax::ParserBuilder::new()
             .nest_limit(200)
+            .dot_matches_new_line(true)
             .build()
-            .map_err(|e| match e {
-                regex::Error::CompiledTooBig(n) => fail(format!("it compiles to more than {n} bytes")),
-                other => fail(other.to_string()),
-            })?;
-        let (alternatives, prefix) = literals(&ascii);
-        Ok(Regex(Arc::new(Inner { regex, alternatives, prefix })))
+            .parse(&ascii)
+            .map_err(|e| fail(e.to_string()))?;
+        let (alternatives, prefix) = literals(&hir);
+        let inner = Inner { regex: OnceLock::new(), pattern: format!("^(?s:{ascii})$"), alternatives, prefix };
+        let small = ascii.len() <= SURELY_SMALL_BYTES && !["{", "\\p", "\\P", "(?"].iter().any(|s| ascii.contains(s));
+        if !small {
+            let regex = compile(&inner.pattern).map_err(fail)?;
+            let _ = inner.regex.set(regex);
+        }
+        Ok(Regex(Arc::new(inner)))
+    }
+
+    fn compiled(&self) -> &regex::Regex {
+        // It parsed, and only small programs are left for later (see `anchored`): nothing is left to fail.
+        self.0.regex.get_or_init(|| compile(&self.0.pattern).expect("a parsed pattern of a small program compiles"))
     }
 
     /// Whether the whole of `s` matches.
     pub fn is_match(&self, s: &str) -> bool {
         match &self.0.alternatives {
             Some(a) => a.iter().any(|x| x == s),
-            None => s.starts_with(self.0.prefix.as_str()) && self.0.regex.is_match(s),
+            None => s.starts_with(self.0.prefix.as_str()) && self.compiled().is_match(s),
         }
     }
 
     /// Capture groups of a full match (for `label_replace`).
     pub fn captures<'h>(&self, s: &'h str) -> Option<regex::Captures<'h>> {
-        self.0.regex.captures(s)
+        self.compiled().captures(s)
     }
 
     /// The finite set of strings it stands for, if small.
@@ -183,6 +196,10 @@ fn ascii_classes(p: &str) -> String {
                 Some(x) => {
                     out.push('\\');
                     out.push(x);
+                    if matches!(x, 'x' | 'p' | 'P') && chars.as_str().starts_with('{') {
+                        // A name or number in braces.
+                        named(&mut chars, &mut out, '}');
+                    }
                 }
                 None => out.push('\\'),
             },
@@ -194,16 +211,13 @@ fn ascii_classes(p: &str) -> String {
             '[' => {
                 if chars.as_str().starts_with(':') {
                     out.push('[');
-                    for c in chars.by_ref() {
-                        out.push(c);
-                        if c == ']' {
-                            break;
-                        }
-                    }
+                    named(&mut chars, &mut out, ']');
                 } else {
                     out.push_str("\\[");
                 }
             }
+            // What can't be a count is a brace to RE2.
+            '{' if !in_class && !opens_count(chars.as_str()) => out.push_str("\\{"),
             '&' | '~' if in_class => {
                 out.push('\\');
                 out.push(c);
@@ -218,6 +232,24 @@ fn ascii_classes(p: &str) -> String {
     out
 }
 
+/// Copies up to and with `end`.
+fn named(chars: &mut std::str::Chars<'_>, out: &mut String, end: char) {
+    for c in chars.by_ref() {
+        out.push(c);
+        if c == end {
+            break;
+        }
+    }
+}
+
+/// Whether `n}`, `n,}` or `n,m}` follows.
+fn opens_count(rest: &str) -> bool {
+    let Some((count, _)) = rest.split_once('}') else { return false };
+    let (low, high) = count.split_once(',').unwrap_or((count, "0"));
+    let digits = |s: &str| s.bytes().all(|b| b.is_ascii_digit());
+    !low.is_empty() && digits(low) && digits(high)
+}
+
 fn quoted(chars: &mut std::str::Chars<'_>, out: &mut String) {
     let rest = chars.as_str();
     let (lit, used) = match rest.find("\\E") {
@@ -228,15 +260,22 @@ fn quoted(chars: &mut std::str::Chars<'_>, out: &mut String) {
     *chars = rest[used..].chars();
 }
 
-fn literals(pattern: &str) -> (Option<Vec<String>>, String) {
+fn compile(anchored: &str) -> Result<regex::Regex, String> {
+    regex::RegexBuilder::new(anchored).size_limit(MAX_PROGRAM_BYTES).dfa_size_limit(MAX_PROGRAM_BYTES).nest_limit(210).build().map_err(
+        |e| match e {
+            regex::Error::CompiledTooBig(n) => format!("it compiles to more than {n} bytes"),
+            other => other.to_string(),
+        },
+    )
+}
+
+/// The finite set of strings a pattern stands for, or the literal its matches start with.
+fn literals(hir: &regex_syntax::hir::Hir) -> (Option<Vec<String>>, String) {
     use regex_syntax::hir::literal::Extractor;
-    let Ok(hir) = regex_syntax::ParserBuilder::new().nest_limit(200).dot_matches_new_line(true).build().parse(pattern) else {
-        return (None, String::new());
-    };
     if hir.properties().look_set().is_empty() {
         let mut e = Extractor::new();
         e.limit_total(MAX_ALTERNATIVES).limit_literal_len(1 << 12).limit_class(16);
-        let seq = e.extract(&hir);
+        let seq = e.extract(hir);
         if seq.is_exact()
             && let Some(lits) = seq.literals()
         {
@@ -278,6 +317,9 @@ mod tests {
         assert!(re(".*").matches_empty() && !re(".+").matches_empty());
         assert!(re("a|b").matches("b") && !re("a|b").matches("ab"));
         assert!(re("(?i)ab").matches("AB"));
+        assert!(re(r"\x{61}[\x{62}]").matches("ab") && re(r"\p{Greek}").matches("α"));
+        assert!(re("a{2}b{1,}c{0,1}").matches("aabb"));
+        assert!(re("a{b}{").matches("a{b}{") && re("a{,2}").matches("a{,2}"));
     }
 
     #[test]
@@ -294,5 +336,28 @@ mod tests {
         assert!(Matcher::new(MatchOp::Regex, "x", "(").is_err());
         assert!(Matcher::new(MatchOp::Regex, "x", "(".repeat(100_000)).is_err());
         assert!(Matcher::new(MatchOp::Regex, "x", "((a{100}){100}){100}").is_err());
+        // Each would be fine inside the group that anchors it, but not by itself.
+        assert!(Matcher::new(MatchOp::Regex, "x", "a)(b").is_err());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn what_is_accepted_compiles(p in "[]a\\[()|.*+?^$\\\\dDwWsSbBQE:&~é-]{0,80}", v in "[a-dé. ]{0,6}") {
+            if let Ok(m) = Matcher::new(MatchOp::Regex, "x", p) {
+                let _ = m.matches(&v);
+            }
+        }
+
+        #[test]
+        fn the_largest_that_waits_compiles(i in 0usize..7) {
+            let piece = [".", "[^a]", "\\W", "\\S", "(a|.)", ".+", "[^é]*"][i];
+            let mut p = piece.to_owned();
+            while ascii_classes(&p).len() + ascii_classes(piece).len() <= SURELY_SMALL_BYTES {
+                p.push_str(piece);
+            }
+            let r = Regex::anchored(&p).unwrap();
+            assert!(r.0.regex.get().is_none());
+            let _ = r.captures("abc");
+        }
     }
 }

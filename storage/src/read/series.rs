@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::error::Result;
-use crate::model::{Exemplar, FloatHistogram, Labels, Matcher, MetricMetadata, Sample, TimeRange};
+use crate::model::{Exemplar, FloatHistogram, Labels, Matcher, MetricMetadata, Sample, TimeRange, is_stale};
 
 /// Warnings that a partial answer carries; empty unless the caller asked for partial answers.
 pub type Warnings = Vec<String>;
@@ -96,8 +96,20 @@ pub trait SeriesSelection: Send + Sync {
     /// The default reads the range; stores answer from their open chunk where they can.
     fn newest(&self, i: usize, range: TimeRange, scratch: &mut SampleBuf) -> Result<Option<Newest>> {
         self.read(i, range, scratch)?;
-        let Some(last) = scratch.t.len().checked_sub(1) else { return Ok(None) };
-        Ok(Some(Newest { t: scratch.t[last], v: scratch.v[last], st: scratch.start(last), h: scratch.histogram(last).cloned() }))
+        Ok(scratch.last())
+    }
+
+    /// Whether there is a newest sample in the range that is no staleness marker.
+    /// The default looks at it; stores tell from what they know of their chunks where they can.
+    fn is_live(&self, i: usize, range: TimeRange, scratch: &mut SampleBuf) -> Result<bool> {
+        Ok(self.newest(i, range, scratch)?.is_some_and(|n| !n.is_stale()))
+    }
+
+    /// Calls `f` with numbers that stand for the names and values of series `i`'s labels, in name order: within this
+    /// selection two are equal exactly if their strings are. False if the store has no such numbers.
+    fn visit_symbols(&self, i: usize, f: &mut dyn FnMut(u32, u32)) -> bool {
+        let _ = (i, f);
+        false
     }
 
     /// Series `from..to` are about to be read: storage may fetch their chunks together. Never blocks for long.
@@ -122,6 +134,13 @@ pub struct Newest {
     pub st: i64,
     /// The histogram, if the sample is one.
     pub h: Option<Arc<FloatHistogram>>,
+}
+
+impl Newest {
+    /// Whether it says that the series ended.
+    pub fn is_stale(&self) -> bool {
+        self.h.as_ref().map_or(is_stale(self.v), |h| h.is_stale())
+    }
 }
 
 /// Decoded samples of one series in columns; reuse it from series to series.
@@ -188,6 +207,11 @@ impl SampleBuf {
             self.h.resize(n + 1, None);
         }
         self.h[n] = Some(h);
+    }
+    /// The last sample.
+    pub fn last(&self) -> Option<Newest> {
+        let i = self.t.len().checked_sub(1)?;
+        Some(Newest { t: self.t[i], v: self.v[i], st: self.start(i), h: self.histogram(i).cloned() })
     }
     /// The float sample `i`.
     pub fn sample(&self, i: usize) -> Sample {

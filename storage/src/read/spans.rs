@@ -73,6 +73,17 @@ pub enum Value {
     Other,
 }
 
+impl Value {
+    /// Whether the two are one and the same, to the sign of a zero. Arrays only if shared: it is asked of neighbours.
+    fn is(&self, other: &Value) -> bool {
+        match (self, other) {
+            (Value::Float(a), Value::Float(b)) => a.to_bits() == b.to_bits(),
+            (Value::Array(a), Value::Array(b)) => Arc::ptr_eq(a, b),
+            (a, b) => a == b,
+        }
+    }
+}
+
 impl From<&AttributeValue> for Value {
     fn from(v: &AttributeValue) -> Self {
         match v {
@@ -109,7 +120,7 @@ impl Column {
                 continue;
             }
             // Neighbours are often alike.
-            if c.values.last() != Some(&v) {
+            if !c.values.last().is_some_and(|last| last.is(&v)) {
                 c.values.push(v);
             }
             c.idx.push(c.values.len() as u32 - 1);

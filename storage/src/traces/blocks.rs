@@ -18,20 +18,23 @@ pub struct BlockHandle {
     /// Whether it lies in a local folder, not in the bucket yet.
     pub staged: bool,
     location: Location,
+    /// Where it is found once it has left its folder for the bucket.
+    later: Option<Location>,
     fs: Arc<dyn Fs>,
     open: Mutex<Option<Arc<OpenBlock>>>,
 }
 
 impl BlockHandle {
     /// A block that waits for its upload.
-    pub fn staged(meta: BlockMeta, fs: Arc<dyn Fs>, dir: PathBuf) -> Arc<Self> {
+    pub fn staged(meta: BlockMeta, fs: Arc<dyn Fs>, dir: PathBuf, bucket: Arc<dyn Bucket>) -> Arc<Self> {
         let location = Location::Folder(fs.clone(), dir);
-        Arc::new(BlockHandle { meta, staged: true, location, fs, open: Mutex::new(None) })
+        let later = Some(Location::Bucket(bucket, prefix(&meta.tenant, &meta.ulid)));
+        Arc::new(BlockHandle { meta, staged: true, location, later, fs, open: Mutex::new(None) })
     }
     /// A block in the bucket.
     pub fn in_bucket(meta: BlockMeta, fs: Arc<dyn Fs>, bucket: Arc<dyn Bucket>) -> Arc<Self> {
         let location = Location::Bucket(bucket, prefix(&meta.tenant, &meta.ulid));
-        Arc::new(BlockHandle { meta, staged: false, location, fs, open: Mutex::new(None) })
+        Arc::new(BlockHandle { meta, staged: false, location, later: None, fs, open: Mutex::new(None) })
     }
     /// The block, opened once.
     pub fn open(&self) -> Result<Arc<OpenBlock>> {
@@ -39,7 +42,12 @@ impl BlockHandle {
         if let Some(b) = &*open {
             return Ok(b.clone());
         }
-        let b = Arc::new(OpenBlock::open(self.meta.clone(), &self.location, &self.fs)?);
+        let at = |location| OpenBlock::open(self.meta.clone(), location, &self.fs);
+        let b = match (at(&self.location), &self.later) {
+            (Err(e), Some(later)) if e.kind == ErrorKind::NotFound => at(later)?,
+            (opened, _) => opened?,
+        };
+        let b = Arc::new(b);
         *open = Some(b.clone());
         Ok(b)
     }

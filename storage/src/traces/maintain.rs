@@ -13,6 +13,7 @@ impl TraceStore {
     /// others from being run; the first is returned.
     pub fn maintain(&self) -> Result<()> {
         let inner = &self.0;
+        inner.check_writable()?;
         // A flush must not wait for a merge: spans pile up meanwhile.
         let _tidying = inner.tidying.lock();
         let mut manifest = inner.maintenance.lock();

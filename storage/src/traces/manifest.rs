@@ -10,6 +10,7 @@ use strandline_wal::fs::Fs;
 
 use super::block::meta::{BlockMeta, META_FILE};
 use super::blocks::BlockHandle;
+use crate::bucket::Bucket;
 use crate::error::{Error, Result};
 
 const NAME: &str = "manifest.json";
@@ -49,7 +50,13 @@ impl Manifest {
 
     /// Handles of staged blocks that are not in `known`. Folders that no manifest names are what a crash left of a
     /// flush whose spans are still in the log: they are removed.
-    pub fn staged(&self, fs: &Arc<dyn Fs>, dir: &Path, known: &[Arc<BlockHandle>]) -> Result<Vec<Arc<BlockHandle>>> {
+    pub fn staged(
+        &self,
+        fs: &Arc<dyn Fs>,
+        dir: &Path,
+        bucket: &Arc<dyn Bucket>,
+        known: &[Arc<BlockHandle>],
+    ) -> Result<Vec<Arc<BlockHandle>>> {
         let mut out = Vec::new();
         for e in fs.read_dir(dir).map_err(|e| Error::io("listing staged blocks", dir, e))? {
             let name = e.name().to_owned();
@@ -65,7 +72,8 @@ impl Manifest {
             }
             let path = e.path.join(META_FILE);
             let json = fs.read(&path).map_err(|e| Error::io("reading a staged block", &path, e))?;
-            out.push(BlockHandle::staged(BlockMeta::parse(&json).map_err(|e| e.at(&path))?, fs.clone(), e.path.clone()));
+            let meta = BlockMeta::parse(&json).map_err(|e| e.at(&path))?;
+            out.push(BlockHandle::staged(meta, fs.clone(), e.path.clone(), bucket.clone()));
         }
         let found = |u: &String| known.iter().chain(&out).any(|h| h.meta.ulid == *u) || self.is_superseded(u, known);
         if let Some(lost) = self.staged.iter().find(|u| !found(u)) {

@@ -54,6 +54,8 @@ pub struct TraceStoreOptions {
     pub compact_write: WriteOptions,
     /// Open blocks' footers, filters and indexes hold at most so much memory.
     pub max_index_bytes: usize,
+    /// Refuse everything that changes the store; set by [`crate::Engine::open_read_only`].
+    pub read_only: bool,
 }
 
 impl TraceStoreOptions {
@@ -80,6 +82,7 @@ impl TraceStoreOptions {
             flush_write: WriteOptions { row_group_spans: 32 << 10, ..WriteOptions::default() },
             compact_write: WriteOptions { row_group_spans: 64 << 10, zstd_level: 6, ..WriteOptions::default() },
             max_index_bytes: 64 << 20,
+            read_only: false,
         }
     }
 }

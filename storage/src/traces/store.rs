@@ -145,11 +145,15 @@ impl Inner {
         ulid::Ulid::from_parts(self.options.clock.now_ms().max(0) as u64, bits).to_string()
     }
 
+    pub(super) fn check_writable(&self) -> Result<()> {
+        if self.options.read_only { Err(Error::read_only()) } else { Ok(()) }
+    }
+
     fn check_open(&self) -> Result<()> {
         if self.closed.load(Ordering::Acquire) {
             return Err(Error::new(ErrorKind::Closed, "the span store is closed"));
         }
-        Ok(())
+        self.check_writable()
     }
 }
 
@@ -167,7 +171,7 @@ impl TraceStore {
             Err(e) if e.kind == ErrorKind::Corrupt => return Err(e),
             Err(e) => (Vec::new(), Some(e.to_string())),
         };
-        handles.extend(manifest.staged(&fs, &dir, &handles)?);
+        handles.extend(manifest.staged(&fs, &dir, &options.bucket, &handles)?);
         let mut live = Live::default();
         let now = options.clock.now_ms();
         let mut replay = |at: strandline_wal::Position, bytes: &[u8]| {
@@ -326,6 +330,7 @@ impl TraceStore {
     /// Cuts all live spans to blocks and uploads them. If the upload fails the blocks are kept and served from the
     /// data folder, and the next flush or maintenance tries again.
     pub fn flush(&self) -> Result<()> {
+        self.0.check_writable()?;
         let mut manifest = self.0.maintenance.lock();
         self.cut(&mut manifest)?;
         self.upload(&mut manifest)
@@ -382,7 +387,7 @@ impl TraceStore {
         manifest.save(&inner.options.fs, &dir)?;
         let new = metas.into_iter().map(|m| {
             let at = dir.join(&m.ulid);
-            BlockHandle::staged(m, inner.options.fs.clone(), at)
+            BlockHandle::staged(m, inner.options.fs.clone(), at, inner.options.bucket.clone())
         });
         {
             let mut s = inner.state.write();

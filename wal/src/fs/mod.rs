@@ -1,6 +1,7 @@
 //! Every file that Strandline reads or writes goes through [`Fs`]: the real one, and a simulated one
 //! that forgets what was not synced, counts syncs, and injects faults.
 
+mod overlay;
 mod real;
 mod sim;
 mod space;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+pub use overlay::OverlayFs;
 pub use real::{IoMode, RealFs};
 pub use sim::{CrashStyle, FaultKind, SimFs};
 

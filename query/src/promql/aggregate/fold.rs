@@ -309,6 +309,9 @@ fn finish(plan: &Plan<'_>, state: State, ann: &mut Annotations) -> Vec<Series> {
             row.v[i] = match plan.op {
                 AggregateOp::Sum => c.a + c.b,
                 AggregateOp::Avg if c.incremental => c.a + c.b,
+                // The compensated sum hardly depends on the order of the series, and so the mean shouldn't: that
+                // order is another one after a flush.
+                AggregateOp::Avg if (c.a + c.b).is_finite() => (c.a + c.b) / c.n,
                 AggregateOp::Avg => c.a / c.n + c.b / c.n,
                 AggregateOp::Count => c.n,
                 AggregateOp::Group => 1.0,

@@ -66,18 +66,96 @@ impl Grouping {
 pub(crate) struct Groups {
     index: HashMap<Box<[u8]>, usize, RandomState>,
     key: Vec<u8>,
+    symbols: Symbols,
     pub labels: Vec<Labels>,
     /// Whether any series of the group lost its name.
     pub drop_name: Vec<bool>,
 }
 
+/// Groups by the numbers that the source has for its strings, so that most series need no string at all.
+#[derive(Default)]
+struct Symbols {
+    /// Whether a name counts.
+    keeps: HashMap<u32, bool, RandomState>,
+    groups: HashMap<Box<[u32]>, usize, RandomState>,
+    key: Vec<u32>,
+    /// Neighbours mostly share a group.
+    last: (Vec<u32>, usize),
+}
+
+impl Symbols {
+    /// Makes the key of series `i`; false if the source has no numbers for it.
+    fn key(&mut self, grouping: &Grouping, source: &Source, i: usize) -> bool {
+        self.fill(source, i).unwrap_or_else(|| {
+            self.learn(grouping, source, i);
+            self.fill(source, i).unwrap_or(false)
+        })
+    }
+
+    /// The same; `None` if a name is new.
+    fn fill(&mut self, source: &Source, i: usize) -> Option<bool> {
+        self.key.clear();
+        let mut unknown = false;
+        let (key, keeps) = (&mut self.key, &self.keeps);
+        let numbered = source.visit_symbols(i, &mut |n, v| match keeps.get(&n) {
+            Some(true) => key.extend_from_slice(&[n, v]),
+            Some(false) => {}
+            None => unknown = true,
+        });
+        (!unknown).then_some(numbered)
+    }
+
+    #[cold]
+    fn learn(&mut self, grouping: &Grouping, source: &Source, i: usize) {
+        let mut keeps = Vec::new();
+        source.visit_labels(i, &mut |n, _| keeps.push(grouping.keeps(n)));
+        let mut keeps = keeps.into_iter();
+        source.visit_symbols(i, &mut |n, _| {
+            if let Some(k) = keeps.next() {
+                self.keeps.insert(n, k);
+            }
+        });
+    }
+}
+
 impl Groups {
     pub fn new() -> Self {
-        Groups { index: HashMap::with_hasher(RandomState::default()), key: Vec::new(), labels: Vec::new(), drop_name: Vec::new() }
+        Groups {
+            index: HashMap::with_hasher(RandomState::default()),
+            key: Vec::new(),
+            symbols: Symbols::default(),
+            labels: Vec::new(),
+            drop_name: Vec::new(),
+        }
     }
 
     /// The number of series `i`'s group.
     pub fn of(&mut self, grouping: &Grouping, source: &Source, i: usize) -> usize {
+        if grouping.is_single() && !self.labels.is_empty() {
+            return 0;
+        }
+        if !self.symbols.key(grouping, source, i) {
+            return self.by_strings(grouping, source, i);
+        }
+        let s = &self.symbols;
+        if s.key == s.last.0 && !self.labels.is_empty() {
+            return s.last.1;
+        }
+        let g = match s.groups.get(s.key.as_slice()) {
+            Some(g) => *g,
+            None => {
+                let g = self.by_strings(grouping, source, i);
+                self.symbols.groups.insert(self.symbols.key.as_slice().into(), g);
+                g
+            }
+        };
+        let s = &mut self.symbols;
+        s.last.0.clone_from(&s.key);
+        s.last.1 = g;
+        g
+    }
+
+    fn by_strings(&mut self, grouping: &Grouping, source: &Source, i: usize) -> usize {
         grouping.key(source, i, &mut self.key);
         if let Some(g) = self.index.get(self.key.as_slice()) {
             return *g;

@@ -72,7 +72,10 @@ pub(crate) fn aggregate(
     if !choose::check_params(&plan, ann)? {
         return Ok(Vec::new());
     }
-    let pipe = ev.pipe(inner, steps, uses, ann)?;
+    let mut pipe = ev.pipe(inner, steps, uses, ann)?;
+    if matches!(a.op, AggregateOp::Count | AggregateOp::Group) {
+        pipe.only_presence();
+    }
     match a.op {
         AggregateOp::TopK | AggregateOp::BottomK | AggregateOp::LimitK | AggregateOp::LimitRatio => choose::choose(&plan, &pipe, ann),
         AggregateOp::CountValues => fold::count_values(&plan, pipe, ann),

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use strandline_storage::model::{Matcher, TimeRange};
@@ -73,6 +73,20 @@ pub(crate) struct Context<'a> {
     peak: AtomicU64,
     total: AtomicU64,
     series: AtomicU64,
+    /// Samples looked at for each step of the query, where somebody asked.
+    by_step: Option<Box<[AtomicU64]>>,
+    /// Subqueries being evaluated: what they look at counts only as their samples are looked at.
+    nested: AtomicU32,
+    selecting_ns: AtomicU64,
+}
+
+/// Ends the evaluation of a subquery.
+pub(crate) struct Nested<'a>(&'a AtomicU32);
+
+impl Drop for Nested<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl<'a> Context<'a> {
@@ -92,7 +106,46 @@ impl<'a> Context<'a> {
             peak: AtomicU64::new(0),
             total: AtomicU64::new(0),
             series: AtomicU64::new(0),
+            by_step: None,
+            nested: AtomicU32::new(0),
+            selecting_ns: AtomicU64::new(0),
         }
+    }
+
+    /// Counts the samples of each step from now on.
+    pub fn count_steps(&mut self) {
+        self.by_step = Some((0..self.query.n).map(|_| AtomicU64::new(0)).collect());
+    }
+
+    /// Whether samples are to be counted here and now.
+    pub fn counts(&self) -> bool {
+        self.by_step.is_some() && self.nested.load(Ordering::Relaxed) == 0
+    }
+
+    /// Counts what was looked at in step `step` of `of`; what is evaluated once counts for every step.
+    pub fn count(&self, step: usize, of: usize, samples: u64) {
+        let Some(all) = &self.by_step else { return };
+        if of < all.len() {
+            all.iter().for_each(|s| _ = s.fetch_add(samples, Ordering::Relaxed));
+        } else if let Some(s) = all.get(step) {
+            s.fetch_add(samples, Ordering::Relaxed);
+        }
+    }
+
+    /// Samples by step, if they were counted.
+    pub fn samples_by_step(&self) -> Vec<u64> {
+        self.by_step.iter().flatten().map(|s| s.load(Ordering::Relaxed)).collect()
+    }
+
+    /// Marks what follows as the inside of a subquery.
+    pub fn enter_subquery(&self) -> Nested<'_> {
+        self.nested.fetch_add(1, Ordering::Relaxed);
+        Nested(&self.nested)
+    }
+
+    /// Seconds spent on finding series.
+    pub fn selecting_seconds(&self) -> f64 {
+        self.selecting_ns.load(Ordering::Relaxed) as f64 / 1e9
     }
 
     /// Fails if the caller gave up or the time is over.
@@ -142,7 +195,9 @@ impl<'a> Context<'a> {
         let mut req = SelectRequest::new(matchers.to_vec(), range);
         req.sorted = false;
         req.partial = self.partial;
+        let begun = Instant::now();
         let sel = self.source.select(&req)?;
+        self.selecting_ns.fetch_add(begun.elapsed().as_nanos() as u64, Ordering::Relaxed);
         for w in sel.warnings() {
             ann.plain_warning(w);
         }

@@ -1,5 +1,6 @@
 //! Expressions to scalars, strings and pipes of series.
 
+use strandline_storage::model::{METRIC_NAME, MatchOp};
 use strandline_storage::read::SampleBuf;
 
 use super::super::aggregate::aggregate;
@@ -88,6 +89,10 @@ impl<'a> Evaluator<'a> {
                     }
                     let (t, v, h) = matrix_samples(&*sel, i, range, refs.at(0), ext, &mut buf)?;
                     if !t.is_empty() {
+                        if ctx.counts() {
+                            ctx.count(0, 1, (0..t.len()).map(|k| super::source::weight(h.get(k).and_then(Option::as_ref))).sum());
+                        }
+                        ctx.read(t.len());
                         ctx.hold(t.len())?;
                         out.push(MatrixSeries::of_samples(sel.labels(i), t, v, h));
                     }
@@ -378,6 +383,7 @@ impl<'a> Evaluator<'a> {
             params,
             span: c.args[0].unparen().span,
             type_labels: ctx.options.type_and_unit_labels,
+            one_name: false,
         };
         let drop_name = !matches!(func, WindowFn::LastOverTime | WindowFn::FirstOverTime);
         let (input, spec) = match &arg.kind {
@@ -386,7 +392,8 @@ impl<'a> Evaluator<'a> {
                 check_extension(v.extension, name)?;
                 let refs = ctx.refs(steps, &v.at, &v.offset)?;
                 let ext = Extended { kind: v.extension, lookback: ctx.lookback };
-                let spec = spec(ctx.duration(&ms.range, false)?, refs, ext);
+                let one_name = v.matchers.iter().any(|m| m.name == METRIC_NAME && m.op == MatchOp::Equal);
+                let spec = WindowSpec { one_name, ..spec(ctx.duration(&ms.range, false)?, refs, ext) };
                 (WindowInput::Stored(ctx.select(&v.matchers, spec.read_range(), ann)?), spec)
             }
             ExprKind::Subquery(s) => {
@@ -423,6 +430,7 @@ impl<'a> Evaluator<'a> {
                 needed: sub.n as u64,
             });
         }
+        let _inside = ctx.enter_subquery();
         let rows = if sub.n == 0 { Vec::new() } else { self.rows(&s.expr, sub, Use::default(), ann)? };
         Ok((rows, sub, range, first))
     }

@@ -35,8 +35,7 @@ impl Evaluator<'_> {
     pub(super) fn label_replace(&self, c: &Call, mut rows: Vec<Series>) -> Result<Vec<Series>> {
         let [dst, replacement, src, pattern] = [1, 2, 3, 4].map(|i| self.string(&c.args[i]));
         let (dst, replacement, src, pattern) = (dst?, replacement?, src?, pattern?);
-        let re = Regex::anchored(&pattern)
-            .map_err(|e| Error::exec(format!("invalid regular expression in label_replace(): {pattern}: {}", e.reason)))?;
+        let re = Regex::anchored(&pattern).map_err(|_| Error::exec(format!("invalid regular expression in label_replace(): {pattern}")))?;
         if !is_valid_label_name(&dst) {
             return Err(Error::exec(format!("invalid destination label name in label_replace(): {dst}")));
         }

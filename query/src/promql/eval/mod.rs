@@ -76,6 +76,8 @@ pub struct QueryOptions {
     pub cancel: Option<Arc<AtomicBool>>,
     /// Answer from what can be read, with a warning, where some can't.
     pub partial: bool,
+    /// Count the samples that each step looks at.
+    pub count_steps: bool,
 }
 
 /// Evaluates PromQL over any [`SeriesSource`]. It keeps nothing between queries.
@@ -153,12 +155,23 @@ impl Engine {
         ctx.timeout = options.timeout.map_or(ctx.timeout, |t| t.min(ctx.timeout));
         ctx.cancel = options.cancel.clone();
         ctx.partial = options.partial;
+        if options.count_steps {
+            ctx.count_steps();
+        }
         let mut ann = Annotations::default();
         let ev = Evaluator::new(&ctx, instant);
         let value = on_deep_stack(expr.height(), || ev.top(expr, steps, &mut ann))?;
         let (total, peak, series) = ctx.totals();
         let (warnings, infos) = ann.render(text);
-        let stats = QueryStats { samples_read: total, peak_samples: peak, series, seconds: ctx.started.elapsed().as_secs_f64() };
+        let by_step = ctx.samples_by_step().into_iter().enumerate();
+        let stats = QueryStats {
+            samples_read: total,
+            peak_samples: peak,
+            series,
+            seconds: ctx.started.elapsed().as_secs_f64(),
+            selecting_seconds: ctx.selecting_seconds(),
+            samples_by_step: by_step.map(|(i, n)| (steps.at(i), n)).collect(),
+        };
         Ok(QueryResult { value, warnings, infos, stats })
     }
 }

@@ -9,7 +9,7 @@ use super::super::binary::scalar_stage;
 use super::super::error::Result;
 use super::context::{Context, Steps};
 use super::series::{ABSENT, Hist, Series, is_absent};
-use super::source::{Scratch, Source};
+use super::source::{InstantKind, Scratch, Source};
 
 /// A step of the pipe. All but comparisons and trims make the name go.
 pub(crate) enum Stage {
@@ -119,6 +119,15 @@ impl Pipe {
 
     pub fn len(&self) -> usize {
         self.source.len()
+    }
+
+    /// Says that nobody looks at the values that come out, only at where there are any.
+    pub fn only_presence(&mut self) {
+        if let (Source::Instant { kind, .. }, true) = (&mut self.source, self.stages.is_empty())
+            && *kind == InstantKind::Value
+        {
+            *kind = InstantKind::Presence;
+        }
     }
 
     /// Whether series `i` loses its name in the end.

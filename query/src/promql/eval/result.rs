@@ -22,7 +22,7 @@ pub struct QueryResult {
 }
 
 /// What a query took.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct QueryStats {
     /// Samples read from the source.
@@ -33,6 +33,12 @@ pub struct QueryStats {
     pub series: u64,
     /// Seconds of evaluation.
     pub seconds: f64,
+    /// Seconds of it spent on finding series.
+    pub selecting_seconds: f64,
+    /// Unix milliseconds of each step and the samples looked at for it, as Prometheus counts them: a sample counts in
+    /// every window that holds it, and a histogram as many floats as it is large. Empty unless
+    /// [`QueryOptions::count_steps`](super::QueryOptions::count_steps) asked.
+    pub samples_by_step: Vec<(i64, u64)>,
 }
 
 /// The value of an answer.

@@ -24,6 +24,8 @@ pub(crate) enum InstantKind {
     StartTimestamp,
     /// Its time in milliseconds; histograms are an error.
     Info,
+    /// One, whatever it is: somebody only counts.
+    Presence,
 }
 
 /// Where the samples of a window come from.
@@ -89,6 +91,11 @@ impl Source {
         }
     }
 
+    /// The labels as numbers; false if the source has none (see [`SeriesSelection::visit_symbols`]).
+    pub fn visit_symbols(&self, i: usize, f: &mut dyn FnMut(u32, u32)) -> bool {
+        self.selection().is_some_and(|sel| sel.visit_symbols(i, f))
+    }
+
     /// The metric's name, for annotations.
     pub fn name(&self, i: usize) -> String {
         self.label(i, METRIC_NAME)
@@ -121,6 +128,33 @@ impl Source {
 
     /// Fills `s.v` and `s.h` with the steps of series `i`; whether there is any.
     pub fn load(&self, ctx: &Context<'_>, i: usize, n: usize, s: &mut Scratch, ann: &mut Annotations) -> Result<bool> {
+        let any = self.fill(ctx, i, n, s, ann)?;
+        if ctx.counts() {
+            self.count(ctx, n, s);
+        }
+        Ok(any)
+    }
+
+    /// Counts the samples that each step looked at, in the unit of Prometheus' query statistics.
+    fn count(&self, ctx: &Context<'_>, n: usize, s: &Scratch) {
+        match self {
+            Source::Rows(_) => {}
+            Source::Instant { .. } | Source::Smoothed { .. } => {
+                for (step, v) in s.v.iter().enumerate() {
+                    let h = s.h.get(step).and_then(|h| h.as_ref());
+                    if h.is_some() || !is_absent(*v) {
+                        ctx.count(step, n, weight(h));
+                    }
+                }
+            }
+            Source::Window { spec, .. } => spec.each_window(&s.buf, n, &mut |step, lo, hi| {
+                let real = (lo..hi).filter(|k| s.buf.histogram(*k).map_or(!is_stale(s.buf.v[*k]), |h| !h.is_stale()));
+                ctx.count(step, n, real.map(|k| weight(s.buf.histogram(k))).sum());
+            }),
+        }
+    }
+
+    fn fill(&self, ctx: &Context<'_>, i: usize, n: usize, s: &mut Scratch, ann: &mut Annotations) -> Result<bool> {
         s.v.clear();
         s.h.clear();
         match self {
@@ -158,6 +192,14 @@ impl Source {
             }
         }
     }
+}
+
+/// What a sample counts in query statistics: a float is one, a histogram as many as fit into its memory.
+pub(crate) fn weight(h: Option<&Hist>) -> u64 {
+    // Prometheus' struct has 168 bytes, and eight more a span, bucket or bound; a float sample has 16.
+    let Some(h) = h else { return 1 };
+    let parts = [h.positive_spans.len(), h.negative_spans.len(), h.positive_buckets.len(), h.negative_buckets.len(), h.custom_values.len()];
+    (168 + 8 * parts.iter().sum::<usize>() as u64 + 8) / 16
 }
 
 /// Step values as samples, absent ones left out.
@@ -220,14 +262,23 @@ fn instant(
             InstantKind::StartTimestamp => st as f64 / 1000.0,
             InstantKind::Info if histogram => return Err(Error::exec("info sample should be float")),
             InstantKind::Info => t as f64,
+            InstantKind::Presence => 1.0,
         })
     };
-    if (n == 1 || refs.fixed.is_some()) && !stats_only {
-        let at = refs.at(0);
-        let range = TimeRange::new(at.saturating_sub(ctx.lookback - 1), at);
+    let once = n == 1 || refs.fixed.is_some();
+    let at = refs.at(0);
+    let range = TimeRange::new(at.saturating_sub(ctx.lookback - 1), at);
+    if once && kind == InstantKind::Presence {
+        if sel.is_live(i, range, &mut s.buf)? {
+            ctx.read(1);
+            s.v.resize(n, 1.0);
+        }
+        return Ok(!s.v.is_empty());
+    }
+    if once && !stats_only {
         let Some(x) = sel.newest(i, range, &mut s.buf)? else { return Ok(false) };
         ctx.read(1);
-        if x.h.as_ref().map_or(is_stale(x.v), |h| h.is_stale()) {
+        if x.is_stale() {
             return Ok(false);
         }
         if let (Some(h), InstantKind::Value) = (&x.h, kind) {

@@ -104,6 +104,8 @@ pub(crate) struct WindowSpec {
     pub span: Span,
     /// Judge counters by `__type__` instead of by name.
     pub type_labels: bool,
+    /// All series have the same name.
+    pub one_name: bool,
 }
 
 /// Memory reused from series to series.
@@ -118,6 +120,9 @@ pub(crate) struct Scratch {
     pub(super) values: Vec<f64>,
     pub(super) marks: Vec<usize>,
     pub(super) overlaps: Vec<usize>,
+    frames: rate::Frames,
+    /// The name that all series share was judged already.
+    judged: bool,
 }
 
 /// The samples of one window, floats and histograms apart.
@@ -155,6 +160,19 @@ impl WindowSpec {
         self.refs.span(self.range.saturating_add(before).saturating_sub(1), after)
     }
 
+    /// Calls `f` with each step and the samples of its window that are not empty.
+    pub fn each_window(&self, buf: &SampleBuf, n: usize, f: &mut dyn FnMut(usize, usize, usize)) {
+        let (before, after) = self.ext.reach();
+        let mut c = Cursor::default();
+        for step in 0..n {
+            let end = self.refs.at(step);
+            c.slide(&buf.t, end.saturating_sub(self.range).saturating_sub(before), end.saturating_add(after));
+            if !c.is_empty() {
+                f(step, c.lo, c.hi);
+            }
+        }
+    }
+
     /// Fills the steps of one series; whether there is any. `kind` gives its `__type__`.
     #[allow(clippy::too_many_arguments)]
     pub fn run(
@@ -167,14 +185,14 @@ impl WindowSpec {
         kind: Name<'_>,
         ann: &mut Annotations,
     ) -> Result<bool> {
-        let clean = !buf.has_histograms() && !buf.v.iter().any(|v| is_stale(*v));
+        let clean = !buf.has_histograms() && !buf.v.iter().fold(false, |any, v| any | is_stale(*v));
         if !clean {
             split(buf, s);
         }
-        let Scratch { ft, fv, fst, ht, hh, hst, values, marks, overlaps } = s;
+        let Scratch { ft, fv, fst, ht, hh, hst, values, marks, overlaps, frames, judged } = s;
         let (ft, fv, fst): (&[i64], &[f64], &[i64]) = if clean { (&buf.t, &buf.v, &buf.st) } else { (ft, fv, fst) };
         let (ht, hh, hst): (&[i64], &[Hist], &[i64]) = if clean { (&[], &[], &[]) } else { (ht, hh, hst) };
-        let mut work = Work { values, marks, overlaps };
+        let mut work = Work { values, marks, overlaps, frames };
         let any = if hh.is_empty() && self.ext.is_plain() {
             match self.func {
                 WindowFn::Rate | WindowFn::Increase | WindowFn::Delta => rate::floats(self, ft, fv, fst, v, &mut work, name, ann),
@@ -186,8 +204,10 @@ impl WindowSpec {
         } else {
             self.general([ft, ht], fv, fst, hh, hst, v, h, &mut work, name, ann)?
         };
-        if any && matches!(self.func, WindowFn::Rate | WindowFn::Increase) && v.iter().any(|v| !is_absent(*v)) {
+        let judge = any && !*judged && matches!(self.func, WindowFn::Rate | WindowFn::Increase);
+        if judge && v.iter().any(|v| !is_absent(*v)) {
             self.judge_counter(name, kind, ann);
+            *judged = self.one_name && !self.type_labels;
         }
         Ok(any)
     }
@@ -286,6 +306,7 @@ pub(crate) struct Work<'a> {
     pub values: &'a mut Vec<f64>,
     pub marks: &'a mut Vec<usize>,
     pub overlaps: &'a mut Vec<usize>,
+    frames: &'a mut rate::Frames,
 }
 
 /// A window's indices into ascending times; both ends only grow.

@@ -37,41 +37,56 @@ struct Edges {
     first_st: i64,
 }
 
+/// Seconds between a window's samples, and those stretched over before and after them.
+#[derive(Clone, Copy, Default)]
+struct Gap {
+    to_start: f64,
+    sampled: f64,
+    to_end: f64,
+}
+
+impl Gap {
+    /// Up to a border where the next sample is not overdue, half an interval where it is.
+    fn new((start, end): (i64, i64), first_t: i64, last_t: i64, samples: usize) -> Self {
+        let seconds = |ms: i64| ms as f64 / 1000.0;
+        let sampled = seconds(last_t - first_t);
+        let average = if samples > 1 { sampled / (samples - 1) as f64 } else { 0.0 };
+        let reach = |s: f64| if s >= average * 1.1 { average / 2.0 } else { s };
+        Gap { to_start: reach(seconds(first_t - start)), sampled, to_end: reach(seconds(end - last_t)) }
+    }
+
+    /// A counter is never negative: extrapolation stops where it would have been zero.
+    #[inline]
+    fn not_below_zero(mut self, first: f64, diff: f64) -> Self {
+        if diff > 0.0 && first >= 0.0 {
+            self.to_start = self.to_start.min(self.sampled * (first / diff));
+        }
+        self
+    }
+
+    /// What a difference is multiplied with.
+    #[inline]
+    fn factor(&self, spec: &WindowSpec) -> f64 {
+        let factor = if self.sampled != 0.0 { (self.sampled + self.to_start + self.to_end) / self.sampled } else { 1.0 };
+        if spec.func == WindowFn::Rate { factor / (spec.range as f64 / 1000.0) } else { factor }
+    }
+}
+
 /// The factor that stretches a difference to the whole window, and whether the counter is known to have started
 /// at zero inside it. `None` if one sample is all there is.
 fn stretch(spec: &WindowSpec, w: (i64, i64), e: &Edges, diff: f64) -> Option<(f64, bool)> {
     let counter = spec.func.is_counter();
-    let mut to_start = (e.first_t - w.0) as f64 / 1000.0;
-    let mut to_end = (w.1 - e.last_t) as f64 / 1000.0;
-    let mut sampled = (e.last_t - e.first_t) as f64 / 1000.0;
-    let gaps = e.samples - 1;
-    let average = if gaps > 0 { sampled / gaps as f64 } else { 0.0 };
-    let threshold = average * 1.1;
-    let mut from_zero = false;
+    let gap = Gap::new(w, e.first_t, e.last_t, e.samples);
     if counter && e.first_st != 0 && e.first_st > w.0 && e.first_st < e.first_t {
         // The counter is known to have been zero at a time within the window.
-        from_zero = true;
-        to_start = 0.0;
-        sampled = (e.last_t - e.first_st) as f64 / 1000.0;
-    } else if gaps == 0 {
+        let sampled = (e.last_t - e.first_st) as f64 / 1000.0;
+        return Some((Gap { to_start: 0.0, sampled, ..gap }.factor(spec), true));
+    }
+    if e.samples < 2 {
         return None;
-    } else {
-        if to_start >= threshold {
-            to_start = average / 2.0;
-        }
-        if counter && diff > 0.0 && e.first >= 0.0 {
-            // A counter is never negative: extrapolation stops where it would have been zero.
-            to_start = to_start.min(sampled * (e.first / diff));
-        }
     }
-    if to_end >= threshold {
-        to_end = average / 2.0;
-    }
-    let mut factor = if sampled != 0.0 { (sampled + to_start + to_end) / sampled } else { 1.0 };
-    if spec.func == WindowFn::Rate {
-        factor /= spec.range as f64 / 1000.0;
-    }
-    Some((factor, from_zero))
+    let gap = if counter { gap.not_below_zero(e.first, diff) } else { gap };
+    Some((gap.factor(spec), false))
 }
 
 /// All steps of a series of floats, with resets found once.
@@ -86,22 +101,18 @@ pub(super) fn floats(
     name: Name<'_>,
     ann: &mut Annotations,
 ) -> bool {
-    let counter = spec.func.is_counter();
     let (resets, overlaps) = (&mut *work.marks, &mut *work.overlaps);
     resets.clear();
     overlaps.clear();
-    if counter {
-        for i in 1..v.len() {
-            if v[i] < v[i - 1] || (!st.is_empty() && start_reset(st[i - 1], t[i - 1], st[i], t[i])) {
-                resets.push(i);
-            }
-            if !st.is_empty() && start_overlap(st[i - 1], t[i - 1], st[i]) {
-                overlaps.push(i);
-            }
-        }
+    if spec.func.is_counter() {
+        find_resets(t, v, st, resets, overlaps);
+    }
+    if st.is_empty() {
+        work.frames.fit(spec, t, out.len());
+        return by_frames(spec, &work.frames.steps, v, resets, out);
     }
     let mut c = Cursor::default();
-    let (mut next_reset, mut any) = (0usize, false);
+    let (mut falls, mut any) = (Falls(resets), false);
     let mut warned = overlaps.is_empty();
     for (step, slot) in out.iter_mut().enumerate() {
         let end = spec.refs.at(step);
@@ -111,20 +122,12 @@ pub(super) fn floats(
             continue;
         }
         let (lo, hi) = (c.lo, c.hi - 1);
-        let mut diff = v[hi] - v[lo];
-        if counter {
-            while next_reset < resets.len() && resets[next_reset] <= lo {
-                next_reset += 1;
-            }
-            for &r in resets[next_reset..].iter().take_while(|r| **r <= hi) {
-                diff += v[r - 1];
-            }
-            if !warned && overlaps.iter().any(|o| *o > lo && *o <= hi) {
-                ann.start_time_overlap(&name(), spec.span);
-                warned = true;
-            }
+        let mut diff = falls.add(lo, hi, v, v[hi] - v[lo]);
+        if !warned && overlaps.iter().any(|o| *o > lo && *o <= hi) {
+            ann.start_time_overlap(&name(), spec.span);
+            warned = true;
         }
-        let e = Edges { first_t: t[lo], last_t: t[hi], samples: c.hi - c.lo, first: v[lo], first_st: st.get(lo).copied().unwrap_or(0) };
+        let e = Edges { first_t: t[lo], last_t: t[hi], samples: c.hi - c.lo, first: v[lo], first_st: st[lo] };
         let Some((factor, from_zero)) = stretch(spec, (start, end), &e, diff) else { continue };
         if from_zero {
             diff += v[lo];
@@ -135,6 +138,100 @@ pub(super) fn floats(
     any
 }
 
+/// The resets of a series, for windows that move forward.
+struct Falls<'a>(&'a [usize]);
+
+impl Falls<'_> {
+    /// The difference with what was lost at resets between samples `lo` and `hi`.
+    #[inline]
+    fn add(&mut self, lo: usize, hi: usize, v: &[f64], diff: f64) -> f64 {
+        if self.0.is_empty() {
+            return diff;
+        }
+        let passed = self.0.iter().take_while(|r| **r <= lo).count();
+        self.0 = &self.0[passed..];
+        self.0.iter().take_while(|r| **r <= hi).fold(diff, |d, r| d + v[r - 1])
+    }
+}
+
+/// What a step's window is, as far as the times tell.
+#[derive(Clone, Copy, Default)]
+struct Frame {
+    /// First and last sample; the same if there are not two.
+    lo: u32,
+    hi: u32,
+    gap: Gap,
+    /// The factor of a difference that zero does not hold back.
+    factor: f64,
+}
+
+/// The frames of the times met last: the series of a target share theirs.
+#[derive(Default)]
+pub(super) struct Frames {
+    t: Vec<i64>,
+    steps: Vec<Frame>,
+}
+
+impl Frames {
+    fn fit(&mut self, spec: &WindowSpec, t: &[i64], n: usize) {
+        if self.t == t && self.steps.len() == n {
+            return;
+        }
+        self.t.clear();
+        self.t.extend_from_slice(t);
+        self.steps.clear();
+        let mut c = Cursor::default();
+        self.steps.extend((0..n).map(|step| {
+            let end = spec.refs.at(step);
+            let start = end.saturating_sub(spec.range);
+            c.slide(t, start, end);
+            if c.hi - c.lo < 2 {
+                return Frame::default();
+            }
+            let gap = Gap::new((start, end), t[c.lo], t[c.hi - 1], c.hi - c.lo);
+            Frame { lo: c.lo as u32, hi: c.hi as u32 - 1, gap, factor: gap.factor(spec) }
+        }));
+    }
+}
+
+fn by_frames(spec: &WindowSpec, frames: &[Frame], v: &[f64], resets: &[usize], out: &mut [f64]) -> bool {
+    let counter = spec.func.is_counter();
+    let (mut falls, mut any) = (Falls(resets), false);
+    for (slot, f) in out.iter_mut().zip(frames) {
+        let (lo, hi) = (f.lo as usize, f.hi as usize);
+        if lo == hi {
+            continue;
+        }
+        any = true;
+        let first = v[lo];
+        let diff = falls.add(lo, hi, v, v[hi] - first);
+        // Far from zero no division is needed to know that zero does not hold back.
+        let near = counter && f.gap.sampled * first <= f.gap.to_start * diff * 1.000_001;
+        *slot = diff * if near { f.gap.not_below_zero(first, diff).factor(spec) } else { f.factor };
+    }
+    any
+}
+
+/// Where a counter began anew, and where start timestamps contradict.
+fn find_resets(t: &[i64], v: &[f64], st: &[i64], resets: &mut Vec<usize>, overlaps: &mut Vec<usize>) {
+    if st.is_empty() {
+        // Without a branch a pair: most series never fall.
+        let falls = v.windows(2).fold(false, |f, w| f | (w[1] < w[0]));
+        if falls {
+            resets.extend((1..v.len()).filter(|i| v[*i] < v[i - 1]));
+        }
+        return;
+    }
+    for i in 1..v.len() {
+        if v[i] < v[i - 1] || start_reset(st[i - 1], t[i - 1], st[i], t[i]) {
+            resets.push(i);
+        }
+        if start_overlap(st[i - 1], t[i - 1], st[i]) {
+            overlaps.push(i);
+        }
+    }
+}
+
 /// rate, increase and delta of one window that may hold histograms.
 pub(super) fn extrapolated(spec: &WindowSpec, w: &Window<'_>, name: Name<'_>, ann: &mut Annotations) -> Out {
     if !w.hh.is_empty() && !w.ft.is_empty() {
@@ -143,12 +240,7 @@ pub(super) fn extrapolated(spec: &WindowSpec, w: &Window<'_>, name: Name<'_>, an
     }
     let st0 = |st: &[i64]| st.first().copied().unwrap_or(0);
     if w.hh.is_empty() {
-        let mut one = [f64::NAN];
-        let (mut values, mut marks, mut overlaps) = (Vec::new(), Vec::new(), Vec::new());
-        let mut work = Work { values: &mut values, marks: &mut marks, overlaps: &mut overlaps };
-        let mut single = WindowSpec { params: Vec::new(), ..copy(spec) };
-        single.refs.fixed = Some(w.end);
-        return if floats(&single, w.ft, w.fv, w.fst, &mut one, &mut work, name, ann) { Out::F(one[0]) } else { Out::None };
+        return of_floats(spec, w, name, ann);
     }
     let n = w.hh.len();
     let counter = spec.func.is_counter();
@@ -173,8 +265,24 @@ pub(super) fn extrapolated(spec: &WindowSpec, w: &Window<'_>, name: Name<'_>, an
     Out::H(h)
 }
 
-fn copy(s: &WindowSpec) -> WindowSpec {
-    WindowSpec { params: Vec::new(), ..*s }
+/// rate, increase and delta of one window of floats.
+fn of_floats(spec: &WindowSpec, w: &Window<'_>, name: Name<'_>, ann: &mut Annotations) -> Out {
+    let (Some(first), Some(last)) = (w.fv.first(), w.fv.last()) else { return Out::None };
+    let mut diff = last - first;
+    if spec.func.is_counter() {
+        let (mut resets, mut overlaps) = (Vec::new(), Vec::new());
+        find_resets(w.ft, w.fv, w.fst, &mut resets, &mut overlaps);
+        diff = resets.iter().fold(diff, |d, r| d + w.fv[r - 1]);
+        if !overlaps.is_empty() {
+            ann.start_time_overlap(&name(), spec.span);
+        }
+    }
+    let n = w.ft.len();
+    let e = Edges { first_t: w.ft[0], last_t: w.ft[n - 1], samples: n, first: *first, first_st: w.fst.first().copied().unwrap_or(0) };
+    match stretch(spec, (w.start, w.end), &e, diff) {
+        None => Out::None,
+        Some((factor, from_zero)) => Out::F((if from_zero { diff + first } else { diff }) * factor),
+    }
 }
 
 /// `base += other`; whether they fit.

@@ -15,6 +15,7 @@ fn spec(func: WindowFn, range: i64, steps: Steps) -> WindowSpec {
         params: Vec::new(),
         span: Span::default(),
         type_labels: false,
+        one_name: false,
     }
 }
 

@@ -11,7 +11,8 @@ fn add(r: &mut Registry, slot: u32, l: &Labels) {
     let raw = l.canonical_bytes();
     let h = r.hasher().hash(&raw);
     assert_eq!(r.find(h, &raw), None);
-    r.insert(slot, h, l);
+    let pairs: Vec<RawPair<'_>> = l.iter().map(|(n, v)| (n.as_bytes(), v.as_bytes())).collect();
+    r.insert(slot, h, &pairs);
     assert_eq!(r.find(h, &raw), Some(slot));
 }
 

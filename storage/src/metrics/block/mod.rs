@@ -1,6 +1,7 @@
 //! Blocks: Prometheus TSDB blocks with Thanos' metadata.
 
 pub mod chunks;
+mod endings;
 pub mod index;
 mod meta;
 mod reader;

@@ -3,19 +3,21 @@
 use std::cell::RefCell;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use strandline_wal::fs::Fs;
 
 use super::chunks::{ChunkReader, segment_name};
-use super::index::{IndexReader, SeriesEntry};
+use super::endings::{Ending, Endings};
+use super::index::{ChunkMeta, IndexReader, SeriesEntry};
 use super::meta::BlockMeta;
 use super::source::{LocalSource, RangeRead};
 use super::tombstones::{self, Tombstones};
 use super::{CHUNKS, INDEX, META, TOMBSTONES};
-use crate::chunk;
+use crate::chunk::{self, Encoding};
 use crate::error::{Error, Result};
-use crate::model::{Labels, Matcher, TimeRange};
-use crate::read::SampleBuf;
+use crate::model::{Labels, Matcher, TimeRange, is_stale};
+use crate::read::{Newest, SampleBuf};
 
 /// An open, immutable block.
 pub struct Block {
@@ -23,10 +25,23 @@ pub struct Block {
     index: IndexReader,
     chunks: ChunkReader,
     tombstones: Tombstones,
+    endings: Endings,
+    /// Tells blocks of this process apart.
+    id: u64,
 }
 
+/// The entry a thread read last: labels and samples of a series are mostly asked for one after the other.
+#[derive(Default)]
+struct LastEntry {
+    block: u64,
+    reference: u32,
+    entry: SeriesEntry,
+}
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
 thread_local! {
-    static ENTRY: RefCell<SeriesEntry> = RefCell::default();
+    static ENTRY: RefCell<LastEntry> = RefCell::default();
 }
 
 impl Block {
@@ -61,7 +76,10 @@ impl Block {
         tombstones: Tombstones,
     ) -> Result<Self> {
         let chunks = ChunkReader::new(segments);
-        Ok(Block { meta, index: IndexReader::open(index)?, chunks, tombstones })
+        let index = IndexReader::open(index)?;
+        let endings = Endings::new(index.size_bytes());
+        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        Ok(Block { meta, index, chunks, tombstones, endings, id })
     }
 
     /// Its description.
@@ -75,6 +93,10 @@ impl Block {
     /// Its chunks.
     pub fn chunks(&self) -> &ChunkReader {
         &self.chunks
+    }
+    /// Bytes kept in memory for it.
+    pub fn memory_bytes(&self) -> usize {
+        self.index.memory_bytes() + self.endings.memory_bytes()
     }
     /// Deletes that came with it.
     pub fn tombstones(&self) -> &Tombstones {
@@ -136,53 +158,108 @@ impl BlockSelection {
     pub fn reference(&self, i: usize) -> u32 {
         self.refs[i]
     }
+    fn with_entry<R>(&self, i: usize, f: impl FnOnce(&SeriesEntry) -> Result<R>) -> Result<R> {
+        let (id, reference) = (self.block.id, self.refs[i]);
+        ENTRY.with_borrow_mut(|last| {
+            if (last.block, last.reference) != (id, reference) {
+                last.block = 0;
+                self.block.index.series(reference, &mut last.entry)?;
+                (last.block, last.reference) = (id, reference);
+            }
+            f(&last.entry)
+        })
+    }
     /// Labels of series `i`.
     pub fn labels(&self, i: usize) -> Result<Labels> {
-        ENTRY.with_borrow_mut(|e| {
-            self.block.index.series(self.refs[i], e)?;
-            self.block.index.labels(e)
-        })
+        self.with_entry(i, |e| self.block.index.labels(e))
     }
     /// Calls `f` with the labels of series `i`.
     pub fn visit_labels(&self, i: usize, f: &mut dyn FnMut(&str, &str)) -> Result<()> {
-        ENTRY.with_borrow_mut(|e| {
-            self.block.index.series(self.refs[i], e)?;
+        self.with_entry(i, |e| {
             for (n, v) in &e.labels {
                 f(self.block.index.symbol(*n)?, self.block.index.symbol(*v)?);
             }
             Ok(())
         })
     }
+    /// Calls `f` with the symbol numbers of the labels of series `i`.
+    pub fn visit_symbols(&self, i: usize, f: &mut dyn FnMut(u32, u32)) -> Result<()> {
+        self.with_entry(i, |e| {
+            e.labels.iter().for_each(|(n, v)| f(*n, *v));
+            Ok(())
+        })
+    }
     /// Whether series `i` has a chunk in `range`.
     pub fn has_chunks(&self, i: usize, range: TimeRange) -> Result<bool> {
-        ENTRY.with_borrow_mut(|e| {
-            self.block.index.series(self.refs[i], e)?;
-            Ok(e.chunks.iter().any(|c| c.range.overlaps(range)))
-        })
+        self.with_entry(i, |e| Ok(e.chunks.iter().any(|c| c.range.overlaps(range))))
     }
     /// Appends the samples of series `i` in `range` to `out`, deletes taken out.
     pub fn read(&self, i: usize, range: TimeRange, out: &mut SampleBuf) -> Result<()> {
         let start = out.len();
-        let mut e = ENTRY.take();
-        let done = self.read_entry(i, range, out, &mut e);
-        ENTRY.set(e);
-        done?;
+        self.with_entry(i, |e| {
+            for (k, c) in e.chunks.iter().enumerate().filter(|(_, c)| c.range.overlaps(range)) {
+                self.block.chunks.with(c.reference, size_hint(e, k), |enc, data| chunk::decode(enc, data, range, out))?;
+            }
+            Ok(())
+        })?;
         if let Some(gone) = self.block.tombstones.get(&(self.refs[i] as u64)) {
             remove(out, start, gone);
         }
         Ok(())
     }
 
-    fn read_entry(&self, i: usize, range: TimeRange, out: &mut SampleBuf, e: &mut SeriesEntry) -> Result<()> {
-        self.block.index.series(self.refs[i], e)?;
-        for (k, c) in e.chunks.iter().enumerate().filter(|(_, c)| c.range.overlaps(range)) {
-            self.block.chunks.with(c.reference, size_hint(e, k), |enc, data| chunk::decode(enc, data, range, out))?;
+    /// The newest sample of series `i` in `range`, decoding no more than its chunk.
+    pub fn newest(&self, i: usize, range: TimeRange, scratch: &mut SampleBuf) -> Result<Option<Newest>> {
+        if self.block.tombstones.contains_key(&(self.refs[i] as u64)) {
+            scratch.clear();
+            self.read(i, range, scratch)?;
+            return Ok(scratch.last());
         }
-        Ok(())
+        self.with_entry(i, |e| match newest_chunk(&e.chunks, range) {
+            Some(k) => self.newest_of(i, e, k, range, scratch),
+            None => Ok(None),
+        })
+    }
+
+    fn newest_of(&self, i: usize, e: &SeriesEntry, k: usize, range: TimeRange, scratch: &mut SampleBuf) -> Result<Option<Newest>> {
+        self.block.chunks.with(e.chunks[k].reference, size_hint(e, k), |enc, data| {
+            if enc != Encoding::Xor {
+                scratch.clear();
+                chunk::decode(enc, data, range, scratch)?;
+                return Ok(scratch.last());
+            }
+            let Some((t, v, last)) = chunk::last_of_xor(data, range.max_ms)? else { return Ok(None) };
+            if last && k + 1 == e.chunks.len() {
+                self.block.endings.set(self.refs[i], if is_stale(v) { Ending::Stale } else { Ending::Value });
+            }
+            Ok((t >= range.min_ms).then_some(Newest { t, v, st: 0, h: None }))
+        })
+    }
+
+    /// Whether the newest sample of series `i` in `range` exists and is a value; `None` means: read and see.
+    pub fn is_live(&self, i: usize, range: TimeRange, scratch: &mut SampleBuf) -> Result<Option<bool>> {
+        if self.block.tombstones.contains_key(&(self.refs[i] as u64)) {
+            return Ok(None);
+        }
+        self.with_entry(i, |e| {
+            let Some(k) = newest_chunk(&e.chunks, range) else { return Ok(Some(false)) };
+            if k + 1 == e.chunks.len() && e.chunks[k].range.max_ms <= range.max_ms {
+                match self.block.endings.get(self.refs[i]) {
+                    Ending::Value => return Ok(Some(true)),
+                    Ending::Stale => return Ok(Some(false)),
+                    Ending::Unknown => {}
+                }
+            }
+            let newest = self.newest_of(i, e, k, range, scratch)?;
+            Ok(Some(newest.is_some_and(|n| !n.is_stale())))
+        })
     }
 
     /// Announces the chunks of series `from..to` in `range`.
     pub fn prefetch(&self, from: usize, to: usize, range: TimeRange) {
+        if self.block.chunks.is_mapped() {
+            return;
+        }
         let mut wanted = Vec::new();
         let mut e = SeriesEntry::default();
         for r in self.refs.get(from..to.min(self.refs.len())).unwrap_or(&[]) {
@@ -193,6 +270,12 @@ impl BlockSelection {
         }
         self.block.chunks.prefetch(wanted);
     }
+}
+
+/// The last chunk that may hold the newest sample of the range. Chunks of a series don't overlap.
+fn newest_chunk(chunks: &[ChunkMeta], range: TimeRange) -> Option<usize> {
+    let k = chunks.iter().rposition(|c| c.range.min_ms <= range.max_ms)?;
+    (chunks[k].range.max_ms >= range.min_ms).then_some(k)
 }
 
 /// Chunks of a series lie behind one another: the next one's offset tells a size.

@@ -42,6 +42,7 @@ impl MetricStore {
 
     /// Runs compactions until there is nothing to do, at most `most`. Gives how many ran.
     pub fn compact(&self, most: usize) -> Result<usize> {
+        self.check_writable()?;
         let mut work = self.0.work.lock();
         let mut n = 0;
         while n < most && self.compact_once(&mut work)? {
@@ -290,6 +291,7 @@ impl MetricStore {
     /// Takes over a block of Prometheus, Thanos or Mimir: its files are linked or copied under a new name of ours,
     /// after every checksum was verified.
     pub fn import_block(&self, dir: &std::path::Path) -> Result<()> {
+        self.check_writable()?;
         let fs = &self.0.options.fs;
         let theirs = Arc::new(Block::open(fs, dir)?);
         theirs.verify()?;

@@ -17,11 +17,11 @@ use super::series::{Series, Value};
 use super::stripe::{PendingBatch, PendingItem, Refusal, Verdict};
 use super::{Head, STRIPES, wal_error};
 use crate::error::{Error, ErrorKind, Result};
-use crate::index::{RawLabels, canonical};
+use crate::index::{NO_SLOT, RawLabels, RawPair, canonical};
 use crate::metrics::record::{AnyHistogram, FloatRecord, RecordWriter};
 use crate::model::{Labels, METRIC_NAME};
 
-const NONE: u32 = u32::MAX;
+const NONE: u32 = NO_SLOT;
 
 /// The outcome of an append before it is durable.
 pub struct Appended {
@@ -131,19 +131,24 @@ impl Head {
 
     fn resolve(&self, batch: &Batch, w: &mut Work) -> Result<()> {
         let mut missing = Vec::new();
-        {
-            let registry = self.registry.read();
-            for (i, key) in batch.series.iter().enumerate() {
-                match *key {
-                    SeriesKey::Handle(h) => w.slots[i] = h.slot,
-                    SeriesKey::Raw { start, len } => {
-                        let raw = batch.raw.get(start as usize..start as usize + len as usize).unwrap_or(&[]);
-                        match registry.find(registry.hasher().hash(raw), raw) {
-                            Some(slot) => w.slots[i] = slot,
-                            None => missing.push(i),
-                        }
-                    }
+        let mut raws: Vec<&[u8]> = Vec::with_capacity(batch.series.len());
+        let mut at = Vec::with_capacity(batch.series.len());
+        for (i, key) in batch.series.iter().enumerate() {
+            match *key {
+                SeriesKey::Handle(h) => w.slots[i] = h.slot,
+                SeriesKey::Raw { .. } => {
+                    raws.push(batch.raw_of(key));
+                    at.push(i);
                 }
+            }
+        }
+        let mut found = Vec::with_capacity(raws.len());
+        self.registry.read().find_all(&raws, &mut found);
+        for (i, slot) in at.into_iter().zip(found) {
+            if slot == NONE {
+                missing.push(i);
+            } else {
+                w.slots[i] = slot;
             }
         }
         if missing.is_empty() {
@@ -151,9 +156,7 @@ impl Head {
         }
         let mut refused: HashMap<u32, (Refusal, Box<str>)> = HashMap::new();
         for i in missing {
-            let SeriesKey::Raw { start, len } = batch.series[i] else { continue };
-            let raw = batch.raw.get(start as usize..start as usize + len as usize).unwrap_or(&[]);
-            match self.find_or_create(raw, batch.require_name) {
+            match self.find_or_create(batch.raw_of(&batch.series[i]), batch.require_name) {
                 Ok(slot) => w.slots[i] = slot,
                 Err((why, detail)) => {
                     refused.insert(i as u32, (why, detail.into()));
@@ -172,8 +175,8 @@ impl Head {
 
     fn find_or_create(&self, raw: &[u8], require_name: bool) -> std::result::Result<u32, (Refusal, String)> {
         let labels = self.check_labels(raw, require_name).map_err(|e| (Refusal::InvalidLabels, e))?;
-        let mut sorted = Vec::new();
-        canonical(labels.iter(), &mut sorted);
+        let mut sorted = Vec::with_capacity(raw.len());
+        canonical(labels.iter().copied(), &mut sorted);
         let mut slots = self.creation.lock();
         let hash = {
             let registry = self.registry.read();
@@ -182,10 +185,10 @@ impl Head {
                 return Ok(slot);
             }
             if registry.len() >= self.limits.max_series {
-                return Err((
-                    Refusal::SeriesLimit,
-                    format!("the limit of {} active series is reached; {labels} is new", self.limits.max_series),
-                ));
+                let pairs = labels.iter().map(|(n, v)| (String::from_utf8_lossy(n), String::from_utf8_lossy(v)));
+                let labels = Labels::from_pairs(pairs);
+                let text = format!("the limit of {} active series is reached; {labels} is new", self.limits.max_series);
+                return Err((Refusal::SeriesLimit, text));
             }
             hash
         };
@@ -208,13 +211,16 @@ impl Head {
         Ok(slot)
     }
 
-    fn check_labels(&self, raw: &[u8], require_name: bool) -> std::result::Result<Labels, String> {
+    /// The pairs sorted by name, without empty values; all UTF-8.
+    fn check_labels<'a>(&self, raw: &'a [u8], require_name: bool) -> std::result::Result<Vec<RawPair<'a>>, String> {
         let l = &self.limits;
-        let mut pairs: Vec<(&str, &str)> = Vec::new();
+        let ascii = raw.is_ascii();
+        let mut pairs: Vec<RawPair<'a>> = Vec::with_capacity(16);
         for p in RawLabels(raw) {
             let Some((n, v)) = p else { return Err("the labels are not decodable".into()) };
-            let text = |b| std::str::from_utf8(b).map_err(|_| "a label is not UTF-8".to_owned());
-            let (n, v) = (text(n)?, text(v)?);
+            if !ascii && (std::str::from_utf8(n).is_err() || std::str::from_utf8(v).is_err()) {
+                return Err("a label is not UTF-8".into());
+            }
             if n.is_empty() {
                 return Err("a label has no name".into());
             }
@@ -222,15 +228,18 @@ impl Head {
                 return Err(format!("label name of {} bytes is longer than {}", n.len(), l.max_label_name_bytes));
             }
             if v.len() > l.max_label_value_bytes {
+                let n = String::from_utf8_lossy(n);
                 return Err(format!("value of label {n} has {} bytes, more than {}", v.len(), l.max_label_value_bytes));
             }
             if !v.is_empty() {
                 pairs.push((n, v));
             }
         }
-        pairs.sort_unstable_by_key(|p| p.0);
+        if !pairs.is_sorted_by(|a, b| a.0 < b.0) {
+            pairs.sort_by_key(|p| p.0);
+        }
         if let Some(d) = pairs.windows(2).find(|w| w[0].0 == w[1].0) {
-            return Err(format!("label {} stands twice", d[0].0));
+            return Err(format!("label {} stands twice", String::from_utf8_lossy(d[0].0)));
         }
         if pairs.len() > l.max_labels {
             return Err(format!("{} labels are more than {}", pairs.len(), l.max_labels));
@@ -238,11 +247,11 @@ impl Head {
         if pairs.is_empty() {
             return Err("the series has no labels".into());
         }
-        let named = pairs.binary_search_by_key(&METRIC_NAME, |p| p.0).is_ok();
+        let named = pairs.binary_search_by_key(&METRIC_NAME.as_bytes(), |p| p.0).is_ok();
         if require_name && !named {
             return Err("the series has no metric name".into());
         }
-        Ok(Labels::from_sorted(pairs.into_iter()))
+        Ok(pairs)
     }
 
     fn write_stripes(&self, batch: &Batch, order: &[Vec<u32>], w: &mut Work) -> Result<()> {
@@ -271,11 +280,15 @@ impl Head {
         let mut histograms = Vec::new();
         let mut pending: Vec<PendingItem> = Vec::with_capacity(items.len());
         let mut logged = Vec::new();
+        let mut labels = Vec::new();
         floats.clear();
         let mut s = self.stripes[k].lock();
         if !s.pending.is_empty() {
             s.apply(&self.rules, &|seq| self.decided(seq));
         }
+        // As `Stripe::warm`: the records first, all together.
+        let index_of = |i: &u32| w.slots[batch.items[*i as usize].series as usize] / STRIPES as u32;
+        std::hint::black_box(items.iter().fold(0, |x, i| x ^ s.series.get(index_of(i) as usize).map_or(0, |r| r.id)));
         for i in items {
             let item = &batch.items[*i as usize];
             let slot = w.slots[item.series as usize];
@@ -303,7 +316,9 @@ impl Head {
                 Verdict::Store => w.accepted += 1,
             }
             if !was_logged {
-                record.series(id, &self.registry.read().labels(slot));
+                labels.clear();
+                self.registry.read().pack(slot, &mut labels);
+                record.series_packed(id, &labels);
                 logged.push(index);
                 if let Some(x) = s.series.get_mut(index as usize) {
                     x.logged = true;

@@ -55,6 +55,16 @@ pub struct Batch {
     pub require_name: bool,
 }
 
+impl Batch {
+    /// The label bytes of a key that has them.
+    pub(super) fn raw_of(&self, key: &SeriesKey) -> &[u8] {
+        match *key {
+            SeriesKey::Raw { start, len } => self.raw.get(start as usize..start as usize + len as usize).unwrap_or(&[]),
+            SeriesKey::Handle(_) => &[],
+        }
+    }
+}
+
 /// Collects label bytes and items for a [`Batch`].
 #[derive(Debug, Default)]
 pub struct BatchBuilder {

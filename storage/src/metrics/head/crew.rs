@@ -5,26 +5,49 @@ use std::thread::JoinHandle;
 
 use super::STRIPES;
 use super::series::{DeltaState, Series, Value};
-use super::stripe::{HeadRules, Stripe};
+use super::stripe::{HeadRules, Stripe, WARM};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Something that a record does to a series.
+/// Something that a record does to the series of a slot. Floats are nearly all there is, so they are kept small.
 pub(super) enum Op {
     /// The series exists and bears this id.
-    Define(u64),
-    Sample {
-        t: i64,
-        st: i64,
-        v: Value,
+    Define {
+        slot: u32,
+        id: u64,
     },
-    Delta(DeltaState),
+    Float {
+        slot: u32,
+        t: i64,
+        v: f64,
+    },
+    Rare(Box<RareOp>),
+}
+
+/// Any other sample, or a running sum.
+pub(super) enum RareOp {
+    Sample { slot: u32, t: i64, st: i64, v: Value },
+    Delta { slot: u32, state: DeltaState },
 }
 
 impl Op {
-    pub(super) fn apply(self, stripe: &mut Stripe, index: u32, rules: &HeadRules) {
+    fn slot(&self) -> u32 {
         match self {
-            Op::Sample { t, st, v } => stripe.apply_one(index, t, st, v, rules),
-            Op::Define(id) => {
+            Op::Define { slot, .. } | Op::Float { slot, .. } => *slot,
+            Op::Rare(r) => match &**r {
+                RareOp::Sample { slot, .. } | RareOp::Delta { slot, .. } => *slot,
+            },
+        }
+    }
+
+    /// The stripe of the series and its index there.
+    fn place(&self) -> (usize, u32) {
+        (self.slot() as usize % STRIPES, self.slot() / STRIPES as u32)
+    }
+
+    fn apply(self, stripe: &mut Stripe, index: u32, rules: &HeadRules) {
+        match self {
+            Op::Float { t, v, .. } => stripe.apply_one(index, t, 0, Value::Float(v), rules),
+            Op::Define { id, .. } => {
                 while stripe.series.len() <= index as usize {
                     stripe.series.push(Series::default());
                 }
@@ -36,20 +59,31 @@ impl Op {
                     s.logged = true;
                 }
             }
-            Op::Delta(state) => {
-                if let Some(s) = stripe.series.get_mut(index as usize) {
-                    s.extra().delta = Some(state);
+            Op::Rare(r) => match *r {
+                RareOp::Sample { t, st, v, .. } => stripe.apply_one(index, t, st, v, rules),
+                RareOp::Delta { state, .. } => {
+                    if let Some(s) = stripe.series.get_mut(index as usize) {
+                        s.extra().delta = Some(state);
+                    }
                 }
-            }
+            },
+        }
+    }
+
+    /// Applies it where the stripe is at hand.
+    pub(super) fn apply_to(self, stripes: &mut [Stripe], rules: &HeadRules) {
+        let (k, index) = self.place();
+        if let Some(s) = stripes.get_mut(k) {
+            self.apply(s, index, rules);
         }
     }
 }
 
-type Load = Vec<(u32, Op)>;
+type Load = Vec<Op>;
 
 /// Operations handed over together, and loads that may wait: they bound the memory of a replay.
-const LOAD: usize = 4096;
-const WAITING: usize = 4;
+const LOAD: usize = 16_384;
+const WAITING: usize = 2;
 
 struct Worker {
     load: Load,
@@ -63,8 +97,16 @@ pub(super) struct Crew(Vec<Worker>);
 /// Worker `w` of `n` has the stripes `w`, `w + n`, `w + 2n` and so on.
 fn work(mut mine: Vec<Stripe>, n: usize, queue: &Receiver<Load>, rules: &HeadRules) -> Vec<Stripe> {
     while let Ok(load) = queue.recv() {
-        for (slot, op) in load {
-            op.apply(&mut mine[slot as usize % STRIPES / n], slot / STRIPES as u32, rules);
+        let mut ops = load.into_iter();
+        while !ops.as_slice().is_empty() {
+            std::hint::black_box(ops.as_slice().iter().take(WARM).fold(0, |x, op| {
+                let (k, index) = op.place();
+                x ^ mine[k / n].warm(index)
+            }));
+            for op in ops.by_ref().take(WARM) {
+                let (k, index) = op.place();
+                op.apply(&mut mine[k / n], index, rules);
+            }
         }
     }
     mine
@@ -92,10 +134,10 @@ impl Crew {
         Some(Crew(workers))
     }
 
-    pub(super) fn send(&mut self, slot: u32, op: Op) {
+    pub(super) fn send(&mut self, op: Op) {
         let n = self.0.len();
-        let w = &mut self.0[slot as usize % STRIPES % n];
-        w.load.push((slot, op));
+        let w = &mut self.0[op.place().0 % n];
+        w.load.push(op);
         if w.load.len() == LOAD {
             // A thread that is gone shows when it is joined.
             let _ = w.queue.send(std::mem::replace(&mut w.load, Vec::with_capacity(LOAD)));

@@ -3,15 +3,14 @@
 
 use hashbrown::HashMap;
 
-use super::crew::{Crew, Op};
+use super::crew::{Crew, Op, RareOp};
 use super::extras::{ExemplarStore, MetadataStore};
 use super::series::{DeltaState, Value};
 use super::stripe::{HeadRules, Stripe};
 use super::{HeadLimits, STRIPES, Slots};
 use crate::error::Result;
-use crate::index::{Registry, canonical};
+use crate::index::{RawPair, Registry, canonical};
 use crate::metrics::record::{self, Entry, FloatRecord};
-use crate::model::Labels;
 
 /// Slots by series id. Ids rise from a first one and most lie near it: those are looked up without hashing.
 #[derive(Default)]
@@ -108,10 +107,14 @@ impl Replay {
 
     fn entry(&mut self, e: Entry<'_>) {
         match e {
-            Entry::Series { id, labels } => self.series(id, &labels),
+            Entry::Series { id, labels } => self.series(id, labels),
             Entry::Floats(items) => {
                 for i in items {
-                    self.sample(i.id, i.t, i.st, Value::Float(i.v));
+                    if i.st == 0 {
+                        self.float(i);
+                    } else {
+                        self.sample(i.id, i.t, i.st, Value::Float(i.v));
+                    }
                 }
             }
             Entry::Deltas(items) => {
@@ -128,20 +131,20 @@ impl Replay {
             Entry::Metadata { family, metadata } => self.metadata.insert(&family, metadata),
             Entry::DeltaState { id, last_t, sum } => {
                 if let Some(slot) = self.by_id.get(id) {
-                    self.put(slot, Op::Delta(DeltaState { last_t, sum }));
+                    self.put(Op::Rare(Box::new(RareOp::Delta { slot, state: DeltaState { last_t, sum } })));
                 }
             }
         }
     }
 
     /// Operations on a series are applied in their order, here or by the thread that has its stripe.
-    fn put(&mut self, slot: u32, op: Op) {
+    fn put(&mut self, op: Op) {
         if self.crew.is_none() && self.samples > CREW_FROM {
             self.crew = Crew::start(&mut self.stripes, self.rules);
         }
         match &mut self.crew {
-            Some(c) => c.send(slot, op),
-            None => op.apply(&mut self.stripes[slot as usize % STRIPES], slot / STRIPES as u32, &self.rules),
+            Some(c) => c.send(op),
+            None => op.apply_to(&mut self.stripes, &self.rules),
         }
     }
 
@@ -153,12 +156,12 @@ impl Replay {
         }
     }
 
-    fn series(&mut self, id: u64, labels: &Labels) {
+    fn series(&mut self, id: u64, labels: &[RawPair<'_>]) {
         self.next_id = self.next_id.max(id + 1);
         if self.by_id.get(id).is_some() {
             return;
         }
-        canonical(labels.iter(), &mut self.raw);
+        canonical(labels.iter().copied(), &mut self.raw);
         let hash = self.registry.hasher().hash(&self.raw);
         // A series that was dropped and came again has a new id and the same labels: one series here.
         let slot = match self.registry.find(hash, &self.raw) {
@@ -170,14 +173,22 @@ impl Replay {
                 slot
             }
         };
-        self.put(slot, Op::Define(id));
+        self.put(Op::Define { slot, id });
         self.by_id.insert(id, slot);
     }
 
     fn sample(&mut self, id: u64, t: i64, st: i64, v: Value) {
         self.samples += 1;
         match self.by_id.get(id) {
-            Some(slot) => self.put(slot, Op::Sample { t, st, v }),
+            Some(slot) => self.put(Op::Rare(Box::new(RareOp::Sample { slot, t, st, v }))),
+            None => self.orphans += 1,
+        }
+    }
+
+    fn float(&mut self, i: &FloatRecord) {
+        self.samples += 1;
+        match self.by_id.get(i.id) {
+            Some(slot) => self.put(Op::Float { slot, t: i.t, v: i.v }),
             None => self.orphans += 1,
         }
     }

@@ -133,6 +133,15 @@ impl Series {
         Series { id, ..Series::default() }
     }
 
+    /// The first and last byte of an open float chunk, folded: to have them in the cache.
+    #[inline]
+    pub fn open_edges(&self) -> u8 {
+        match &self.open {
+            OpenChunk::Xor(a) => a.bytes().first().unwrap_or(&0) ^ a.bytes().last().unwrap_or(&0),
+            OpenChunk::Other(_) => 0,
+        }
+    }
+
     pub fn extra(&mut self) -> &mut Extra {
         self.extra.get_or_insert_default()
     }

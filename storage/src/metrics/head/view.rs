@@ -94,6 +94,11 @@ impl HeadSelection {
     pub fn visit_labels(&self, i: usize, f: &mut dyn FnMut(&str, &str)) {
         self.head.registry.read().visit(self.slots[i], f);
     }
+    /// Calls `f` with the symbol numbers of the labels of series `i`.
+    pub fn visit_symbols(&self, i: usize, f: &mut dyn FnMut(u32, u32)) -> bool {
+        self.head.registry.read().visit_symbols(self.slots[i], f);
+        true
+    }
 
     /// Puts the series into label order.
     pub fn sort(&mut self) {

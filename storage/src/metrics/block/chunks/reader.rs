@@ -62,6 +62,11 @@ impl ChunkReader {
         f(encoding, data)
     }
 
+    /// Whether all segments are memory already.
+    pub fn is_mapped(&self) -> bool {
+        self.segments.iter().all(|s| s.mapped().is_some())
+    }
+
     /// The ranges to fetch for references with size hints, grouped by segment, near ones joined.
     pub fn prefetch(&self, mut wanted: Vec<(u64, usize)>) {
         wanted.sort_unstable();

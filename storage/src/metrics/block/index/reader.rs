@@ -30,6 +30,9 @@ pub struct SeriesEntry {
     pub chunks: Vec<ChunkMeta>,
 }
 
+/// References that are gathered before they are looked through for repetitions.
+const MANY: usize = 1 << 22;
+
 /// Every so many entries of the postings table one is kept in memory.
 const SAMPLE: usize = 32;
 
@@ -195,19 +198,29 @@ impl IndexReader {
     }
 
     fn postings(&self, at: u64) -> Result<RoaringBitmap> {
-        let damaged = |what: &str| Error::corrupt(format!("postings: {what}")).at(self.source.name()).offset(at);
+        let mut ids = Vec::new();
+        self.add_postings(at, &mut ids)?;
+        RoaringBitmap::from_sorted_iter(ids).map_err(|_| self.damaged(at, "references do not rise"))
+    }
+
+    fn damaged(&self, at: u64, what: &str) -> Error {
+        Error::corrupt(format!("postings: {what}")).at(self.source.name()).offset(at)
+    }
+
+    /// Appends the references of a list.
+    fn add_postings(&self, at: u64, ids: &mut Vec<u32>) -> Result<()> {
         let head = self.source.read(at, 8)?;
         let mut r = Reader::new(&head);
         let (len, n) = (r.be_u32()? as usize, r.be_u32()? as usize);
         if len != 4 + n * 4 || at + 8 + len as u64 > self.postings_end + 8 {
-            return Err(damaged("the length does not fit"));
+            return Err(self.damaged(at, "the length does not fit"));
         }
         let body = self.source.read(at + 4, len + 4)?;
         if Reader::new(&body[len..]).be_u32()? != crc32c(&body[..len]) {
-            return Err(damaged("the checksum does not match"));
+            return Err(self.damaged(at, "the checksum does not match"));
         }
-        let ids = body[4..len].chunks_exact(4).map(|c| u32::from_be_bytes([c[0], c[1], c[2], c[3]]));
-        RoaringBitmap::from_sorted_iter(ids).map_err(|_| damaged("references do not rise"))
+        ids.extend(body[4..len].chunks_exact(4).map(|c| u32::from_be_bytes([c[0], c[1], c[2], c[3]])));
+        Ok(())
     }
 
     /// References of the series that pass all matchers, in label order.
@@ -236,26 +249,34 @@ impl IndexReader {
 
     /// Series that the matcher lets through by a value; or, if it lets absence through, those it stops.
     fn matching(&self, m: &Matcher, by_absence: bool) -> Result<RoaringBitmap> {
-        let mut hit = RoaringBitmap::new();
+        let mut ids = Vec::new();
+        let mut tidy_at = MANY;
         if m.op == MatchOp::Equal && !by_absence {
             if let Some(at) = self.find_value(&m.name, &m.value)? {
-                hit = self.postings(at)?;
+                return self.postings(at);
             }
         } else if let (MatchOp::Regex, false, Some(alts)) = (m.op, by_absence, m.alternatives()) {
             for a in alts {
                 if let Some(at) = self.find_value(&m.name, a)? {
-                    hit |= self.postings(at)?;
+                    self.add_postings(at, &mut ids)?;
                 }
             }
         } else {
             self.each_value(&m.name, &mut |v, at| {
                 if m.matches(v) != by_absence {
-                    hit |= self.postings(at)?;
+                    self.add_postings(at, &mut ids)?;
+                }
+                if ids.len() > tidy_at {
+                    // Only a damaged index names so many; twice the same ones must not pile up.
+                    tidy(&mut ids);
+                    tidy_at = MANY.max(ids.len() * 2);
                 }
                 Ok(true)
             })?;
         }
-        Ok(hit)
+        // The lists of a label don't overlap: sorting them together costs less than joining one after the other.
+        tidy(&mut ids);
+        RoaringBitmap::from_sorted_iter(ids).map_err(|_| Error::corrupt("postings: references do not rise").at(self.source.name()))
     }
 
     /// All series.
@@ -319,12 +340,22 @@ impl IndexReader {
         Ok(())
     }
 
+    /// Bytes of the whole index.
+    pub fn size_bytes(&self) -> u64 {
+        self.source.len()
+    }
+
     /// Bytes kept in memory for it, mapped sections not counted.
     pub fn memory_bytes(&self) -> usize {
         let sections = if self.source.mapped().is_some() { 0 } else { self.symbols.len() + self.table.len() };
         let names: usize = self.names.iter().map(|(n, (s, _))| n.len() + s.capacity() * 4 + 64).sum();
         sections + names + self.symbol_offsets.get().map_or(0, |o| o.capacity() * 4)
     }
+}
+
+fn tidy(ids: &mut Vec<u32>) {
+    ids.sort_unstable();
+    ids.dedup();
 }
 
 fn section(source: &dyn RangeRead, at: u64) -> Result<Bytes> {
