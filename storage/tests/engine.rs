@@ -187,3 +187,71 @@ fn a_reader_beside_a_live_writer_misses_nothing_acknowledged_and_changes_nothing
     let nowhere = Engine::open_read_only(options(Arc::new(SimFs::new()), &clock).unwrap()).err().unwrap();
     assert!(nowhere.to_string().contains("no data folder"), "{nowhere}");
 }
+
+#[test]
+fn a_new_machine_adopts_the_blocks_of_one_that_is_gone_and_two_live_ones_do_no_harm() {
+    let (fs, clock) = (SimFs::new(), ManualClock::new(T0));
+    let open_at = |dir: &str| {
+        let mut o = options(Arc::new(fs.clone()), &clock).unwrap();
+        (o.metrics.dir, o.traces.dir) = (dir.into(), dir.into());
+        (o.metrics.retention_ms, o.traces.retention_ms) = (48 * 3_600_000, 48 * 3_600_000);
+        Engine::open(o).unwrap()
+    };
+    let (a, b) = (open_at("/a"), open_at("/b"));
+    for i in 1..=6u8 {
+        let t = T0 + i as i64 * 600_000;
+        clock.set(t);
+        sample(&a, t, i as f64).unwrap();
+        span(&a, i, t).unwrap();
+        a.flush().unwrap();
+        b.maintain().unwrap();
+    }
+    let in_bucket = || -> [usize; 2] {
+        let files = fs.files();
+        ["/data/bucket/metrics/anonymous/", "/data/bucket/traces/anonymous/"].map(|p| {
+            files.iter().filter(|(f, _)| f.starts_with(p) && f.ends_with("meta.json") && !f.starts_with(format!("{p}markers"))).count()
+        })
+    };
+    let whole = |e: &Engine, what: &str| {
+        assert_eq!(samples(e), (1..=6).map(|i| (T0 + i * 600_000, i as f64)).collect::<Vec<_>>(), "{what}");
+        for i in 1..=6u8 {
+            assert_eq!(e.traces().trace(TraceId([i; 16])).unwrap().map(|t| t.spans.len()), Some(1), "{what}: span {i}");
+        }
+    };
+    assert_eq!(in_bucket(), [6, 6]);
+    clock.advance(61_000);
+    b.maintain().unwrap();
+    whole(&b, "the other process sees what was uploaded");
+    // Fresh blocks are their writer's to merge, even hours after their range.
+    clock.advance(3 * 3_600_000);
+    b.maintain().unwrap();
+    b.maintain().unwrap();
+    assert_eq!(in_bucket(), [6, 6]);
+    // Both at work on what was left: either may merge, and both answer the same all the while.
+    clock.advance(4 * 3_600_000);
+    for turn in 0..8 {
+        b.maintain().unwrap();
+        whole(&b, "b");
+        if turn >= 2 {
+            a.maintain().unwrap();
+            whole(&a, "a");
+        }
+        clock.advance(61_000);
+    }
+    drop(a);
+    // Deleted after the delay, a block for the two hours of samples and one for each hour of spans are left, and in
+    // time they expire.
+    for _ in 0..4 {
+        clock.advance(13 * 3_600_000 / 4);
+        b.maintain().unwrap();
+        b.maintain().unwrap();
+    }
+    assert_eq!(in_bucket(), [1, 2]);
+    whole(&b, "after the removal");
+    for _ in 0..20 {
+        clock.advance(6 * 3_600_000);
+        b.maintain().unwrap();
+    }
+    assert_eq!(in_bucket(), [0, 0]);
+    assert!(samples(&b).is_empty());
+}

@@ -187,3 +187,18 @@ fn compaction_marks_and_removes_in_the_bucket() {
     assert_eq!(marks(&keys("metrics/anonymous")), 0);
     assert_eq!(count(&open(&fs, &clock, "/c", &b)).unwrap(), 4000);
 }
+
+#[test]
+fn a_lease_is_kept_by_conditional_puts() {
+    use strandline_storage::bucket::Lease;
+    let (fs, clock) = (SimFs::new(), ManualClock::new(T0));
+    let b: Arc<dyn Bucket> = bucket(&fs).inner;
+    let of = |name: &str| Lease::new(b.clone(), Arc::new(clock.clone()), "metrics", "t", name);
+    let (one, two) = (of("one"), of("two"));
+    assert!(one.tend().unwrap() && !two.tend().unwrap());
+    clock.advance(100_000);
+    assert!(one.tend().unwrap(), "renewed by its tag");
+    clock.advance(200_000);
+    assert!(two.tend().unwrap() && two.is_held() && !one.is_held());
+    assert!(!one.tend().unwrap(), "its tag is stale");
+}

@@ -58,12 +58,17 @@ impl LocalBucket {
                 self.walk(&e.path, out)?;
             } else if let Ok(rel) = e.path.strip_prefix(&self.root)
                 && !e.name().ends_with(".tmp")
+                && !e.name().ends_with(".lock")
             {
                 out.push(ObjectInfo { key: rel.to_string_lossy().replace('\\', "/"), size_bytes: e.size_bytes });
             }
         }
         Ok(())
     }
+}
+
+fn content_tag(content: &[u8]) -> String {
+    format!("{:08x}-{}", crc32fast::hash(content), content.len())
 }
 
 impl Bucket for LocalBucket {
@@ -107,6 +112,33 @@ impl Bucket for LocalBucket {
             Err(e) if e.kind() == Io::AlreadyExists => Ok(false),
             Err(e) => Err(Error::io("writing an object", &p, e)),
         }
+    }
+    fn put_if_match(&self, key: &str, content: Bytes, tag: Option<&str>) -> Result<Option<String>> {
+        let p = self.prepare(key)?;
+        let mut lock = p.clone().into_os_string();
+        lock.push(".lock");
+        let lock = PathBuf::from(lock);
+        let _alone = match self.fs.lock(&lock) {
+            Ok(guard) => guard,
+            Err(e) if e.kind() == Io::WouldBlock => return Ok(None),
+            Err(e) => return Err(Error::io("locking an object", &lock, e)),
+        };
+        let current = match self.get_tagged(key) {
+            Ok((_, t)) => Some(t),
+            Err(e) if e.kind == crate::ErrorKind::NotFound => None,
+            Err(e) => return Err(e),
+        };
+        if current.as_deref() != tag {
+            return Ok(None);
+        }
+        let new = content_tag(&content);
+        self.put(key, content)?;
+        Ok(Some(new))
+    }
+    fn get_tagged(&self, key: &str) -> Result<(Bytes, String)> {
+        let content = self.get(key)?;
+        let tag = content_tag(&content);
+        Ok((content, tag))
     }
     fn get(&self, key: &str) -> Result<Bytes> {
         let p = self.path(key);

@@ -3,6 +3,7 @@
 //! Keys are `/`-separated, relative to the bucket's root (or the prefix of its URL).
 
 mod cache;
+mod lease;
 mod local;
 #[cfg(feature = "s3")]
 mod object;
@@ -14,6 +15,7 @@ use bytes::Bytes;
 use crate::error::Result;
 
 pub use cache::RangeCache;
+pub use lease::{Lease, Ownership};
 pub use local::LocalBucket;
 #[cfg(feature = "s3")]
 pub use object::{ObjectBucket, S3Settings};
@@ -38,6 +40,16 @@ pub trait Bucket: Send + Sync + 'static {
     fn put_file(&self, key: &str, path: &Path) -> Result<()>;
     /// Stores an object unless the key is taken; false if it is.
     fn put_if_absent(&self, key: &str, content: Bytes) -> Result<bool>;
+    /// Replaces an object if its tag is still `tag` (none: if there is no object). Gives the new tag, or `None` if
+    /// another was faster. Buckets that can't do it answer with `Invalid`.
+    fn put_if_match(&self, key: &str, content: Bytes, tag: Option<&str>) -> Result<Option<String>> {
+        let _ = (content, tag);
+        Err(crate::Error::invalid(format!("{} has no conditional puts", self.name())).at(key))
+    }
+    /// The whole object and the tag of its content.
+    fn get_tagged(&self, key: &str) -> Result<(Bytes, String)> {
+        Err(crate::Error::invalid(format!("{} has no tags", self.name())).at(key))
+    }
     /// The whole object.
     fn get(&self, key: &str) -> Result<Bytes>;
     /// `len` bytes from `offset`.

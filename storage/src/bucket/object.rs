@@ -13,7 +13,7 @@ use futures_util::TryStreamExt;
 use object_store::aws::{AmazonS3Builder, S3ConditionalPut};
 use object_store::client::{HttpClient, HttpConnector};
 use object_store::path::Path as Key;
-use object_store::{ClientOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, RetryConfig};
+use object_store::{ClientOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, PutResult, RetryConfig, UpdateVersion};
 use strandline_wal::fs::Fs;
 
 use super::{Bucket, ObjectInfo};
@@ -292,6 +292,34 @@ impl Bucket for ObjectBucket {
                 Err(e) => Err(e),
             }
         })
+    }
+    fn put_if_match(&self, key: &str, content: Bytes, tag: Option<&str>) -> Result<Option<String>> {
+        let (store, k) = (self.store.clone(), self.key(key));
+        let mode = match tag {
+            None => PutMode::Create,
+            Some(t) => PutMode::Update(UpdateVersion { e_tag: Some(t.to_owned()), version: None }),
+        };
+        let options = PutOptions { mode, ..PutOptions::default() };
+        self.run(key, async move {
+            use object_store::Error as E;
+            match store.put_opts(&k, PutPayload::from_bytes(content), options).await {
+                Ok(PutResult { e_tag: Some(t), .. }) => Ok(Some(t)),
+                Ok(_) => Ok(store.head(&k).await?.e_tag),
+                // Some answer a condition on a missing object with "not found".
+                Err(E::AlreadyExists { .. } | E::Precondition { .. } | E::NotFound { .. }) => Ok(None),
+                Err(e) => Err(e),
+            }
+        })
+    }
+    fn get_tagged(&self, key: &str) -> Result<(Bytes, String)> {
+        let (store, k) = (self.store.clone(), self.key(key));
+        let (content, tag) = self.run(key, async move {
+            let got = store.get(&k).await?;
+            let tag = got.meta.e_tag.clone();
+            Ok((got.bytes().await?, tag))
+        })?;
+        let tag = tag.ok_or_else(|| Error::invalid(format!("{} gives no tags", self.name)).at(key))?;
+        Ok((content, tag))
     }
     fn get(&self, key: &str) -> Result<Bytes> {
         let (store, k) = (self.store.clone(), self.key(key));

@@ -80,7 +80,7 @@ pub const MAX_SAMPLES: u16 = 240;
 /// Float chunks aim at so many samples.
 pub const TARGET_SAMPLES: u16 = 120;
 /// No float chunk grows beyond this.
-pub const MAX_BYTES: usize = 1024;
+pub const MAX_BYTES: usize = 2048;
 
 /// Where a chunk that began at `start` and now holds a quarter of its samples at `now` should end, so that the
 /// range up to `max` splits into equal parts.

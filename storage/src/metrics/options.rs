@@ -53,6 +53,9 @@ pub struct MetricOptions {
     pub sync_interval_ms: i64,
     /// Bytes of the bucket's content kept in memory and on disk.
     pub cache_bytes: u64,
+    /// Blocks that another writer made so long ago are compacted and expired by whoever holds the tenant's lease;
+    /// 0: never.
+    pub adopt_after_ms: i64,
     /// Refuse everything that changes the store; set by [`crate::Engine::open_read_only`].
     pub read_only: bool,
 }
@@ -91,6 +94,7 @@ impl MetricOptions {
             series_idle_ms: 900_000,
             sync_interval_ms: 60_000,
             cache_bytes: 256 << 20,
+            adopt_after_ms: 6 * 3_600_000,
             read_only: false,
         }
     }

@@ -1,5 +1,6 @@
 //! A selection over head and blocks: series joined by their labels, samples joined by time.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use super::block::BlockSelection;
@@ -8,14 +9,13 @@ use super::head::{Head, HeadSelection};
 use super::merge;
 use super::version::Version;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{Labels, TimeRange};
+use crate::model::{Labels, TimeRange, compare_packed, pack};
 use crate::read::{Newest, SampleBuf, SelectRequest, SeriesSelection, Warnings};
 
 const NONE: u32 = u32::MAX;
 
 /// Where the parts of one series lie.
 struct Joined {
-    labels: Labels,
     head: u32,
     /// (block, series in its selection), by first time of the block.
     blocks: Vec<(u16, u32)>,
@@ -113,36 +113,78 @@ impl MetricSelection {
     }
 }
 
+/// Where the merging of a label-ordered list stands.
+struct Cursor<'a> {
+    /// `None` is the head.
+    block: Option<&'a BlockSelection>,
+    head: &'a HeadSelection,
+    at: usize,
+    len: usize,
+    /// The labels there, packed.
+    key: Vec<u8>,
+}
+
+impl<'a> Cursor<'a> {
+    fn new(head: &'a HeadSelection, block: Option<&'a BlockSelection>) -> Result<Self> {
+        let len = block.map_or(head.len(), BlockSelection::len);
+        let mut c = Cursor { block, head, at: 0, len, key: Vec::new() };
+        c.read()?;
+        Ok(c)
+    }
+
+    fn read(&mut self) -> Result<()> {
+        self.key.clear();
+        if self.at >= self.len {
+            return Ok(());
+        }
+        let key = &mut self.key;
+        let mut put = |n: &str, v: &str| pack(key, n, v);
+        match self.block {
+            Some(b) => b.visit_labels(self.at, &mut put),
+            None => {
+                self.head.visit_labels(self.at, &mut put);
+                Ok(())
+            }
+        }
+    }
+}
+
 /// Merges label-ordered lists.
 fn join(head: &HeadSelection, blocks: &[BlockSelection]) -> Result<Vec<Joined>> {
-    let mut next: Vec<(Option<Labels>, usize)> = Vec::with_capacity(blocks.len() + 1);
+    let mut cursors = Vec::with_capacity(blocks.len() + 1);
     for b in blocks {
-        next.push((Some(b.labels(0)?), 0));
+        cursors.push(Cursor::new(head, Some(b))?);
     }
-    next.push(((!head.is_empty()).then(|| head.labels(0)), 0));
+    cursors.push(Cursor::new(head, None)?);
     let mut out = Vec::new();
-    while let Some(labels) = next.iter().filter_map(|(l, _)| l.as_ref()).min().cloned() {
-        let mut j = Joined { labels, head: NONE, blocks: Vec::new() };
-        for (k, (l, i)) in next.iter_mut().enumerate() {
-            if l.as_ref() != Some(&j.labels) {
-                continue;
-            }
-            let at = *i;
-            *i += 1;
-            match blocks.get(k) {
-                Some(b) => {
-                    j.blocks.push((k as u16, at as u32));
-                    *l = if *i < b.len() { Some(b.labels(*i)?) } else { None };
+    let mut first: Vec<usize> = Vec::new();
+    loop {
+        first.clear();
+        for (k, c) in cursors.iter().enumerate().filter(|(_, c)| c.at < c.len) {
+            match first.first().map_or(Ordering::Less, |f| compare_packed(&c.key, &cursors[*f].key)) {
+                Ordering::Less => {
+                    first.clear();
+                    first.push(k);
                 }
-                None => {
-                    j.head = at as u32;
-                    *l = (*i < head.len()).then(|| head.labels(*i));
-                }
+                Ordering::Equal => first.push(k),
+                Ordering::Greater => {}
             }
+        }
+        if first.is_empty() {
+            return Ok(out);
+        }
+        let mut j = Joined { head: NONE, blocks: Vec::with_capacity(first.len()) };
+        for k in &first {
+            let c = &mut cursors[*k];
+            match c.block {
+                Some(_) => j.blocks.push((*k as u16, c.at as u32)),
+                None => j.head = c.at as u32,
+            }
+            c.at += 1;
+            c.read()?;
         }
         out.push(j);
     }
-    Ok(out)
 }
 
 impl SeriesSelection for MetricSelection {
@@ -159,7 +201,11 @@ impl SeriesSelection for MetricSelection {
             Shape::Head => self.head.labels(i),
             // Damage of an entry shows again, as an error, when its samples are read.
             Shape::Block => self.blocks[0].labels(i).unwrap_or_default(),
-            Shape::Joined(j) => j[i].labels.clone(),
+            Shape::Joined(j) => match j[i].blocks.first() {
+                _ if j[i].head != NONE => self.head.labels(j[i].head as usize),
+                Some((k, at)) => self.blocks[*k as usize].labels(*at as usize).unwrap_or_default(),
+                None => Labels::empty(),
+            },
         }
     }
 
@@ -169,7 +215,13 @@ impl SeriesSelection for MetricSelection {
             Shape::Block => {
                 let _ = self.blocks[0].visit_labels(i, f);
             }
-            Shape::Joined(j) => j[i].labels.iter().for_each(|(n, v)| f(n, v)),
+            Shape::Joined(j) => match j[i].blocks.first() {
+                _ if j[i].head != NONE => self.head.visit_labels(j[i].head as usize, f),
+                Some((k, at)) => {
+                    let _ = self.blocks[*k as usize].visit_labels(*at as usize, f);
+                }
+                None => {}
+            },
         }
     }
 

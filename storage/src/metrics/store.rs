@@ -16,7 +16,7 @@ use super::options::MetricOptions;
 use super::remote::StoreOpener;
 use super::selection::MetricSelection;
 use super::version::{BlockEntry, Place, Version};
-use crate::bucket::RangeCache;
+use crate::bucket::{Lease, Ownership, RangeCache};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Labels, Matcher, MetricMetadata, TimeRange};
 use crate::read::{ExemplarSeries, LabelQuery, SelectRequest, SeriesSelection, SeriesSource, Warnings};
@@ -34,6 +34,7 @@ pub(super) struct Inner {
     pub work: Mutex<Work>,
     pub opener: Arc<StoreOpener>,
     pub writer: String,
+    pub ownership: Ownership,
     pub recovery: RecoveryReport,
     pub bucket_error: Mutex<Option<String>>,
     closed: AtomicBool,
@@ -113,6 +114,8 @@ impl MetricStore {
             cache: Arc::new(RangeCache::new(options.cache_bytes)),
         });
         let version = Version { pin: head.pin(), flushed_epoch: 0, blocks: Vec::new(), incomplete: None, deletes: Vec::new() };
+        let lease = options.bucket.clone().map(|b| Lease::new(b, options.clock.clone(), "metrics", &options.tenant, &writer));
+        let ownership = Ownership::new(&writer, lease, options.adopt_after_ms);
         let store = MetricStore(Arc::new(Inner {
             options,
             head,
@@ -121,6 +124,7 @@ impl MetricStore {
             work: Mutex::default(),
             opener,
             writer,
+            ownership,
             recovery,
             bucket_error: Mutex::new(None),
             closed: AtomicBool::new(false),

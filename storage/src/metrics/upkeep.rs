@@ -39,6 +39,7 @@ impl MetricStore {
             self.flush_locked(&mut work)?;
         }
         if o.compaction {
+            self.tend_lease(&mut work);
             self.compact_once(&mut work)?;
         }
         self.apply_retention(&mut work)?;
@@ -74,6 +75,18 @@ impl MetricStore {
         match done {
             Ok(()) => self.bucket_fine(work),
             Err(e) => self.bucket_failed(work, &e),
+        }
+    }
+
+    /// Blocks that other writers have left in the bucket are for whoever holds the lease.
+    fn tend_lease(&self, work: &mut Work) {
+        let now_ms = self.0.options.clock.now_ms();
+        if now_ms < work.retry_at_ms {
+            return;
+        }
+        let v = self.version();
+        if let Err(e) = self.0.ownership.tend(v.blocks.iter().map(|b| (b.meta.writer(), b.meta.ulid.as_str())), now_ms) {
+            self.bucket_failed(work, &e);
         }
     }
 
@@ -281,8 +294,11 @@ impl MetricStore {
 
     fn list_bucket(&self, bucket: &dyn Bucket, work: &Work) -> Result<Vec<BlockMeta>> {
         let mut out = Vec::new();
+        // Marked blocks are about to go: what replaces them is there already.
+        let markers = bucket.list(&format!("{}/markers/", self.bucket_prefix()))?;
+        let marked = |name: &str| markers.iter().any(|m| m.key.rsplit('/').next().is_some_and(|f| f.starts_with(name)));
         for name in bucket.list_folders(&format!("{}/", self.bucket_prefix()))? {
-            if name.parse::<ulid::Ulid>().is_err() {
+            if name.parse::<ulid::Ulid>().is_err() || marked(&name) {
                 continue;
             }
             if let Some(known) = work.bucket_blocks.iter().find(|b| b.ulid == name) {

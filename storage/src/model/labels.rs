@@ -105,6 +105,24 @@ impl Labels {
     }
 }
 
+/// Orders packed label sets as [`Labels`] are ordered.
+pub(crate) fn compare_packed(a: &[u8], b: &[u8]) -> Ordering {
+    // Strings are ordered as their bytes are, and names alternate with values on both sides.
+    let (mut a, mut b) = (LabelsIter(a), LabelsIter(b));
+    loop {
+        match (a.take_bytes(), b.take_bytes()) {
+            (Some(x), Some(y)) if x == y => {}
+            (x, y) => return x.cmp(&y),
+        }
+    }
+}
+
+/// Adds a pair to a packed label set; they come in order of their names.
+pub(crate) fn pack(out: &mut Vec<u8>, name: &str, value: &str) {
+    put(out, name);
+    put(out, value);
+}
+
 fn put(out: &mut Vec<u8>, s: &str) {
     let mut n = s.len();
     while n >= 0x80 {
@@ -168,14 +186,7 @@ impl Hash for Labels {
 
 impl Ord for Labels {
     fn cmp(&self, other: &Self) -> Ordering {
-        // Strings are ordered as their bytes are, and names alternate with values on both sides.
-        let (mut a, mut b) = (self.iter(), other.iter());
-        loop {
-            match (a.take_bytes(), b.take_bytes()) {
-                (Some(x), Some(y)) if x == y => {}
-                (x, y) => return x.cmp(&y),
-            }
-        }
+        compare_packed(&self.0, &other.0)
     }
 }
 

@@ -66,65 +66,93 @@ pub fn prefix(tenant: &str, ulid: &str) -> String {
     format!("traces/{tenant}/{ulid}/")
 }
 
+/// What a block's folder in the bucket holds.
+pub enum Found {
+    /// An upload under way, or a removal that has ended: it does not count.
+    Nothing,
+    /// A block.
+    Block(Box<BlockMeta>),
+    /// A block that is to be removed; its description may be gone already.
+    Marked {
+        /// Since when, Unix milliseconds.
+        at_ms: i64,
+        /// The writer that marked it and will remove it.
+        by: String,
+        /// Its description.
+        meta: Option<Box<BlockMeta>>,
+    },
+}
+
+/// Looks into a block's folder.
+pub fn look(bucket: &Arc<dyn Bucket>, tenant: &str, ulid: &str) -> Result<Found> {
+    let prefix = prefix(tenant, ulid);
+    let read = |name: &str| match bucket.get(&format!("{prefix}{name}")) {
+        Ok(j) => Ok(Some(j)),
+        Err(e) if e.kind == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    };
+    let meta = match read(META_FILE)? {
+        Some(json) => Some(Box::new(BlockMeta::parse(&json).map_err(|e| e.at(format!("{prefix}{META_FILE}")))?)),
+        None => None,
+    };
+    let Some(mark) = read(DELETION_MARK_FILE)? else { return Ok(meta.map_or(Found::Nothing, Found::Block)) };
+    let mark: serde_json::Value = serde_json::from_slice(&mark)
+        .map_err(|e| Error::corrupt(format!("a damaged deletion mark: {e}")).at(format!("{prefix}{DELETION_MARK_FILE}")))?;
+    let by = mark["marked_by"].as_str().unwrap_or_default().to_owned();
+    Ok(Found::Marked { at_ms: mark["deletion_time_ms"].as_i64().unwrap_or(i64::MAX), by, meta })
+}
+
+/// A tenant's folders in the bucket.
+pub struct Around {
+    /// All their names.
+    pub names: Vec<String>,
+    /// What those hold that were looked into.
+    pub found: Vec<(String, Found)>,
+}
+
+/// Lists the tenant's folders and looks into those for which `wanted` says so.
+///
+/// A merge puts its result into the bucket before it marks what it merged. So folders that were marked after the
+/// listing are made up for by one that came after it: the listing is repeated until it shows nothing new.
+pub fn look_around(bucket: &Arc<dyn Bucket>, tenant: &str, wanted: &dyn Fn(&str) -> bool) -> Result<Around> {
+    let (mut seen, mut found) = (foldhash::HashSet::default(), Vec::new());
+    loop {
+        let names = bucket.list_folders(&format!("traces/{tenant}/"))?;
+        let new: Vec<&String> = names.iter().filter(|n| seen.insert((*n).clone())).collect();
+        if new.is_empty() {
+            return Ok(Around { names, found });
+        }
+        for ulid in new.into_iter().filter(|n| wanted(n)) {
+            found.push((ulid.clone(), look(bucket, tenant, ulid)?));
+        }
+    }
+}
+
 /// The blocks in the bucket that count: described, of a known format, not marked for deletion, not merged into others.
 pub fn list(fs: &Arc<dyn Fs>, bucket: &Arc<dyn Bucket>, tenant: &str) -> Result<Vec<Arc<BlockHandle>>> {
-    let mut metas = Vec::new();
-    for ulid in bucket.list_folders(&format!("traces/{tenant}/"))? {
-        let prefix = prefix(tenant, &ulid);
-        let json = match bucket.get(&format!("{prefix}{META_FILE}")) {
-            Ok(j) => j,
-            // An upload under way, or a removal: it does not count.
-            Err(e) if e.kind == ErrorKind::NotFound => continue,
-            Err(e) => return Err(e),
-        };
-        match bucket.size(&format!("{prefix}{DELETION_MARK_FILE}")) {
-            Ok(_) => continue,
-            Err(e) if e.kind == ErrorKind::NotFound => {}
-            Err(e) => return Err(e),
-        }
-        metas.push(BlockMeta::parse(&json).map_err(|e| e.at(format!("{prefix}{META_FILE}")))?);
-    }
+    let found = look_around(bucket, tenant, &|_| true)?.found;
+    let described = |(_, f)| if let Found::Block(m) = f { Some(*m) } else { None };
+    let mut metas: Vec<BlockMeta> = found.into_iter().filter_map(described).collect();
     let merged: foldhash::HashSet<String> = metas.iter().flat_map(|m: &BlockMeta| m.sources.clone()).collect();
     metas.retain(|m| !merged.contains(&m.ulid));
     Ok(metas.into_iter().map(|m| BlockHandle::in_bucket(m, fs.clone(), bucket.clone())).collect())
 }
 
 /// Marks a block as to be removed; its objects stay for a while.
-pub fn mark(bucket: &Arc<dyn Bucket>, meta: &BlockMeta, now_ms: i64) -> Result<()> {
-    let json = format!("{{\"version\":1,\"ulid\":\"{}\",\"deletion_time_ms\":{now_ms}}}", meta.ulid);
-    bucket.put(&format!("{}{DELETION_MARK_FILE}", prefix(&meta.tenant, &meta.ulid)), json.into())
+pub fn mark(bucket: &Arc<dyn Bucket>, meta: &BlockMeta, by: &str, now_ms: i64) -> Result<()> {
+    let json = serde_json::json!({"version": 1, "ulid": meta.ulid, "deletion_time_ms": now_ms, "marked_by": by}).to_string();
+    // The first mark stands: whoever made it removes the block.
+    bucket.put_if_absent(&format!("{}{DELETION_MARK_FILE}", prefix(&meta.tenant, &meta.ulid)), json.into()).map(|_| ())
 }
 
-/// Removes marked blocks of `writer_id` whose mark is old enough; returns how many.
-pub fn sweep(bucket: &Arc<dyn Bucket>, tenant: &str, writer_id: &str, now_ms: i64, delay_ms: i64) -> Result<usize> {
-    let mut removed = 0;
-    for ulid in bucket.list_folders(&format!("traces/{tenant}/"))? {
-        let prefix = prefix(tenant, &ulid);
-        let json = match bucket.get(&format!("{prefix}{DELETION_MARK_FILE}")) {
-            Ok(j) => j,
-            Err(e) if e.kind == ErrorKind::NotFound => continue,
-            Err(e) => return Err(e),
-        };
-        let marked: serde_json::Value =
-            serde_json::from_slice(&json).map_err(|e| Error::corrupt(format!("a damaged deletion mark: {e}")))?;
-        let at = marked["deletion_time_ms"].as_i64().unwrap_or(i64::MAX);
-        let ours = match bucket.get(&format!("{prefix}{META_FILE}")) {
-            Ok(m) => BlockMeta::parse(&m)?.writer_id == writer_id,
-            // The description goes first: a removal that was cut short is ended.
-            Err(e) if e.kind == ErrorKind::NotFound => true,
-            Err(e) => return Err(e),
-        };
-        if !ours || now_ms.saturating_sub(at) < delay_ms {
-            continue;
+/// Removes a marked block: the description first, the mark last.
+pub fn remove(bucket: &Arc<dyn Bucket>, tenant: &str, ulid: &str) -> Result<()> {
+    let prefix = prefix(tenant, ulid);
+    bucket.delete(&format!("{prefix}{META_FILE}"))?;
+    for object in bucket.list(&prefix)? {
+        if !object.key.ends_with(DELETION_MARK_FILE) {
+            bucket.delete(&object.key)?;
         }
-        bucket.delete(&format!("{prefix}{META_FILE}"))?;
-        for object in bucket.list(&prefix)? {
-            if !object.key.ends_with(DELETION_MARK_FILE) {
-                bucket.delete(&object.key)?;
-            }
-        }
-        bucket.delete(&format!("{prefix}{DELETION_MARK_FILE}"))?;
-        removed += 1;
     }
-    Ok(removed)
+    bucket.delete(&format!("{prefix}{DELETION_MARK_FILE}"))
 }

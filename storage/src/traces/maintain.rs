@@ -1,9 +1,10 @@
 //! What a store does on the side: flush by size and age, upload, merge, retention, removal.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use super::block::meta::{META_FILE, SPANS_FILE};
-use super::blocks::{self, BlockHandle};
+use super::block::meta::{BlockMeta, META_FILE, SPANS_FILE};
+use super::blocks::{self, Around, BlockHandle, Found};
 use super::manifest::Manifest;
 use super::store::TraceStore;
 use crate::error::{Error, Result};
@@ -29,31 +30,71 @@ impl TraceStore {
                 first = done;
             }
         };
-        errand(self.list_late());
+        errand(self.refresh(now));
         errand(self.upload(&mut manifest));
         drop(manifest);
+        let all = self.blocks();
+        errand(inner.ownership.tend(all.iter().map(|b| (Some(&*b.meta.writer_id), &*b.meta.ulid)), now));
         errand(self.retain(now));
         if inner.options.compaction {
             errand(self.compact(now));
         }
-        let swept =
-            blocks::sweep(&inner.options.bucket, &inner.options.tenant, &inner.options.writer_id, now, inner.options.delete_delay_ms);
-        errand(swept.map(|_| ()));
         first
     }
 
-    /// Lists the bucket if that failed at opening.
-    fn list_late(&self) -> Result<()> {
-        let o = &self.0.options;
-        if self.0.state.read().unlisted.is_none() {
+    /// Whether a block is this store's to merge and remove.
+    pub(super) fn owns(&self, meta: &BlockMeta, now_ms: i64) -> bool {
+        self.0.ownership.owns(Some(&meta.writer_id), &meta.ulid, now_ms)
+    }
+
+    /// Now and then: finds blocks that other processes have put into the bucket, forgets those that are gone, and
+    /// removes what was marked long enough ago. One listing, and a look at each folder that is not read.
+    fn refresh(&self, now_ms: i64) -> Result<()> {
+        let (inner, o) = (&self.0, &self.0.options);
+        let due = now_ms.saturating_sub(inner.synced_ms.load(Ordering::Relaxed)) >= o.sync_interval_ms;
+        if !due && inner.state.read().unlisted.is_none() {
             return Ok(());
         }
-        let mut found = blocks::list(&o.fs, &o.bucket, &o.tenant)?;
-        let mut s = self.0.state.write();
-        found.retain(|b| !s.blocks.iter().any(|k| k.meta.ulid == b.meta.ulid));
-        found.extend(s.blocks.iter().cloned());
-        s.blocks = Arc::new(found);
-        s.unlisted = None;
+        // Before the listing, so that what a flush uploads meanwhile is not taken for gone.
+        let known = self.blocks();
+        let unknown = |ulid: &str| !known.iter().any(|b| b.meta.ulid == ulid);
+        let Around { names, found } = blocks::look_around(&o.bucket, &o.tenant, &unknown)?;
+        let mut fresh = Vec::new();
+        for (ulid, found) in found {
+            match found {
+                Found::Nothing => {}
+                Found::Block(meta) => fresh.push(BlockHandle::in_bucket(*meta, o.fs.clone(), o.bucket.clone())),
+                Found::Marked { at_ms, by, meta } => {
+                    if let Some(m) = &meta {
+                        inner.ownership.tend(std::iter::once((Some(&*m.writer_id), &*ulid)), now_ms)?;
+                    }
+                    // The description goes first: without one, a removal was cut short and is ended.
+                    let ours = by == o.writer_id || meta.is_none_or(|m| self.owns(&m, now_ms));
+                    if ours && now_ms.saturating_sub(at_ms) >= o.delete_delay_ms {
+                        blocks::remove(&o.bucket, &o.tenant, &ulid)?;
+                    }
+                }
+            }
+        }
+        let gone = |b: &BlockHandle| {
+            let was_there = known.iter().any(|k| !k.staged && k.meta.ulid == b.meta.ulid);
+            was_there && !b.staged && !names.contains(&b.meta.ulid)
+        };
+        let merged = {
+            let mut s = inner.state.write();
+            let mut all: Vec<_> = s.blocks.iter().filter(|b| !gone(b)).cloned().collect();
+            all.extend(fresh.into_iter().filter(|f| !s.blocks.iter().any(|b| b.meta.ulid == f.meta.ulid)));
+            let sources: foldhash::HashSet<String> = all.iter().flat_map(|b| b.meta.sources.clone()).collect();
+            let (merged, read): (Vec<_>, Vec<_>) = all.into_iter().partition(|b| sources.contains(&b.meta.ulid));
+            s.blocks = Arc::new(read);
+            s.unlisted = None;
+            merged
+        };
+        inner.synced_ms.store(now_ms, Ordering::Relaxed);
+        // A merge that was cut short before it could mark what it had merged.
+        for b in merged.iter().filter(|b| !b.staged && self.owns(&b.meta, now_ms)) {
+            blocks::mark(&o.bucket, &b.meta, &o.writer_id, now_ms)?;
+        }
         Ok(())
     }
 
@@ -92,10 +133,10 @@ impl TraceStore {
     fn retain(&self, now_ms: i64) -> Result<()> {
         let o = &self.0.options;
         let all = self.blocks();
-        let metas: Vec<_> = all.iter().map(|b| &b.meta).collect();
+        let metas: Vec<_> = all.iter().filter(|b| self.owns(&b.meta, now_ms)).map(|b| &b.meta).collect();
         for ulid in super::compact::plan::expired(&metas, now_ms, o.retention_ms, o.retention_bytes) {
-            let Some(b) = all.iter().find(|b| b.meta.ulid == ulid && !b.staged && b.meta.writer_id == o.writer_id) else { continue };
-            blocks::mark(&o.bucket, &b.meta, now_ms)?;
+            let Some(b) = all.iter().find(|b| b.meta.ulid == ulid && !b.staged) else { continue };
+            blocks::mark(&o.bucket, &b.meta, &o.writer_id, now_ms)?;
             self.replace(&[&ulid], None);
         }
         Ok(())

@@ -54,6 +54,10 @@ pub struct TraceStoreOptions {
     pub compact_write: WriteOptions,
     /// Open blocks' footers, filters and indexes hold at most so much memory.
     pub max_index_bytes: usize,
+    /// Blocks that another writer made so long ago are merged and expired by whoever holds the tenant's lease; 0: never.
+    pub adopt_after_ms: i64,
+    /// Look at the bucket for others' blocks, and for what is to be removed, this often.
+    pub sync_interval_ms: i64,
     /// Refuse everything that changes the store; set by [`crate::Engine::open_read_only`].
     pub read_only: bool,
 }
@@ -82,6 +86,8 @@ impl TraceStoreOptions {
             flush_write: WriteOptions { row_group_spans: 32 << 10, ..WriteOptions::default() },
             compact_write: WriteOptions { row_group_spans: 64 << 10, zstd_level: 6, ..WriteOptions::default() },
             max_index_bytes: 64 << 20,
+            adopt_after_ms: 6 * 3_600_000,
+            sync_interval_ms: 60_000,
             read_only: false,
         }
     }

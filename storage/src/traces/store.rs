@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -21,6 +21,7 @@ use super::manifest::Manifest;
 use super::options::TraceStoreOptions;
 use super::otlp::encode_request;
 use super::record;
+use crate::bucket::{Lease, Ownership};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Span, Trace, TraceId};
 
@@ -41,6 +42,9 @@ pub(super) struct Inner {
     pub(super) refused: AtomicU64,
     closed: AtomicBool,
     counter: AtomicU64,
+    pub(super) ownership: Ownership,
+    /// When the bucket was last listed, Unix milliseconds.
+    pub(super) synced_ms: AtomicI64,
     recovery: RecoveryReport,
 }
 
@@ -189,6 +193,8 @@ impl TraceStore {
         let wal_dir = options.dir.join("wal").join("traces");
         let (wal, recovery) = Wal::open(fs, &wal_dir, options.wal.clone(), &mut replay).map_err(wal_error)?;
         let state = State { live, pending: BTreeMap::new(), pending_bytes: 0, frozen: Vec::new(), blocks: Arc::new(handles), unlisted };
+        let lease = Lease::new(options.bucket.clone(), options.clock.clone(), "traces", &options.tenant, &options.writer_id);
+        let ownership = Ownership::new(&options.writer_id, Some(lease), options.adopt_after_ms);
         Ok(TraceStore(Arc::new(Inner {
             options,
             wal,
@@ -199,6 +205,8 @@ impl TraceStore {
             refused: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             counter: AtomicU64::new(0),
+            ownership,
+            synced_ms: AtomicI64::new(now),
             recovery,
         })))
     }

@@ -23,6 +23,7 @@ const SMALL_CHUNK: usize = 60;
 impl MetricStore {
     fn plan_blocks(&self) -> Vec<PlanBlock> {
         let v = self.version();
+        let now_ms = self.0.options.clock.now_ms();
         let pending = |m: &BlockMeta| {
             let applied = m.strandline.as_ref().map_or(&[][..], |s| &s.deletes_applied);
             v.deletes.iter().filter(|d| d.range().overlaps(m.range()) && !applied.contains(&d.spec.ulid)).count()
@@ -34,7 +35,7 @@ impl MetricStore {
                 range: b.meta.range(),
                 level: b.meta.compaction.level,
                 size_bytes: b.meta.size_bytes(),
-                ours: b.meta.writer() == Some(self.writer_id()),
+                ours: self.0.ownership.owns(b.meta.writer(), &b.meta.ulid, now_ms),
                 pending_deletes: pending(&b.meta),
             })
             .collect()

@@ -7,11 +7,11 @@ use crate::traces::block::meta::BlockMeta;
 /// At most so many blocks are merged at a time: each holds a row group in memory.
 const MAX_FAN_IN: usize = 8;
 
-/// Blocks to merge, named, of one window: those of this writer, the smallest first. A window is merged once it holds
+/// Blocks to merge, named, of one window: those given (the caller's own), the smallest first. A window is merged once it holds
 /// `min_blocks`, or once it has been over for a window's length and holds more than one.
-pub fn merge(blocks: &[&BlockMeta], writer_id: &str, now_ms: i64, min_blocks: usize) -> Option<Vec<String>> {
+pub fn merge(blocks: &[&BlockMeta], now_ms: i64, min_blocks: usize) -> Option<Vec<String>> {
     let mut windows: BTreeMap<(i64, i64), Vec<&BlockMeta>> = BTreeMap::new();
-    for b in blocks.iter().filter(|b| b.writer_id == writer_id) {
+    for b in blocks {
         windows.entry((b.window_start_ms, b.window_ms)).or_default().push(b);
     }
     for ((start, len), mut blocks) in windows {
@@ -80,18 +80,17 @@ mod tests {
     fn a_window_is_merged_when_full_or_over() {
         let b = [block("a", 0, 5, 0), block("b", 0, 4, 0), block("c", 100, 1, 0)];
         let b: Vec<&BlockMeta> = b.iter().collect();
-        assert_eq!(merge(&b, "w", 50, 4), None);
-        assert_eq!(merge(&b, "w", 50, 2), Some(vec!["b".into(), "a".into()]));
-        assert_eq!(merge(&b, "w", 200, 4), Some(vec!["b".into(), "a".into()]));
-        assert_eq!(merge(&b, "other", 200, 2), None, "another writer's blocks are left alone");
+        assert_eq!(merge(&b, 50, 4), None);
+        assert_eq!(merge(&b, 50, 2), Some(vec!["b".into(), "a".into()]));
+        assert_eq!(merge(&b, 200, 4), Some(vec!["b".into(), "a".into()]));
     }
 
     #[test]
     fn an_open_window_merges_like_with_like() {
         let b = [block("big", 0, 900, 1), block("x", 0, 5, 0), block("y", 0, 4, 0)];
         let b: Vec<&BlockMeta> = b.iter().collect();
-        assert_eq!(merge(&b, "w", 50, 2), Some(vec!["y".into(), "x".into()]));
-        assert_eq!(merge(&b, "w", 50, 3), None);
+        assert_eq!(merge(&b, 50, 2), Some(vec!["y".into(), "x".into()]));
+        assert_eq!(merge(&b, 50, 3), None);
     }
 
     #[test]

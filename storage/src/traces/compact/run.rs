@@ -120,13 +120,13 @@ impl TraceStore {
     pub(crate) fn compact(&self, now_ms: i64) -> Result<()> {
         loop {
             let all = self.blocks();
-            let metas: Vec<_> = all.iter().filter(|b| !b.staged).map(|b| &b.meta).collect();
+            let metas: Vec<_> = all.iter().filter(|b| !b.staged && self.owns(&b.meta, now_ms)).map(|b| &b.meta).collect();
             let o = self.options();
-            let Some(names) = super::plan::merge(&metas, &o.writer_id, now_ms, o.compact_blocks) else { return Ok(()) };
+            let Some(names) = super::plan::merge(&metas, now_ms, o.compact_blocks) else { return Ok(()) };
             let inputs: Vec<_> = all.iter().filter(|b| names.contains(&b.meta.ulid)).cloned().collect();
             self.merge(&inputs)?;
             for b in &inputs {
-                blocks::mark(&o.bucket, &b.meta, now_ms)?;
+                blocks::mark(&o.bucket, &b.meta, &o.writer_id, now_ms)?;
             }
         }
     }
