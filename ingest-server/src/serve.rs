@@ -206,7 +206,13 @@ async fn open_engine(app: Arc<App>) -> Result<(), String> {
     let opening = tokio::task::spawn_blocking(move || {
         let tenant = app.config.default_tenant.clone();
         let progress = app.clone();
-        let engine = app.tenants.get_with(&tenant, &mut |n| progress.replayed.store(n, Ordering::Relaxed)).map_err(|e| e.to_string())?;
+        let mut bar = crate::cli::progress::Progress::new("replaying, samples so far");
+        let mut told = |n| {
+            progress.replayed.store(n, Ordering::Relaxed);
+            bar.at(n, 0);
+        };
+        let engine = app.tenants.get_with(&tenant, &mut told).map_err(|e| e.to_string())?;
+        drop(bar);
         let replayed = app.replayed.load(Ordering::Relaxed);
         let s = engine.metrics().stats();
         tracing::info!("ready: {replayed} samples replayed, {} series, {} metric blocks", s.head.series, s.blocks);
