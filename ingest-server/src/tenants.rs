@@ -144,6 +144,7 @@ impl Tenants {
         m.compaction = c.compaction;
         m.head_max_bytes = (self.memory_limit / 2) as usize;
         m.cache_bytes = c.bucket_cache_bytes.min(self.memory_limit / 8);
+        m.disk_cache_bytes = c.bucket_disk_cache_bytes;
         let mut t = TraceStoreOptions::new(self.fs.clone(), self.clock.clone(), self.dir(tenant), self.bucket.clone());
         t.tenant = tenant.to_owned();
         t.wal = wal;

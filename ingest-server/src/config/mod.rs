@@ -44,6 +44,7 @@ pub struct Config {
     pub bucket_ca_file: Option<PathBuf>,
     pub bucket_timeout_ms: i64,
     pub bucket_cache_bytes: u64,
+    pub bucket_disk_cache_bytes: u64,
     pub metrics_retention_ms: i64,
     pub metrics_retention_bytes: u64,
     pub local_retention_ms: i64,
