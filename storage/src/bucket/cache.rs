@@ -125,10 +125,10 @@ impl RangeCache {
         if missing.is_empty() {
             return Ok(Vec::new());
         }
-        let mut out = self.from_disk(key, missing);
+        let mut out = self.read_disk(key, missing);
         let found: Vec<u64> = out.iter().map(|(p, _)| *p).collect();
         let missing: Vec<u64> = missing.iter().copied().filter(|p| found.binary_search(p).is_err()).collect();
-        let fetched = self.from_bucket(bucket, key, total, &missing)?;
+        let fetched = self.read_bucket(bucket, key, total, &missing)?;
         if let Some(d) = &self.disk
             && !fetched.is_empty()
         {
@@ -142,14 +142,14 @@ impl RangeCache {
     }
 
     /// The pages that lie on disk, of those asked for in rising order.
-    fn from_disk(&self, key: &str, pages: &[u64]) -> Vec<(u64, Bytes)> {
+    fn read_disk(&self, key: &str, pages: &[u64]) -> Vec<(u64, Bytes)> {
         let Some(d) = &self.disk else { return Vec::new() };
         let name = self.state.lock().names.entry(key.to_owned()).or_insert_with(|| key.into()).clone();
         let mut d = d.lock();
         pages.iter().filter_map(|p| d.get(&name, *p).map(|b| (*p, b))).collect()
     }
 
-    fn from_bucket(&self, bucket: &dyn Bucket, key: &str, total: u64, missing: &[u64]) -> Result<Vec<(u64, Bytes)>> {
+    fn read_bucket(&self, bucket: &dyn Bucket, key: &str, total: u64, missing: &[u64]) -> Result<Vec<(u64, Bytes)>> {
         let mut runs: Vec<(u64, u64)> = Vec::new();
         for p in missing {
             match runs.last_mut() {
