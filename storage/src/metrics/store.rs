@@ -111,7 +111,7 @@ impl MetricStore {
             fs: fs.clone(),
             bucket: options.bucket.clone(),
             prefix: format!("metrics/{}", options.tenant),
-            cache: Arc::new(RangeCache::new(options.cache_bytes)),
+            cache: Arc::new(open_cache(&options)?),
         });
         let version = Version { pin: head.pin(), flushed_epoch: 0, blocks: Vec::new(), incomplete: None, deletes: Vec::new() };
         let lease = options.bucket.clone().map(|b| Lease::new(b, options.clock.clone(), "metrics", &options.tenant, &writer));
@@ -255,6 +255,16 @@ impl MetricStore {
         *current = Arc::new(next.with_blocks(entries));
         Ok(())
     }
+}
+
+/// A bucket that is a local folder is read where it lies.
+fn open_cache(o: &MetricOptions) -> Result<RangeCache> {
+    let cache = RangeCache::new(o.cache_bytes);
+    let remote = o.bucket.as_ref().is_some_and(|b| b.local_path("").is_none());
+    if remote && o.disk_cache_bytes > 0 && !o.read_only {
+        return cache.with_disk(o.fs.clone(), o.dir.join("cache"), o.disk_cache_bytes);
+    }
+    Ok(cache)
 }
 
 fn remove_strays(fs: &Arc<dyn Fs>, blocks: &std::path::Path, manifest: &Manifest) -> Result<()> {
