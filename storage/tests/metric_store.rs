@@ -504,3 +504,28 @@ fn a_large_log_is_replayed_by_several_threads_to_the_same_state() {
     note(&mut model, &items);
     assert_eq!(everything(&s), model);
 }
+
+#[test]
+fn compaction_goes_on_beside_a_damaged_block() {
+    let w = World::new();
+    let s = w.open().unwrap();
+    for i in 0..6 {
+        w.clock.set(T0 + i * HOUR);
+        append(&s, &batch(3, T0 + i * HOUR)).unwrap();
+        s.flush().unwrap();
+    }
+    s.upload().unwrap();
+    assert_eq!(s.blocks().len(), 6);
+    let damaged = s.blocks()[0].meta.ulid.clone();
+    drop(s);
+    let (path, size) =
+        w.fs.files().into_iter().find(|(p, _)| p.ends_with("chunks/000001") && p.to_string_lossy().contains(&damaged)).unwrap();
+    w.fs.flip_bit(&path, size - 6, 2);
+    w.clock.set(T0 + 48 * HOUR);
+    let s = w.open().unwrap();
+    let e = s.compact(100).unwrap_err();
+    assert!(e.kind == ErrorKind::Corrupt && e.to_string().contains(&damaged), "{e}");
+    assert!(s.compact(100).unwrap() >= 2);
+    let left: Vec<String> = s.blocks().iter().map(|b| b.meta.ulid.clone()).collect();
+    assert!(left.len() <= 3 && left.contains(&damaged), "{left:?}");
+}

@@ -29,14 +29,18 @@ impl MetricStore {
         let head = &self.0.head;
         let cut = head.cut()?;
         let mut written = Vec::new();
-        let done = self.write_cut(&cut, work, &mut written).and_then(|()| self.publish(&cut, &written));
-        if let Err(e) = done {
-            // The cut's chunks stay in the head and its records in the log; the next flush takes them along.
+        // In both failures the cut's chunks stay in the head and its records in the log; the next flush takes them along.
+        if let Err(e) = self.write_cut(&cut, work, &mut written) {
             head.uncut(&cut);
             for m in &written {
                 let dir = self.local_dir().join(&m.ulid);
                 let _ = self.0.options.fs.remove_dir_all(&dir);
             }
+            return Err(e);
+        }
+        if let Err(e) = self.publish(&cut, &written) {
+            // The manifest on disk may name the blocks all the same: they stay, and the next start removes them if not.
+            head.uncut(&cut);
             return Err(e);
         }
         head.wal().truncate_before(cut.wal_segment).map_err(super::head::wal_error)?;

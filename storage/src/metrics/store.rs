@@ -50,6 +50,8 @@ pub(super) struct Work {
     pub bucket_blocks: Vec<BlockMeta>,
     pub listed: bool,
     pub ulid_counter: u128,
+    /// Blocks that compaction could not read: left as they are, so that the others' turn comes.
+    pub damaged: Vec<String>,
 }
 
 /// Figures of a store.
@@ -114,6 +116,7 @@ impl MetricStore {
             cache: Arc::new(open_cache(&options)?),
         });
         let version = Version { pin: head.pin(), flushed_epoch: 0, blocks: Vec::new(), incomplete: None, deletes: Vec::new() };
+        let first_ulid = u128::from(recovery.next_seq) << 8;
         let lease = options.bucket.clone().map(|b| Lease::new(b, options.clock.clone(), "metrics", &options.tenant, &writer));
         let ownership = Ownership::new(&writer, lease, options.adopt_after_ms);
         let store = MetricStore(Arc::new(Inner {
@@ -121,7 +124,7 @@ impl MetricStore {
             head,
             version: RwLock::new(Arc::new(version)),
             manifest: Mutex::new(manifest),
-            work: Mutex::default(),
+            work: Mutex::new(Work { ulid_counter: first_ulid, ..Work::default() }),
             opener,
             writer,
             ownership,
@@ -399,7 +402,18 @@ impl MetricStore {
         Ok(())
     }
 
+    /// A name that was never used: the clock may stand still over a restart, or be set back.
     pub(super) fn new_ulid(&self, work: &mut Work) -> String {
+        loop {
+            let name = self.next_ulid(work);
+            let known = work.bucket_blocks.iter().any(|b| b.ulid == name) || self.version().deletes.iter().any(|d| d.spec.ulid == name);
+            if !known && !self.0.options.fs.exists(&self.local_dir().join(&name)) {
+                return name;
+            }
+        }
+    }
+
+    fn next_ulid(&self, work: &mut Work) -> String {
         // Time from the injected clock; uniqueness from the writer's name, mixed, and a counter.
         use std::hash::{BuildHasher, Hasher};
         let mut h = foldhash::quality::FixedState::with_seed(work.ulid_counter as u64).build_hasher();
