@@ -38,7 +38,7 @@ impl MetricStore {
             }
             return Err(e);
         }
-        if let Err(e) = self.publish(&cut, &written) {
+        if let Err(e) = self.publish(&cut, &written, work) {
             // The manifest on disk may name the blocks all the same: they stay, and the next start removes them if not.
             head.uncut(&cut);
             return Err(e);
@@ -115,11 +115,12 @@ impl MetricStore {
     }
 
     /// Manifest first (it makes the blocks exist and moves the log's floor), then the version.
-    fn publish(&self, cut: &Cut, written: &[BlockMeta]) -> Result<()> {
+    fn publish(&self, cut: &Cut, written: &[BlockMeta], work: &Work) -> Result<()> {
         let mut manifest = self.0.manifest.lock();
         let mut next = manifest.clone();
         next.blocks.extend(written.iter().map(|m| LocalBlock { ulid: m.ulid.clone(), uploaded_ms: None }));
         next.wal_floor = cut.wal_segment;
+        next.names = work.ulid_counter as u64;
         next.next_series_id = self.0.head.next_series_id();
         next.save(&self.0.options.fs, &self.0.options.dir.join("metrics"))?;
         *manifest = next;
@@ -157,7 +158,7 @@ pub(super) fn encode(buf: &SampleBuf, range_ms: i64, xor2: bool) -> Chunks {
     let samples: Vec<(i64, i64, Value)> = (0..buf.len())
         .map(|i| {
             let v = match buf.histogram(i) {
-                Some(h) => Value::Histogram(AnyHistogram::Float(h.clone())),
+                Some(h) => Value::Histogram(h.to_int().map_or_else(|| AnyHistogram::Float(h.clone()), |i| AnyHistogram::Int(Arc::new(i)))),
                 None => Value::Float(buf.v[i]),
             };
             (buf.t[i], buf.start(i), v)

@@ -116,7 +116,7 @@ impl MetricStore {
             cache: Arc::new(open_cache(&options)?),
         });
         let version = Version { pin: head.pin(), flushed_epoch: 0, blocks: Vec::new(), incomplete: None, deletes: Vec::new() };
-        let first_ulid = u128::from(recovery.next_seq) << 8;
+        let first_ulid = u128::from(manifest.names);
         let lease = options.bucket.clone().map(|b| Lease::new(b, options.clock.clone(), "metrics", &options.tenant, &writer));
         let ownership = Ownership::new(&writer, lease, options.adopt_after_ms);
         let store = MetricStore(Arc::new(Inner {

@@ -171,12 +171,12 @@ fn custom(
         custom_values: bounds.into(),
         ..Histogram::default()
     };
-    put_native(x, m, labels, c, h)
+    put_native(x, m, labels, c, Value::Histogram(AnyHistogram::Int(Arc::new(h))))
 }
 
-fn put_native(x: &mut Translator<'_>, m: &Metric<'_>, labels: &PointLabels<'_>, c: &Common<'_>, h: Histogram) -> Result<(), WireError> {
+fn put_native(x: &mut Translator<'_>, m: &Metric<'_>, labels: &PointLabels<'_>, c: &Common<'_>, value: Value) -> Result<(), WireError> {
     let c2 = Common { stale: false, start_ms: c.start_ms, t_ms: c.t_ms, exemplars: c.exemplars.clone() };
-    let series = x.put(labels, &m.family, None, &c2, Value::Histogram(AnyHistogram::Int(Arc::new(h))));
+    let series = x.put(labels, &m.family, None, &c2, value);
     x.exemplars(series, c, |_| true)
 }
 
@@ -252,7 +252,7 @@ pub(super) fn exponential(x: &mut Translator<'_>, m: &Metric<'_>, p: &[u8], delt
     let (negative_spans, negative_buckets) = side(negative, merge)?;
     let mut h = Histogram {
         schema: scale.min(8) as i32,
-        counter_reset: if delta { CounterReset::Gauge } else { CounterReset::Unknown },
+        counter_reset: CounterReset::Unknown,
         zero_threshold: if threshold == 0.0 { DEFAULT_ZERO_THRESHOLD } else { threshold },
         zero_count: zero,
         count,
@@ -270,7 +270,8 @@ pub(super) fn exponential(x: &mut Translator<'_>, m: &Metric<'_>, p: &[u8], delt
         return Ok(());
     }
     let labels = x.labels(m, p, 1)?;
-    put_native(x, m, &labels, &c, h)
+    let value = if delta && !c.stale { Value::DeltaHistogram(Arc::new(h)) } else { Value::Histogram(AnyHistogram::Int(Arc::new(h))) };
+    put_native(x, m, &labels, &c, value)
 }
 
 pub(super) fn summary(x: &mut Translator<'_>, m: &Metric<'_>, p: &[u8], newest_ms: &mut i64) -> Result<(), WireError> {

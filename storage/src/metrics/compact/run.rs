@@ -168,6 +168,7 @@ impl MetricStore {
                     next.obsolete.push(Obsolete { ulid: g.clone(), reason: reason.to_owned() });
                 }
             }
+            next.names = work.ulid_counter as u64;
             if let Some(m) = &written {
                 next.blocks.push(LocalBlock { ulid: m.ulid.clone(), uploaded_ms: None });
             }

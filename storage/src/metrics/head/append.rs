@@ -280,7 +280,7 @@ impl Head {
         w: &mut Work,
     ) -> Result<()> {
         let mut deltas: Vec<FloatRecord> = Vec::new();
-        let mut histograms = Vec::new();
+        let (mut histograms, mut delta_histograms) = (Vec::new(), Vec::new());
         let mut pending: Vec<PendingItem> = Vec::with_capacity(items.len());
         let mut logged = Vec::new();
         let mut labels = Vec::new();
@@ -333,6 +333,7 @@ impl Head {
                 Value::Float(v) => floats.push(FloatRecord { id, t: item.t, st, v: *v }),
                 Value::Delta(v) => deltas.push(FloatRecord { id, t: item.t, st: item.st, v: *v }),
                 Value::Histogram(h) => histograms.push((id, item.t, st, h)),
+                Value::DeltaHistogram(h) => delta_histograms.push((id, item.t, h)),
             }
             pending.push(PendingItem { index, t: item.t, st, value: item.value.clone() });
         }
@@ -343,6 +344,9 @@ impl Head {
         record.deltas(&deltas);
         for (id, t, st, h) in histograms {
             record.histogram(id, t, st, h);
+        }
+        for (id, t, h) in delta_histograms {
+            record.delta_histogram(id, t, h);
         }
         match self.wal.append(&record.out) {
             // The ticket of the whole batch is taken at its end; a sequence covers all before it.
@@ -364,7 +368,7 @@ impl Head {
 
     fn judge(&self, s: &super::Stripe, index: u32, t: i64, v: &Value, now_ms: i64, pending: &[PendingItem]) -> Verdict {
         let invalid = match v {
-            Value::Histogram(AnyHistogram::Int(h)) => h.validate().is_err(),
+            Value::DeltaHistogram(h) | Value::Histogram(AnyHistogram::Int(h)) => h.validate().is_err(),
             Value::Histogram(AnyHistogram::Float(h)) => h.validate().is_err(),
             _ => false,
         };
