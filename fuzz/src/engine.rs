@@ -108,7 +108,8 @@ impl Model {
         for (labels, samples) in got {
             let i: u8 = labels.get("i").and_then(|i| i.parse().ok()).expect("a series nobody wrote");
             for (t, v, _) in samples {
-                let known = |m: &BTreeMap<u8, BTreeMap<i64, BTreeSet<u64>>>| m.get(&i).and_then(|s| s.get(&t)).is_some_and(|o| o.contains(&v));
+                let known =
+                    |m: &BTreeMap<u8, BTreeMap<i64, BTreeSet<u64>>>| m.get(&i).and_then(|s| s.get(&t)).is_some_and(|o| o.contains(&v));
                 assert!(known(&self.acked) || known(&self.open), "{doing}: series {i} at {t} has {v}, which nobody wrote");
                 self.acked.entry(i).or_default().entry(t).or_default().insert(v);
             }
@@ -189,7 +190,8 @@ pub fn engine_ops(data: &[u8]) {
         }
         if w.fs.is_down() || op % 12 == 11 {
             drop(e);
-            let style = [CrashStyle::LoseUnsynced, CrashStyle::Torn, CrashStyle::Reordered, CrashStyle::KeepAll][usize::from(input.byte()) % 4];
+            let style =
+                [CrashStyle::LoseUnsynced, CrashStyle::Torn, CrashStyle::Reordered, CrashStyle::KeepAll][usize::from(input.byte()) % 4];
             w.fs.restart(style, u64::from(step) + 1);
             e = w.open().unwrap_or_else(|e| panic!("step {step}: the store does not open: {e}"));
             m.check(&e, &format!("after a restart in step {step}"));
