@@ -57,7 +57,7 @@ pub fn request(first: u64, traces: u64, start_ms: i64) -> Vec<u8> {
 }
 
 fn span_id(n: u64, i: usize) -> [u8; 8] {
-    (n << 8 | i as u64 + 1).to_be_bytes()
+    ((n << 8) | (i as u64 + 1)).to_be_bytes()
 }
 
 fn span(m: &mut Message, n: u64, i: usize, start_ms: i64) {
