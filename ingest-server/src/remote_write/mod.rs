@@ -30,6 +30,13 @@ struct Written {
     exemplars: u64,
 }
 
+/// What a decompressed request holds: the door of fuzz targets and benches.
+#[doc(hidden)]
+pub fn decode(body: Bytes, v2: bool) -> Result<Batch, String> {
+    let decoded = if v2 { v2::decode(&body) } else { v1::decode(body) };
+    decoded.map(|(batch, _)| batch)
+}
+
 /// Handles `POST /api/v1/write`.
 pub async fn write(State(app): State<Arc<App>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
