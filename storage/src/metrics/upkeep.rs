@@ -230,8 +230,10 @@ impl MetricStore {
                     bucket.put(&format!("{}/markers/{}-deletion-mark.json", self.bucket_prefix(), o.ulid), json)?;
                 }
                 Some(m) if (now_s - m.deletion_time) * 1000 >= self.0.options.delete_delay_ms => {
-                    self.remove_from_bucket(&**bucket, &prefix, &o.ulid)?;
+                    // Forgotten first: a start while the bucket is down must not look for what is gone.
                     work.bucket_blocks.retain(|b| b.ulid != o.ulid);
+                    self.remember_bucket(work)?;
+                    self.remove_from_bucket(&**bucket, &prefix, &o.ulid)?;
                     let mut manifest = self.0.manifest.lock();
                     let mut next = manifest.clone();
                     next.obsolete.retain(|x| x.ulid != o.ulid);
