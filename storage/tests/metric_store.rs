@@ -504,3 +504,19 @@ fn a_large_log_is_replayed_by_several_threads_to_the_same_state() {
     note(&mut model, &items);
     assert_eq!(everything(&s), model);
 }
+
+/// A machine without a clock of its own starts at the same time again: blocks must not take the names of older ones.
+#[test]
+fn a_clock_that_stands_still_over_a_restart_overwrites_no_block() {
+    let w = World::new();
+    let mut model = Model::new();
+    for i in 0..4 {
+        let s = w.open().unwrap();
+        let items = batch(3, T0 - 100_000 + i * 20_000);
+        assert!(append(&s, &items).unwrap().is_empty());
+        note(&mut model, &items);
+        s.flush().unwrap();
+        assert_eq!((everything(&s), s.blocks().len()), (model.clone(), i as usize + 1));
+        s.close().unwrap();
+    }
+}

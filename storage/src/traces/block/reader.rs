@@ -75,6 +75,7 @@ impl OpenBlock {
         let mut reader = ParquetMetaDataReader::new().with_page_index_policy(PageIndexPolicy::Optional);
         reader.try_parse_sized(&bytes, meta.size_bytes).map_err(fail)?;
         let metadata = reader.finish().map_err(fail)?;
+        crate::columnar::check::places(&metadata, meta.size_bytes).map_err(|e| e.at(file.name()))?;
         let mut leaves = HashMap::default();
         for (i, c) in metadata.file_metadata().schema_descr().columns().iter().enumerate() {
             leaves.insert(c.path().parts().join("\0"), i);
