@@ -4,52 +4,26 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 #![cfg(all(feature = "promql", feature = "traceql"))]
 
+#[path = "../benches/common/mod.rs"]
+mod common;
 #[path = "counted_work/meter.rs"]
 mod meter;
 
 use strandline::promql::{Engine as PromQl, EngineOptions};
 use strandline::storage::metrics::head::{Batch, BatchBuilder, Value};
 use strandline::storage::metrics::{MetricStore, Place};
-use strandline::storage::model::{Labels, MatchOp, Matcher, TimeRange, TraceId};
+use strandline::storage::model::{MatchOp, Matcher, TimeRange, TraceId};
 use strandline::storage::read::{SampleBuf, SelectRequest, SeriesSource, SpanSource};
 use strandline::traceql::{self, MetricsOptions, Root, SearchOptions};
-use strandline_testkit::metrics::{Series, host};
-use strandline_testkit::{CountingAllocator, Random, spans};
+use strandline_testkit::{CountingAllocator, spans};
 
-use meter::{Meter, World};
+use common::{Fleet, T0, World};
+use meter::Meter;
 
 #[global_allocator]
 static ALLOCATOR: CountingAllocator = CountingAllocator;
 
-/// Aligned to two hours.
-const T0: i64 = 1_700_006_400_000;
 const HOSTS: usize = 20;
-
-fn labels(s: &Series) -> Labels {
-    Labels::from_pairs(s.labels.iter().map(|(k, v)| (k.as_str(), v.as_str())))
-}
-
-struct Fleet {
-    series: Vec<(Labels, Series)>,
-    random: Random,
-    t: i64,
-}
-
-impl Fleet {
-    fn new(hosts: usize) -> Self {
-        let series = (0..hosts).flat_map(host).map(|s| (labels(&s), s)).collect();
-        Fleet { series, random: Random::new(1), t: T0 }
-    }
-    fn next_scrape(&mut self) -> Batch {
-        let mut b = BatchBuilder::default();
-        for (l, s) in &mut self.series {
-            let k = b.series(l);
-            b.push(k, self.t, 0, Value::Float(s.step(&mut self.random)));
-        }
-        self.t += 15_000;
-        b.finish()
-    }
-}
 
 #[test]
 fn work_is_what_it_was() {

@@ -165,3 +165,37 @@ fn unsafe_code_is_where_it_is_said_to_be() {
     }
     fail("unsafe code must say why it is sound", found);
 }
+
+/// A promise in `docs/faults.md` names the test that keeps it.
+#[test]
+fn tests_named_by_the_faults_are_there() {
+    let files = files();
+    let text = &files[Path::new("docs/faults.md")];
+    let seeds = |dir: &Path| std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()).collect::<Vec<_>>();
+    let mut known: Vec<String> = seeds(&root().join("fuzz/corpus")).iter().flat_map(|d| seeds(d)).map(|p| name_of(&p)).collect();
+    known.extend(seeds(&root().join("fuzz/corpus")).iter().map(|p| name_of(p)));
+    let is_test = |name: &str| {
+        let (rust, python) = (format!("fn {name}("), format!("def {name}("));
+        files.iter().any(|(p, t)| (ends_with(p, &["rs"]) && t.contains(&rust)) || (p.starts_with("tests/interop") && t.contains(&python)))
+    };
+    let named = text.split('`').skip(1).step_by(2).filter(|n| n.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'));
+    fail("no such test", named.filter(|n| !known.iter().any(|k| k == n) && !is_test(n)).map(str::to_owned).collect());
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().unwrap().to_str().unwrap().to_owned()
+}
+
+/// Pages are 4, 16 or 64 KiB: nothing here may ask for their size, or map a part of a file, which must begin at one.
+#[test]
+fn nothing_depends_on_the_size_of_a_page() {
+    let words = ["page_size()", "PAGESIZE", "MmapOptions", "mremap", "O_DIRECT"];
+    let mut found = Vec::new();
+    for (path, text) in files().iter().filter(|(p, _)| ends_with(p, &["rs"]) && !p.starts_with("tests")) {
+        let lines = text.lines().enumerate();
+        found.extend(
+            lines.filter(|(_, l)| words.iter().any(|w| l.contains(w))).map(|(i, l)| format!("{}:{}: {}", path.display(), i + 1, l.trim())),
+        );
+    }
+    fail("the size of a page", found);
+}

@@ -33,7 +33,8 @@ pub fn wal_recovery(data: &[u8]) {
         1 => {
             fs.create_dir_all(Path::new(DIR)).unwrap();
             drop(written(&fs, 3));
-            let segment = fs.read_dir(Path::new(DIR)).unwrap()[usize::from(input.byte() % 2)].path.clone();
+            let segments = fs.read_dir(Path::new(DIR)).unwrap();
+            let segment = segments[usize::from(input.byte()) % segments.len()].path.clone();
             fs.write_atomic(&segment, input.0).unwrap();
             open(&fs, &mut Vec::new()).close().unwrap();
         }

@@ -49,7 +49,7 @@ fn spans() -> Spans {
     let span = |t: u8, i: u8| Span {
         trace_id: TraceId([t; 16]),
         span_id: SpanId([i; 8]),
-        parent_span_id: (i > 1).then(|| SpanId([i / 2; 8])),
+        parent_span_id: (i > 1).then_some(SpanId([i / 2; 8])),
         start_unix_nano: 1_000_000_000 * u64::from(i),
         end_unix_nano: 1_000_000_000 * u64::from(i) + 7_000_000 * u64::from(t),
         name: format!("op {i}"),

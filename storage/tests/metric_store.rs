@@ -585,3 +585,19 @@ fn compaction_goes_on_beside_a_damaged_block() {
     let left: Vec<String> = s.blocks().iter().map(|b| b.meta.ulid.clone()).collect();
     assert!(left.len() <= 3 && left.contains(&damaged), "{left:?}");
 }
+
+/// A machine without a clock of its own starts at the same time again: blocks must not take the names of older ones.
+#[test]
+fn a_clock_that_stands_still_over_a_restart_overwrites_no_block() {
+    let w = World::new();
+    let mut model = Model::new();
+    for i in 0..4 {
+        let s = w.open().unwrap();
+        let items = batch(3, T0 - 100_000 + i * 20_000);
+        assert!(append(&s, &items).unwrap().is_empty());
+        note(&mut model, &items);
+        s.flush().unwrap();
+        assert_eq!((everything(&s), s.blocks().len()), (model.clone(), i as usize + 1));
+        s.close().unwrap();
+    }
+}

@@ -105,8 +105,9 @@ fn json(any: &[u8], out: &mut String, depth: usize) -> Result<(), WireError> {
             out.push('}');
         }
         Some((7, Field::Bytes(b))) => quoted(&base64(b), out),
-        None => out.push_str("null"),
-        Some(_) => out.push_str(&text(any)?),
+        Some((2..=4, _)) => out.push_str(&text(any)?),
+        // Of a kind that is not known, or sent as another than it is.
+        _ => out.push_str("null"),
     }
     Ok(())
 }

@@ -43,7 +43,8 @@ pub(super) fn decode(body: Bytes) -> Result<(Batch, Written), String> {
 fn series(ts: &[u8], base: usize, body_len: usize, gathered: &mut Vec<u8>, batch: &mut Batch, w: &mut Written) -> Result<(), WireError> {
     let index = batch.series.len() as u32;
     let labels_end = leading_labels(ts);
-    let (mut start, mut len) = (ts.as_ptr() as usize - base, labels_end);
+    // What is not a message at all is empty and lies nowhere in the body.
+    let (mut start, mut len) = if ts.is_empty() { (0, 0) } else { (ts.as_ptr() as usize - base, labels_end) };
     let mut r = Fields::new(&ts[labels_end..]);
     let mut scattered: Vec<u8> = Vec::new();
     while let Some((n, f)) = r.next()? {

@@ -1,6 +1,7 @@
 //! Parquet below the level of rows: VARIANT values, shredding, leaf columns read as dictionary and indices, files
 //! whose every read is checked. Nothing here knows of spans.
 
+pub mod check;
 pub mod dict;
 pub mod encode;
 pub mod file;

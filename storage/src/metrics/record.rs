@@ -360,6 +360,10 @@ pub fn decode(record: &[u8], scratch: &mut Vec<FloatRecord>, f: &mut dyn FnMut(E
         match r.u8()? {
             SERIES => {
                 let id = r.uvarint()?;
+                // Ids are counted up from one: no store comes near, and what follows the last must be a number still.
+                if id > i64::MAX as u64 {
+                    return Err(Error::corrupt(format!("a log record has the series id {id}")));
+                }
                 f(Entry::Series { id, labels: &labels(&mut r)? });
             }
             tag @ (FLOATS | FLOATS_WITH_STARTS) => {

@@ -75,12 +75,15 @@ impl OpenBlock {
         let mut reader = ParquetMetaDataReader::new().with_page_index_policy(PageIndexPolicy::Optional);
         reader.try_parse_sized(&bytes, meta.size_bytes).map_err(fail)?;
         let metadata = reader.finish().map_err(fail)?;
+        crate::columnar::check::places(&metadata, meta.size_bytes).map_err(|e| e.at(file.name()))?;
         let mut leaves = HashMap::default();
         for (i, c) in metadata.file_metadata().schema_descr().columns().iter().enumerate() {
             leaves.insert(c.path().parts().join("\0"), i);
         }
         let trace_id = *leaves.get("trace_id").ok_or_else(|| Error::corrupt("a block without trace ids").at(file.name()))?;
         let blooms = metadata.row_groups().iter().map(|g| Sbbf::read_from_column_chunk(g.column(trace_id), &tail));
+        // A filter of no blocks says nothing, and can't be asked.
+        let blooms = blooms.map(|b| b.map(|b| b.filter(|b| b.num_blocks() > 0)));
         let blooms = blooms.collect::<std::result::Result<_, _>>().map_err(fail)?;
         let layout = layout_of(&metadata);
         Ok(OpenBlock { meta, file, metadata, leaves, blooms, layout })
