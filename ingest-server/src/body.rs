@@ -1,6 +1,7 @@
 //! Request bodies: read to a bound, unpacked to a bound.
 
 use std::io::Read;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::HeaderMap;
@@ -15,18 +16,27 @@ const STEP: usize = 256 << 10;
 
 /// Reads a whole body of at most `max` bytes.
 pub async fn read(body: Body, max: u64) -> Result<Bytes, Refusal> {
-    collect(body, max, &mut |_| Ok(())).await
+    collect(body, max, DEFAULT_PATIENCE, &mut |_| Ok(())).await
 }
 
 /// As [`read`]; the bytes count as in flight while they come.
 pub async fn read_into(room: &mut Room, body: Body, max: u64) -> Result<Bytes, Refusal> {
-    collect(body, max, &mut |n| room.grow(n)).await
+    collect(body, max, room.read_timeout(), &mut |n| room.grow(n)).await
 }
 
-async fn collect(body: Body, max: u64, grow: &mut (dyn FnMut(usize) -> Result<(), Refusal> + Send)) -> Result<Bytes, Refusal> {
-    let mut body = body;
+/// Where no configuration is at hand.
+const DEFAULT_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What is said to who sends too slowly.
+pub fn too_slow() -> Refusal {
+    Refusal::new(Reason::Invalid, "the next part of the request did not come in time (server.read_timeout)")
+}
+
+type Grow<'g> = &'g mut (dyn FnMut(usize) -> Result<(), Refusal> + Send);
+
+async fn collect(mut body: Body, max: u64, patience: Duration, grow: Grow<'_>) -> Result<Bytes, Refusal> {
     let mut out = BytesMut::new();
-    while let Some(frame) = body.frame().await {
+    while let Some(frame) = tokio::time::timeout(patience, body.frame()).await.map_err(|_| too_slow())? {
         let frame = frame.map_err(|e| Refusal::new(Reason::Invalid, format!("reading the request: {e}")))?;
         if let Ok(data) = frame.into_data() {
             if (out.len() + data.len()) as u64 > max {

@@ -10,6 +10,8 @@ pub mod cli;
 pub mod config;
 pub mod counters;
 pub mod drop_rules;
+pub mod http_client;
+pub mod limits;
 pub mod load;
 pub mod memory;
 pub mod otlp;

@@ -77,7 +77,7 @@ async fn serve(config: Config) -> Result<(), String> {
     for l in listeners.into_iter().filter(|l| !l.address.is_empty()) {
         let (socket, bound) = bind(&l)?;
         lines.push(format!("{:<10} listening on {}{bound}", l.name, if tls.is_some() { "https://" } else { "http://" }));
-        servers.push(tokio::spawn(listen(socket, l.router, handle.clone(), tls.clone())));
+        servers.push(tokio::spawn(listen(socket, l.router, handle.clone(), tls.clone(), app.read_timeout())));
     }
     announce(&app, &lines);
     let opened = open_engine(app.clone()).await;
@@ -149,26 +149,32 @@ async fn tls_config(c: &Config) -> Result<Option<Tls>, String> {
     Ok(Some(Arc::new(config)))
 }
 
-async fn listen(socket: TcpListener, router: Router, handle: Handle<SocketAddr>, tls: Option<Tls>) -> std::io::Result<()> {
+async fn listen(
+    socket: TcpListener,
+    router: Router,
+    handle: Handle<SocketAddr>,
+    tls: Option<Tls>,
+    patience: Duration,
+) -> std::io::Result<()> {
     let service = router.into_make_service();
     match tls {
         Some(tls) => {
             let acceptor = axum_server::tls_rustls::RustlsConfig::from_config(tls);
             let mut s = axum_server::from_tcp_rustls(socket, acceptor)?.handle(handle);
-            bound_connections(s.http_builder());
+            bound_connections(s.http_builder(), patience);
             s.serve(service).await
         }
         None => {
             let mut s = axum_server::from_tcp(socket)?.handle(handle);
-            bound_connections(s.http_builder());
+            bound_connections(s.http_builder(), patience);
             s.serve(service).await
         }
     }
 }
 
 /// Slow and greedy clients: headers must come soon and be small, streams are few.
-fn bound_connections(b: &mut hyper_util::server::conn::auto::Builder<hyper_util::rt::TokioExecutor>) {
-    b.http1().timer(hyper_util::rt::TokioTimer::new()).header_read_timeout(Duration::from_secs(10)).max_buf_size(128 << 10);
+fn bound_connections(b: &mut hyper_util::server::conn::auto::Builder<hyper_util::rt::TokioExecutor>, patience: Duration) {
+    b.http1().timer(hyper_util::rt::TokioTimer::new()).header_read_timeout(patience).max_buf_size(128 << 10);
     b.http2()
         .timer(hyper_util::rt::TokioTimer::new())
         .keep_alive_interval(Duration::from_secs(30))
@@ -200,7 +206,13 @@ async fn open_engine(app: Arc<App>) -> Result<(), String> {
     let opening = tokio::task::spawn_blocking(move || {
         let tenant = app.config.default_tenant.clone();
         let progress = app.clone();
-        let engine = app.tenants.get_with(&tenant, &mut |n| progress.replayed.store(n, Ordering::Relaxed)).map_err(|e| e.to_string())?;
+        let mut bar = crate::cli::progress::Progress::new("replaying, samples so far");
+        let mut told = |n| {
+            progress.replayed.store(n, Ordering::Relaxed);
+            bar.at(n, 0);
+        };
+        let engine = app.tenants.get_with(&tenant, &mut told).map_err(|e| e.to_string())?;
+        drop(bar);
         let replayed = app.replayed.load(Ordering::Relaxed);
         let s = engine.metrics().stats();
         tracing::info!("ready: {replayed} samples replayed, {} series, {} metric blocks", s.head.series, s.blocks);

@@ -135,6 +135,7 @@ impl Tenants {
         m.limits.max_series = c.max_series as usize;
         m.limits.max_labels = c.max_labels as usize;
         m.limits.max_label_value_bytes = c.max_label_value_bytes as usize;
+        m.limits.max_label_name_bytes = c.max_label_name_bytes as usize;
         m.limits.max_exemplars = c.max_exemplars as usize;
         m.external_labels = c.external_labels.clone();
         m.retention_ms = c.metrics_retention_ms;
@@ -143,9 +144,14 @@ impl Tenants {
         m.compaction = c.compaction;
         m.head_max_bytes = (self.memory_limit / 2) as usize;
         m.cache_bytes = c.bucket_cache_bytes.min(self.memory_limit / 8);
+        m.disk_cache_bytes = c.bucket_disk_cache_bytes;
         let mut t = TraceStoreOptions::new(self.fs.clone(), self.clock.clone(), self.dir(tenant), self.bucket.clone());
         t.tenant = tenant.to_owned();
         t.wal = wal;
+        t.limits.max_span_bytes = c.max_span_bytes as usize;
+        t.limits.max_attributes = c.max_span_attributes as usize;
+        t.limits.max_attribute_bytes = c.max_span_attribute_bytes as usize;
+        t.limits.max_list_items = c.max_span_events as usize;
         t.retention_ms = c.traces_retention_ms;
         t.retention_bytes = c.traces_retention_bytes;
         t.flush_age_ms = c.traces_flush_age_ms;

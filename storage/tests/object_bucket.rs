@@ -27,6 +27,7 @@ struct Faulty {
     inner: Arc<ObjectBucket>,
     down: Arc<AtomicBool>,
     fail_put: Arc<AtomicU64>,
+    ranges: Arc<AtomicU64>,
 }
 
 impl Faulty {
@@ -68,6 +69,7 @@ impl Bucket for Faulty {
         self.inner.get_range(key, offset, len)
     }
     fn get_ranges(&self, key: &str, ranges: &[(u64, usize)]) -> Result<Vec<Bytes>> {
+        self.ranges.fetch_add(1, Ordering::SeqCst);
         self.check()?;
         self.inner.get_ranges(key, ranges)
     }
@@ -91,7 +93,7 @@ impl Bucket for Faulty {
 
 fn bucket(fs: &SimFs) -> Faulty {
     let inner = ObjectBucket::new(Arc::new(InMemory::new()), Arc::new(fs.clone()), "memory".into(), "some/prefix", Duration::from_secs(5));
-    Faulty { inner: Arc::new(inner.unwrap()), down: Arc::default(), fail_put: Arc::default() }
+    Faulty { inner: Arc::new(inner.unwrap()), down: Arc::default(), fail_put: Arc::default(), ranges: Arc::default() }
 }
 
 fn open(fs: &SimFs, clock: &ManualClock, dir: &str, bucket: &Faulty) -> MetricStore {
@@ -201,4 +203,22 @@ fn a_lease_is_kept_by_conditional_puts() {
     clock.advance(200_000);
     assert!(two.tend().unwrap() && two.is_held() && !one.is_held());
     assert!(!one.tend().unwrap(), "its tag is stale");
+}
+
+#[test]
+fn what_was_read_once_is_read_from_the_disk_after_a_restart() {
+    let (fs, clock) = (SimFs::new(), ManualClock::new(T0 + 3_600_000));
+    let b = bucket(&fs);
+    let s = open(&fs, &clock, "/a", &b);
+    append(&s, T0, 100);
+    s.flush().unwrap();
+    s.upload().unwrap();
+    let taken = || b.ranges.swap(0, Ordering::SeqCst);
+    let fresh = open(&fs, &clock, "/c", &b);
+    assert_eq!(count(&fresh).unwrap(), 2000);
+    assert!(taken() > 0);
+    drop(fresh);
+    let again = open(&fs, &clock, "/c", &b);
+    assert_eq!(count(&again).unwrap(), 2000);
+    assert_eq!(taken(), 0, "all ranges were on the disk");
 }

@@ -165,7 +165,8 @@ def overload():
           f"anonymous memory at most {watch.peak:.0f} MiB of {limit}; {len(watch.took)} queries, the slowest {max(watch.took):.2f} s", flush=True)
     assert watch.peak <= limit * 1.1, watch.peak
     assert not watch.failed and len(watch.took) > 5, watch.failed[:3]
-    assert r["retried_refusals"] > 0 and r["requests"]["refused"] == 0 and r["requests"]["unknown"] == 0, r
+    # It says no, or answers so late that the clients shed: either way more came than it took.
+    assert r["retried_refusals"] + r["shed_spans"] > 0 and r["requests"]["refused"] == 0 and r["requests"]["unknown"] == 0, r
     assert accepted >= 0.7 * throughput, (accepted, throughput)
     if STRICT:
         assert offered >= 4.5 * throughput, (offered, throughput)

@@ -6,6 +6,9 @@ pub mod alloc;
 pub mod cpu;
 pub mod metrics;
 pub mod random;
+pub mod requests;
+pub mod spans;
+pub mod wire;
 
 pub use alloc::{Allocations, CountingAllocator};
 pub use random::Random;

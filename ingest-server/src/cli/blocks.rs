@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use strandline_storage::metrics::MetricStore;
 
+use super::progress::Progress;
 use super::{local, say};
 use crate::config::format_size;
 
@@ -67,8 +68,13 @@ pub fn run(c: BlocksCommand) -> Result<(), String> {
         BlocksCommand::Verify(w) => {
             let s = look(&w)?;
             let mut bad = 0;
-            for b in s.blocks() {
-                match b.open().and_then(|b| b.verify()) {
+            let all = s.blocks();
+            let mut progress = Progress::new("verifying");
+            for (i, b) in all.iter().enumerate() {
+                progress.at(i as u64, all.len() as u64);
+                let checked = b.open().and_then(|b| b.verify());
+                progress.hide();
+                match checked {
                     Ok(()) => say(&format!("{}  fine", b.meta.ulid)),
                     Err(e) => {
                         bad += 1;
@@ -80,7 +86,14 @@ pub fn run(c: BlocksCommand) -> Result<(), String> {
         }
         BlocksCommand::Compact(w) => {
             let (s, _lock) = open(&w)?;
-            let n = s.compact(usize::MAX).map_err(|e| e.to_string())?;
+            let mut progress = Progress::new("compactions");
+            let mut n = 0;
+            // One at a time, so that it can be told how far it is.
+            while s.compact(1).map_err(|e| e.to_string())? > 0 {
+                n += 1;
+                progress.at(n, 0);
+            }
+            drop(progress);
             s.upload().map_err(|e| e.to_string())?;
             say(&format!("{n} compactions"));
             s.close().map_err(|e| e.to_string())

@@ -10,7 +10,6 @@ use crate::config::format_size;
 
 /// A GET, from outside any runtime.
 pub fn get(base: &str, path: &str, params: &[(&str, String)]) -> Result<(u16, String), String> {
-    let _ = rustls::crypto::ring::default_provider().install_default();
     let query: Vec<String> = params.iter().map(|(k, v)| format!("{k}={}", crate::params::encode(v))).collect();
     let mut url = format!("{}{path}", base.trim_end_matches('/'));
     if !query.is_empty() {
@@ -18,7 +17,7 @@ pub fn get(base: &str, path: &str, params: &[(&str, String)]) -> Result<(u16, St
     }
     let rt = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     rt.block_on(async {
-        let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(30)).build().map_err(|e| e.to_string())?;
+        let client = crate::http_client::builder(base).timeout(Duration::from_secs(30)).build().map_err(|e| e.to_string())?;
         let r = client.get(&url).send().await.map_err(|e| format!("{base} can't be reached: {e}"))?;
         let status = r.status().as_u16();
         Ok((status, r.text().await.map_err(|e| e.to_string())?))

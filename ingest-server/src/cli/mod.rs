@@ -3,6 +3,7 @@
 mod blocks;
 mod doctor;
 mod local;
+pub(crate) mod progress;
 mod query;
 mod transfer;
 

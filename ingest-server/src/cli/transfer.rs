@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use strandline_wal::fs::Fs;
 
+use super::progress::Progress;
 use super::{local, say};
 
 /// Take over blocks.
@@ -52,9 +53,13 @@ pub fn import(a: ImportArgs) -> Result<(), String> {
     let c = local::config(Some(&a.data_dir), None)?;
     let (store, _lock) = local::open_store(&c)?;
     let mut n = 0;
-    for e in local::fs().read_dir(&a.dir).map_err(|e| format!("{}: {e}", a.dir.display()))? {
+    let all = local::fs().read_dir(&a.dir).map_err(|e| format!("{}: {e}", a.dir.display()))?;
+    let mut progress = Progress::new("importing");
+    for (i, e) in all.iter().enumerate() {
+        progress.at(i as u64, all.len() as u64);
         if e.is_dir && e.name().parse::<ulid::Ulid>().is_ok() {
             store.import_block(&e.path).map_err(|e| e.to_string())?;
+            progress.hide();
             say(&format!("{}  imported", e.name()));
             n += 1;
         }

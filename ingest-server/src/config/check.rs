@@ -79,6 +79,9 @@ fn cross_checks(c: &Config, mistakes: &mut Vec<Mistake>) {
     if c.start_timestamps && c.chunk_encoding != "xor2" {
         add("metrics.start_timestamps = true needs metrics.chunk_encoding = \"xor2\": xor chunks can't hold them");
     }
+    if c.read_timeout_ms == 0 {
+        add("server.read_timeout must be more than 0: a client that never ends its request would stay for ever");
+    }
     if c.tls_cert.is_some() != c.tls_key.is_some() {
         add("server.tls_cert and server.tls_key go together: one of them is missing");
     }

@@ -159,6 +159,7 @@ keys! {
     "server.otlp_http" Kind::Address, "127.0.0.1:4318", "OTLP over HTTP; empty: off. Flag: --otlp-http.", otlp_http = text;
     "server.max_body" Kind::Size, "64MiB", "The largest request, unpacked; never more than an eighth of memory_limit (but 4 MiB).", max_body_bytes = n;
     "server.max_in_flight" Kind::Size, "0", "Bytes of requests being worked on at once; above it senders are told to retry. 0: an eighth of memory_limit.", max_in_flight_bytes = n;
+    "server.read_timeout" Kind::Duration, "10s", "A connection whose request's head, or next part of its body, takes longer is closed.", read_timeout_ms = ms;
     "server.tls_cert" Kind::Path, "", "Certificate chain (PEM) for every listener.", tls_cert = path;
     "server.tls_key" Kind::Path, "", "Its private key (PEM).", tls_key = path;
     "auth.file" Kind::Path, "", "Users and tokens: see docs/operations.md. Without it there is no auth.", auth_file = path;
@@ -176,6 +177,7 @@ keys! {
     "bucket.ca_file" Kind::Path, "", "CA certificates (PEM) to trust instead of the system's.", bucket_ca_file = path;
     "bucket.timeout" Kind::Duration, "30s", "Give up on a request to the bucket after this.", bucket_timeout_ms = ms;
     "bucket.cache" Kind::Size, "64MiB", "The bucket's bytes kept in memory.", bucket_cache_bytes = n;
+    "bucket.disk_cache" Kind::Size, "1GiB", "A remote bucket's bytes kept on disk, in cache of the data folder, for metrics; 0: none.", bucket_disk_cache_bytes = n;
     "metrics.retention" Kind::Duration, "90d", "Metric blocks older than this are removed.", metrics_retention_ms = ms;
     "metrics.retention_size" Kind::Size, "0", "The oldest metric blocks are removed above this.", metrics_retention_bytes = n;
     "metrics.local_retention" Kind::Duration, "24h", "How long a block stays on the local disk once it is in the bucket.", local_retention_ms = ms;
@@ -188,6 +190,15 @@ keys! {
     "limits.max_labels" Kind::Count, "128", "Labels of a series.", max_labels = n;
     "limits.max_label_value" Kind::Size, "16KiB", "Length of a label value.", max_label_value_bytes = n;
     "limits.max_exemplars" Kind::Count, "20000", "Exemplars kept of a tenant.", max_exemplars = n;
+    "limits.max_label_name" Kind::Size, "1KiB", "Length of a label name.", max_label_name_bytes = n;
+    "limits.samples_per_second" Kind::Count, "0", "Samples a second of a tenant; above it senders are told to retry. 0: no limit.", samples_per_second = n;
+    "limits.spans_per_second" Kind::Count, "0", "Spans a second of a tenant. 0: no limit.", spans_per_second = n;
+    "limits.total_samples_per_second" Kind::Count, "0", "Samples a second of all tenants together. 0: no limit.", total_samples_per_second = n;
+    "limits.total_spans_per_second" Kind::Count, "0", "Spans a second of all tenants together. 0: no limit.", total_spans_per_second = n;
+    "limits.max_span" Kind::Size, "4MiB", "Length of a span as it is sent.", max_span_bytes = n;
+    "limits.max_span_attributes" Kind::Count, "1024", "Attributes of a span, an event, a link, a resource or a scope.", max_span_attributes = n;
+    "limits.max_span_attribute" Kind::Size, "64KiB", "Length of an attribute of a span.", max_span_attribute_bytes = n;
+    "limits.max_span_events" Kind::Count, "4096", "Events of a span, and links of a span.", max_span_events = n;
     "traces.retention" Kind::Duration, "14d", "Span blocks older than this are removed.", traces_retention_ms = ms;
     "traces.retention_size" Kind::Size, "0", "The oldest span blocks are removed above this.", traces_retention_bytes = n;
     "traces.flush_age" Kind::Duration, "10m", "Live spans are flushed once the oldest has waited so long.", traces_flush_age_ms = ms;
@@ -227,6 +238,7 @@ pub(super) fn blank() -> Config {
         otlp_http: String::new(),
         max_body_bytes: 0,
         max_in_flight_bytes: 0,
+        read_timeout_ms: 0,
         tls_cert: None,
         tls_key: None,
         auth_file: None,
@@ -243,6 +255,7 @@ pub(super) fn blank() -> Config {
         bucket_ca_file: None,
         bucket_timeout_ms: 0,
         bucket_cache_bytes: 0,
+        bucket_disk_cache_bytes: 0,
         metrics_retention_ms: 0,
         metrics_retention_bytes: 0,
         local_retention_ms: 0,
@@ -254,6 +267,15 @@ pub(super) fn blank() -> Config {
         max_labels: 0,
         max_label_value_bytes: 0,
         max_exemplars: 0,
+        max_label_name_bytes: 0,
+        samples_per_second: 0,
+        spans_per_second: 0,
+        total_samples_per_second: 0,
+        total_spans_per_second: 0,
+        max_span_bytes: 0,
+        max_span_attributes: 0,
+        max_span_attribute_bytes: 0,
+        max_span_events: 0,
         external_labels: Vec::new(),
         traces_retention_ms: 0,
         traces_retention_bytes: 0,

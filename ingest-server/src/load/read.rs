@@ -61,8 +61,7 @@ pub struct Api<'r> {
 impl<'r> Api<'r> {
     /// Asks at an address.
     pub fn new(base: &str, runtime: &'r tokio::runtime::Runtime) -> Result<Self, String> {
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(60)).build().map_err(|e| e.to_string())?;
+        let client = crate::http_client::builder(base).timeout(Duration::from_secs(60)).build().map_err(|e| e.to_string())?;
         Ok(Api { base: base.trim_end_matches('/').to_owned(), client, runtime })
     }
 

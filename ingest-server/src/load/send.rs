@@ -57,7 +57,6 @@ pub struct Delivery {
 impl Wire {
     /// Connects when first used. An empty gRPC address: everything goes by HTTP.
     pub fn new(grpc: &str, http: &str) -> Result<Self, String> {
-        let _ = rustls::crypto::ring::default_provider().install_default();
         let channel = match grpc {
             "" => None,
             g => {
@@ -65,7 +64,7 @@ impl Wire {
                 Some(endpoint.connect_timeout(Duration::from_secs(2)).timeout(TIMEOUT).connect_lazy())
             }
         };
-        let client = reqwest::Client::builder().no_proxy().connect_timeout(Duration::from_secs(2)).timeout(TIMEOUT);
+        let client = crate::http_client::builder(http).connect_timeout(Duration::from_secs(2)).timeout(TIMEOUT);
         let client = client.build().map_err(|e| e.to_string())?;
         Ok(Wire { channel, client, http: http.trim_end_matches('/').to_owned() })
     }

@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::HttpBody;
@@ -78,13 +79,19 @@ struct Export {
 struct Metered {
     inner: axum::body::Body,
     room: Arc<Mutex<Option<Room>>>,
+    patience: Duration,
+    deadline: Pin<Box<tokio::time::Sleep>>,
 }
 
 impl HttpBody for Metered {
     type Data = Bytes;
     type Error = Status;
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<http_body::Frame<Bytes>, Status>>> {
-        let frame = std::task::ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(cx) else {
+            return self.deadline.as_mut().poll(cx).map(|()| Some(Err(status(&crate::body::too_slow()))));
+        };
+        let next = tokio::time::Instant::now() + self.patience;
+        self.deadline.as_mut().reset(next);
         Poll::Ready(frame.map(|f| {
             let f = f.map_err(|e| Status::from_error(Box::new(e)))?;
             if let (Some(data), Some(room)) = (f.data_ref(), self.room.lock().as_mut()) {
@@ -143,7 +150,8 @@ async fn export(State(app): State<Arc<App>>, request: Request, signal: Signal) -
         .accept_compressed(CompressionEncoding::Gzip)
         .accept_compressed(CompressionEncoding::Zstd)
         .apply_max_message_size_config(Some(max as usize), None);
-    let request = request.map(|inner| Metered { inner, room: room.clone() });
+    let patience = app.read_timeout();
+    let request = request.map(|inner| Metered { inner, room: room.clone(), patience, deadline: Box::pin(tokio::time::sleep(patience)) });
     let mut response = grpc.unary(Export { app: app.clone(), headers, signal, room }, request).await.map(axum::body::Body::new);
     let says = |code: Code| response.headers().get("grpc-status").is_some_and(|v| v.as_bytes() == (code as i32).to_string().as_bytes());
     // tonic says OUT_OF_RANGE for a message over the limit, which OTLP clients retry for ever.

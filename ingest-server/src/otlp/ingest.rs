@@ -5,11 +5,13 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use strandline_storage::Engine;
+use strandline_storage::metrics::head::Refusal as Why;
 
 use super::metrics::translate;
 use super::wire::{Fields, WireError};
 use crate::app::{App, Room};
 use crate::counters::Counters;
+use crate::limits::Unit;
 use crate::refusal::{Reason, Refusal};
 
 /// What became of an export.
@@ -29,6 +31,7 @@ fn undecodable(e: WireError) -> Refusal {
 pub async fn metrics(app: &Arc<App>, engine: Engine, body: Bytes, mut room: Room) -> Result<Outcome, Refusal> {
     // The batch beside the body.
     room.grow(body.len() * 2)?;
+    app.limits.admit(&engine, Unit::Samples)?;
     let mut t = translate(&body, &app.translation).map_err(undecodable)?;
     app.writers.look(&t);
     crate::shed::apply(app, &mut t.batch, Some(&mut t.point_of_item));
@@ -41,13 +44,17 @@ pub async fn metrics(app: &Arc<App>, engine: Engine, body: Bytes, mut room: Room
         if point != u32::MAX {
             refused_points.insert(point);
         }
-        let text = r.detail.as_deref().unwrap_or(r.why.message()).to_owned();
+        let mut text = r.detail.as_deref().unwrap_or(r.why.message()).to_owned();
+        if r.why == Why::SeriesLimit && reasons.len() < 5 {
+            text = format!("{text}; {}", app.limits.offenders(&engine));
+        }
         if reasons.len() < 5 && !reasons.contains(&text) {
             reasons.push(text);
         }
     }
     let (samples, exemplars) = (appended.accepted, appended.exemplars);
     appended.commit.await?;
+    app.limits.spend(&engine, Unit::Samples, samples);
     Counters::add(&app.counters.samples, samples);
     Counters::add(&app.counters.exemplars, exemplars);
     app.counters.refuse("otlp", "untranslatable", t.refused);
@@ -59,9 +66,11 @@ pub async fn metrics(app: &Arc<App>, engine: Engine, body: Bytes, mut room: Room
 pub async fn traces(app: &Arc<App>, engine: Engine, body: Bytes, mut room: Room) -> Result<Outcome, Refusal> {
     // The log's record and the live spans beside the body.
     room.grow(body.len() * 2)?;
+    app.limits.admit(&engine, Unit::Spans)?;
     let appended = engine.traces().append_otlp(body)?;
     let (accepted, rejected, reasons) = (appended.accepted, appended.rejected, appended.reasons);
     appended.ticket.await?;
+    app.limits.spend(&engine, Unit::Spans, accepted);
     Counters::add(&app.counters.spans, accepted);
     app.counters.refuse("otlp_traces", "invalid_span", rejected);
     Ok(Outcome { rejected, message: reasons.join("; ") })

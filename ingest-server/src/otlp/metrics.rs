@@ -1,6 +1,9 @@
 //! OTLP metrics as a batch of series: Prometheus' mapping, one bad point refused alone.
 
+mod labels;
 mod points;
+
+use std::rc::Rc;
 
 use strandline_storage::metrics::head::{Batch, BatchBuilder};
 use strandline_storage::model::{MetricKind, MetricMetadata};
@@ -53,13 +56,14 @@ struct Translator<'t> {
     refused: u64,
     reasons: Vec<String>,
     without_instance: Vec<(String, std::ops::Range<usize>)>,
+    names: labels::Names,
 }
 
 /// What the metric says about all its points.
 struct Metric<'a> {
     name: &'a str,
     family: String,
-    base: &'a LabelSet,
+    base: &'a [(Rc<str>, String)],
 }
 
 impl Translator<'_> {
@@ -81,6 +85,7 @@ pub fn translate(request: &[u8], t: &Translation) -> Result<Translated, WireErro
         refused: 0,
         reasons: Vec::new(),
         without_instance: Vec::new(),
+        names: labels::Names::new(t.strategy),
     };
     let mut r = Fields::new(request);
     while let Some((n, f)) = r.next()? {
@@ -181,13 +186,14 @@ fn scope_metrics(x: &mut Translator<'_>, sm: &[u8], base: &LabelSet, newest_ms: 
     } else {
         base
     };
+    let base = labels::base(base);
     for m in metrics {
-        metric(x, m, base, newest_ms)?;
+        metric(x, m, &base, newest_ms)?;
     }
     Ok(())
 }
 
-fn metric(x: &mut Translator<'_>, m: &[u8], base: &LabelSet, newest_ms: &mut i64) -> Result<(), WireError> {
+fn metric(x: &mut Translator<'_>, m: &[u8], base: &[(Rc<str>, String)], newest_ms: &mut i64) -> Result<(), WireError> {
     let (mut name, mut help, mut unit) = ("", "", "");
     let mut data: Option<(u32, &[u8])> = None;
     let mut r = Fields::new(m);

@@ -10,12 +10,13 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use strandline_storage::metrics::head::{Batch, Rejected};
+use strandline_storage::metrics::head::{Batch, Refusal as Why, Rejected};
 
 use crate::app::App;
 use crate::auth::Right;
 use crate::body;
 use crate::counters::Counters;
+use crate::limits::Unit;
 use crate::refusal::{Reason, Refusal};
 
 /// Decoded requests are no larger.
@@ -27,6 +28,13 @@ struct Written {
     samples: u64,
     histograms: u64,
     exemplars: u64,
+}
+
+/// What a decompressed request holds: the door of fuzz targets and benches.
+#[doc(hidden)]
+pub fn decode(body: Bytes, v2: bool) -> Result<Batch, String> {
+    let decoded = if v2 { v2::decode(&body) } else { v1::decode(body) };
+    decoded.map(|(batch, _)| batch)
 }
 
 /// Handles `POST /api/v1/write`.
@@ -65,6 +73,7 @@ async fn serve(app: &Arc<App>, headers: &HeaderMap, raw: axum::body::Body) -> Re
     }
     app.admit_write()?;
     let engine = app.engine(headers, Right::Write)?;
+    app.limits.admit(&engine, Unit::Samples)?;
     let max = MAX_DECODED.min(app.max_body_bytes());
     let mut room = app.room();
     let packed = body::read_into(&mut room, raw, max).await?;
@@ -83,9 +92,15 @@ async fn serve(app: &Arc<App>, headers: &HeaderMap, raw: axum::body::Body) -> Re
     let lost_histograms = appended.rejected.iter().filter(histograms).count() as u64;
     written.histograms -= lost_histograms.min(written.histograms);
     written.samples -= (appended.rejected.len() as u64 - lost_histograms).min(written.samples);
-    let rejected = appended.rejected;
+    let mut rejected = appended.rejected;
+    // Once is enough: reasons are told by kind.
+    if let Some(r) = rejected.iter_mut().find(|r| r.why == Why::SeriesLimit) {
+        let text = r.detail.as_deref().unwrap_or(r.why.message());
+        r.detail = Some(format!("{text}; {}", app.limits.offenders(&engine)).into());
+    }
     let accepted = appended.accepted;
     appended.commit.await?;
+    app.limits.spend(&engine, Unit::Samples, accepted);
     Counters::add(&app.counters.samples, accepted);
     Counters::add(&app.counters.exemplars, written.exemplars);
     Ok((written, (rejected, accepted)))

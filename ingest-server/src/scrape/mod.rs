@@ -48,7 +48,7 @@ struct Scraped {
 
 impl Target {
     async fn run(mut self) {
-        let client = match reqwest::Client::builder().no_proxy().timeout(Duration::from_millis(self.job.timeout_ms as u64)).build() {
+        let client = match crate::http_client::builder("http:").timeout(Duration::from_millis(self.job.timeout_ms as u64)).build() {
             Ok(c) => c,
             Err(e) => {
                 tracing::error!(job = self.job.job, error = %e, "the scrape client could not be made");

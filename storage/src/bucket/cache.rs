@@ -1,11 +1,16 @@
-//! Pages of the bucket's objects, in memory up to a bound. Objects are immutable, so a page never gets stale.
+//! Pages of the bucket's objects, in memory up to a bound and on disk up to another. Objects are immutable, so a page
+//! never gets stale.
 
 use std::collections::{HashMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
+use strandline_wal::fs::Fs;
 
 use super::Bucket;
+use super::disk_cache::DiskCache;
 use crate::error::{Error, Result};
 
 /// Objects are read in whole pages of this size.
@@ -15,26 +20,38 @@ const GAP_PAGES: u64 = 4;
 /// No single request asks for more.
 const MAX_REQUEST_PAGES: u64 = 64;
 
-type Key = (std::sync::Arc<str>, u64);
+type Key = (Arc<str>, u64);
 
 #[derive(Default)]
 struct State {
     pages: HashMap<Key, (Bytes, bool)>,
     order: VecDeque<Key>,
     bytes: u64,
-    names: HashMap<String, std::sync::Arc<str>>,
+    names: HashMap<String, Arc<str>>,
 }
 
-/// A bounded cache of pages with second-chance eviction.
+/// A bounded cache of pages with second-chance eviction, in front of one on disk.
 pub struct RangeCache {
     state: Mutex<State>,
     max_bytes: u64,
+    disk: Option<Mutex<DiskCache>>,
 }
 
 impl RangeCache {
     /// Holds at most `max_bytes` of pages.
     pub fn new(max_bytes: u64) -> Self {
-        RangeCache { state: Mutex::default(), max_bytes: max_bytes.max(4 * PAGE) }
+        RangeCache { state: Mutex::default(), max_bytes: max_bytes.max(4 * PAGE), disk: None }
+    }
+
+    /// Keeps at most `max_bytes` of pages in a folder too. What an earlier run left there is used.
+    pub fn with_disk(mut self, fs: Arc<dyn Fs>, dir: PathBuf, max_bytes: u64) -> Result<Self> {
+        self.disk = Some(Mutex::new(DiskCache::open(fs, dir, max_bytes)?));
+        Ok(self)
+    }
+
+    /// Bytes on disk.
+    pub fn disk_bytes(&self) -> u64 {
+        self.disk.as_ref().map_or(0, |d| d.lock().size_bytes())
     }
 
     /// Bytes held.
@@ -105,6 +122,34 @@ impl RangeCache {
     }
 
     fn fetch(&self, bucket: &dyn Bucket, key: &str, total: u64, missing: &[u64]) -> Result<Vec<(u64, Bytes)>> {
+        if missing.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut out = self.read_disk(key, missing);
+        let found: Vec<u64> = out.iter().map(|(p, _)| *p).collect();
+        let missing: Vec<u64> = missing.iter().copied().filter(|p| found.binary_search(p).is_err()).collect();
+        let fetched = self.read_bucket(bucket, key, total, &missing)?;
+        if let Some(d) = &self.disk
+            && !fetched.is_empty()
+        {
+            let name = self.state.lock().names.entry(key.to_owned()).or_insert_with(|| key.into()).clone();
+            let mut d = d.lock();
+            fetched.iter().for_each(|(p, b)| d.put(&name, *p, b));
+        }
+        out.extend(fetched);
+        self.keep(key, &out);
+        Ok(out)
+    }
+
+    /// The pages that lie on disk, of those asked for in rising order.
+    fn read_disk(&self, key: &str, pages: &[u64]) -> Vec<(u64, Bytes)> {
+        let Some(d) = &self.disk else { return Vec::new() };
+        let name = self.state.lock().names.entry(key.to_owned()).or_insert_with(|| key.into()).clone();
+        let mut d = d.lock();
+        pages.iter().filter_map(|p| d.get(&name, *p).map(|b| (*p, b))).collect()
+    }
+
+    fn read_bucket(&self, bucket: &dyn Bucket, key: &str, total: u64, missing: &[u64]) -> Result<Vec<(u64, Bytes)>> {
         let mut runs: Vec<(u64, u64)> = Vec::new();
         for p in missing {
             match runs.last_mut() {
@@ -129,7 +174,6 @@ impl RangeCache {
                 out.push((p, Bytes::copy_from_slice(&bytes[from..to])));
             }
         }
-        self.keep(key, &out);
         Ok(out)
     }
 

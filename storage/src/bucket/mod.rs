@@ -3,6 +3,7 @@
 //! Keys are `/`-separated, relative to the bucket's root (or the prefix of its URL).
 
 mod cache;
+mod disk_cache;
 mod lease;
 mod local;
 #[cfg(feature = "s3")]

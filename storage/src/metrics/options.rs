@@ -51,8 +51,10 @@ pub struct MetricOptions {
     pub series_idle_ms: i64,
     /// Look at the bucket for others' blocks this often.
     pub sync_interval_ms: i64,
-    /// Bytes of the bucket's content kept in memory and on disk.
+    /// Bytes of the bucket's content kept in memory.
     pub cache_bytes: u64,
+    /// Bytes of a remote bucket's content kept on disk, in `cache` of the folder; 0: none.
+    pub disk_cache_bytes: u64,
     /// Blocks that another writer made so long ago are compacted and expired by whoever holds the tenant's lease;
     /// 0: never.
     pub adopt_after_ms: i64,
@@ -94,6 +96,7 @@ impl MetricOptions {
             series_idle_ms: 900_000,
             sync_interval_ms: 60_000,
             cache_bytes: 256 << 20,
+            disk_cache_bytes: 1 << 30,
             adopt_after_ms: 6 * 3_600_000,
             read_only: false,
         }

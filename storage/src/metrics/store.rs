@@ -50,6 +50,8 @@ pub(super) struct Work {
     pub bucket_blocks: Vec<BlockMeta>,
     pub listed: bool,
     pub ulid_counter: u128,
+    /// Blocks that compaction could not read: left as they are, so that the others' turn comes.
+    pub damaged: Vec<String>,
 }
 
 /// Figures of a store.
@@ -111,9 +113,10 @@ impl MetricStore {
             fs: fs.clone(),
             bucket: options.bucket.clone(),
             prefix: format!("metrics/{}", options.tenant),
-            cache: Arc::new(RangeCache::new(options.cache_bytes)),
+            cache: Arc::new(open_cache(&options)?),
         });
         let version = Version { pin: head.pin(), flushed_epoch: 0, blocks: Vec::new(), incomplete: None, deletes: Vec::new() };
+        let first_ulid = u128::from(manifest.names);
         let lease = options.bucket.clone().map(|b| Lease::new(b, options.clock.clone(), "metrics", &options.tenant, &writer));
         let ownership = Ownership::new(&writer, lease, options.adopt_after_ms);
         let store = MetricStore(Arc::new(Inner {
@@ -121,7 +124,7 @@ impl MetricStore {
             head,
             version: RwLock::new(Arc::new(version)),
             manifest: Mutex::new(manifest),
-            work: Mutex::default(),
+            work: Mutex::new(Work { ulid_counter: first_ulid, ..Work::default() }),
             opener,
             writer,
             ownership,
@@ -257,6 +260,16 @@ impl MetricStore {
     }
 }
 
+/// A bucket that is a local folder is read where it lies.
+fn open_cache(o: &MetricOptions) -> Result<RangeCache> {
+    let cache = RangeCache::new(o.cache_bytes);
+    let remote = o.bucket.as_ref().is_some_and(|b| b.local_path("").is_none());
+    if remote && o.disk_cache_bytes > 0 && !o.read_only {
+        return cache.with_disk(o.fs.clone(), o.dir.join("cache"), o.disk_cache_bytes);
+    }
+    Ok(cache)
+}
+
 fn remove_strays(fs: &Arc<dyn Fs>, blocks: &std::path::Path, manifest: &Manifest) -> Result<()> {
     fs.create_dir_all(blocks).map_err(|e| Error::io("creating the block folder", blocks, e))?;
     let entries = fs.read_dir(blocks).map_err(|e| Error::io("listing the block folder", blocks, e))?;
@@ -389,7 +402,18 @@ impl MetricStore {
         Ok(())
     }
 
+    /// A name that was never used: the clock may stand still over a restart, or be set back.
     pub(super) fn new_ulid(&self, work: &mut Work) -> String {
+        loop {
+            let name = self.next_ulid(work);
+            let known = work.bucket_blocks.iter().any(|b| b.ulid == name) || self.version().deletes.iter().any(|d| d.spec.ulid == name);
+            if !known && !self.0.options.fs.exists(&self.local_dir().join(&name)) {
+                return name;
+            }
+        }
+    }
+
+    fn next_ulid(&self, work: &mut Work) -> String {
         // Time from the injected clock; uniqueness from the writer's name, mixed, and a counter.
         use std::hash::{BuildHasher, Hasher};
         let mut h = foldhash::quality::FixedState::with_seed(work.ulid_counter as u64).build_hasher();

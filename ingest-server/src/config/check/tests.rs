@@ -31,6 +31,11 @@ fn wrong_files() {
         ("version = 1\n[server]\notlp_grpc = \"[::]:4317\"", &["server.otlp_grpc"]),
         ("version = 1\n[server]\nmax_body = \"\"", &["server.max_body: \"\" is not a size"]),
         ("version = 1\n[server]\ntls_cert = \"c.pem\"", &["server.tls_cert and server.tls_key go together"]),
+        ("version = 1\n[server]\nread_timeout = \"0\"", &["server.read_timeout must be more than 0"]),
+        (
+            "version = 1\n[limits]\nsamples_per_secnd = 5",
+            &["3:1: unknown key limits.samples_per_secnd; did you mean limits.samples_per_second?"],
+        ),
         ("version = 1\nserver = 3", &["2:1: server is a section: write [server]"]),
         ("version = 1\n[wal]\nsync = \"sometimes\"", &["3:8: wal.sync: \"sometimes\" is not one of always, never"]),
         ("version = 1\n[wal]\nsync = \"interval:x\"", &["expected interval:<milliseconds>"]),

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use strandline_storage::metrics::head::{AnyHistogram, Value};
 use strandline_storage::model::{BucketSpan, CUSTOM_BUCKETS_SCHEMA, CounterReset, Exemplar, Histogram, Labels, stale_nan};
 
-use super::super::attributes::{LabelSet, each, hex};
+use super::super::attributes::{each, hex};
 use super::super::wire::{Field, Fields, WireError, fixed64s, varints};
+use super::labels::PointLabels;
 use super::{Metric, Translator};
 
 const NO_RECORDED_VALUE: u64 = 1;
@@ -27,28 +28,12 @@ fn ms(f: Field<'_>) -> i64 {
 }
 
 impl Translator<'_> {
-    fn labels(&self, m: &Metric<'_>, point: &[u8], number: u32) -> Result<LabelSet, WireError> {
-        let mut own = LabelSet::default();
-        each(point, number, &mut |k, v| own.attribute(k, &v, self.t.strategy))?;
-        own.settle();
-        let mut all = own;
-        for (n, v) in m.base.iter() {
-            // What the point says wins over its resource, but for job and instance.
-            if all.get(n).is_none() || n == "job" || n == "instance" {
-                all.set(n, v);
-            }
-        }
-        Ok(all)
+    fn labels<'p>(&mut self, m: &Metric<'p>, point: &'p [u8], number: u32) -> Result<PointLabels<'p>, WireError> {
+        PointLabels::read(&mut self.names, m.base, point, number)
     }
 
-    fn put(&mut self, labels: &LabelSet, name: &str, extra: Option<(&str, &str)>, c: &Common<'_>, v: Value) -> u32 {
-        let mut l = labels.clone();
-        l.set("__name__", name);
-        if let Some((n, v)) = extra {
-            l.set(n, v);
-        }
-        l.settle();
-        let series = self.out.series_from(l.iter());
+    fn put(&mut self, labels: &PointLabels<'_>, name: &str, extra: Option<(&str, &str)>, c: &Common<'_>, v: Value) -> u32 {
+        let series = self.out.series_from(labels.with(name, extra));
         let v = if c.stale { Value::Float(stale_nan()) } else { v };
         self.out.push(series, c.t_ms, c.start_ms, v);
         self.point_of_item.push((self.points - 1) as u32);
@@ -168,7 +153,7 @@ pub(super) fn histogram(x: &mut Translator<'_>, m: &Metric<'_>, p: &[u8], delta:
 fn custom(
     x: &mut Translator<'_>,
     m: &Metric<'_>,
-    labels: &LabelSet,
+    labels: &PointLabels<'_>,
     c: &Common<'_>,
     count: u64,
     sum: Option<f64>,
@@ -186,12 +171,12 @@ fn custom(
         custom_values: bounds.into(),
         ..Histogram::default()
     };
-    put_native(x, m, labels, c, h)
+    put_native(x, m, labels, c, Value::Histogram(AnyHistogram::Int(Arc::new(h))))
 }
 
-fn put_native(x: &mut Translator<'_>, m: &Metric<'_>, labels: &LabelSet, c: &Common<'_>, h: Histogram) -> Result<(), WireError> {
+fn put_native(x: &mut Translator<'_>, m: &Metric<'_>, labels: &PointLabels<'_>, c: &Common<'_>, value: Value) -> Result<(), WireError> {
     let c2 = Common { stale: false, start_ms: c.start_ms, t_ms: c.t_ms, exemplars: c.exemplars.clone() };
-    let series = x.put(labels, &m.family, None, &c2, Value::Histogram(AnyHistogram::Int(Arc::new(h))));
+    let series = x.put(labels, &m.family, None, &c2, value);
     x.exemplars(series, c, |_| true)
 }
 
@@ -267,7 +252,7 @@ pub(super) fn exponential(x: &mut Translator<'_>, m: &Metric<'_>, p: &[u8], delt
     let (negative_spans, negative_buckets) = side(negative, merge)?;
     let mut h = Histogram {
         schema: scale.min(8) as i32,
-        counter_reset: if delta { CounterReset::Gauge } else { CounterReset::Unknown },
+        counter_reset: CounterReset::Unknown,
         zero_threshold: if threshold == 0.0 { DEFAULT_ZERO_THRESHOLD } else { threshold },
         zero_count: zero,
         count,
@@ -285,7 +270,8 @@ pub(super) fn exponential(x: &mut Translator<'_>, m: &Metric<'_>, p: &[u8], delt
         return Ok(());
     }
     let labels = x.labels(m, p, 1)?;
-    put_native(x, m, &labels, &c, h)
+    let value = if delta && !c.stale { Value::DeltaHistogram(Arc::new(h)) } else { Value::Histogram(AnyHistogram::Int(Arc::new(h))) };
+    put_native(x, m, &labels, &c, value)
 }
 
 pub(super) fn summary(x: &mut Translator<'_>, m: &Metric<'_>, p: &[u8], newest_ms: &mut i64) -> Result<(), WireError> {

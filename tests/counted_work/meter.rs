@@ -1,0 +1,214 @@
+//! Counting, and comparing with what was counted before.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use strandline::storage::bucket::{Bucket, LocalBucket, ObjectInfo};
+use strandline::storage::clock::ManualClock;
+use strandline::storage::metrics::MetricOptions;
+use strandline::storage::traces::TraceStoreOptions;
+use strandline::storage::{Engine, EngineOptions, Result};
+use strandline_testkit::Allocations;
+use strandline_wal::fs::{Fs, SimFs};
+use strandline_wal::{Wal, WalOptions};
+
+/// A bucket that is far away: no file of it can be opened, and every call is a request.
+pub struct FarBucket {
+    inner: LocalBucket,
+    /// Where files to upload lie.
+    local: SimFs,
+    requests: AtomicU64,
+}
+
+impl FarBucket {
+    fn request(&self) -> &LocalBucket {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        &self.inner
+    }
+}
+
+impl Bucket for FarBucket {
+    fn name(&self) -> String {
+        "far".into()
+    }
+    fn put(&self, key: &str, content: Bytes) -> Result<()> {
+        self.request().put(key, content)
+    }
+    fn put_file(&self, key: &str, path: &Path) -> Result<()> {
+        let content = self.local.read(path).map_err(|e| strandline::Error::io("reading a file to upload", path, e))?;
+        self.request().put(key, content)
+    }
+    fn put_if_absent(&self, key: &str, content: Bytes) -> Result<bool> {
+        self.request().put_if_absent(key, content)
+    }
+    fn put_if_match(&self, key: &str, content: Bytes, tag: Option<&str>) -> Result<Option<String>> {
+        self.request().put_if_match(key, content, tag)
+    }
+    fn get_tagged(&self, key: &str) -> Result<(Bytes, String)> {
+        self.request().get_tagged(key)
+    }
+    fn get(&self, key: &str) -> Result<Bytes> {
+        self.request().get(key)
+    }
+    fn get_range(&self, key: &str, offset: u64, len: usize) -> Result<Bytes> {
+        self.request().get_range(key, offset, len)
+    }
+    fn size(&self, key: &str) -> Result<u64> {
+        self.request().size(key)
+    }
+    fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
+        self.request().list(prefix)
+    }
+    fn list_folders(&self, prefix: &str) -> Result<Vec<String>> {
+        self.request().list_folders(prefix)
+    }
+    fn delete(&self, key: &str) -> Result<()> {
+        self.request().delete(key)
+    }
+}
+
+/// A disk, a bucket and a clock of its own.
+pub struct World {
+    pub fs: SimFs,
+    pub bucket: Arc<FarBucket>,
+    pub clock: ManualClock,
+}
+
+impl World {
+    pub fn new(now_ms: i64) -> Self {
+        let (fs, remote) = (SimFs::new(), Arc::new(SimFs::new()));
+        let inner = LocalBucket::open(remote, "/far").unwrap();
+        let bucket = Arc::new(FarBucket { inner, local: fs.clone(), requests: AtomicU64::new(0) });
+        World { fs, bucket, clock: ManualClock::new(now_ms) }
+    }
+
+    fn wal_options() -> WalOptions {
+        WalOptions { background: false, ..WalOptions::default() }
+    }
+
+    pub fn wal(&self) -> Wal {
+        Wal::open(Arc::new(self.fs.clone()), Path::new("/log"), Self::wal_options(), &mut |_, _| Ok(())).unwrap().0
+    }
+
+    pub fn open(&self) -> Engine {
+        let fs: Arc<dyn Fs> = Arc::new(self.fs.clone());
+        let clock = Arc::new(self.clock.clone());
+        let mut metrics = MetricOptions::new(fs.clone(), clock.clone(), "/data");
+        metrics.bucket = Some(self.bucket.clone());
+        metrics.wal = Self::wal_options();
+        let mut traces = TraceStoreOptions::new(fs, clock, "/data", self.bucket.clone());
+        traces.wal = Self::wal_options();
+        Engine::open(EngineOptions { metrics, traces, background: false }).unwrap()
+    }
+}
+
+/// What some work took.
+#[derive(Clone, Copy, Default, Debug)]
+struct Counts {
+    units: u64,
+    allocations: u64,
+    bytes: u64,
+    fsyncs: u64,
+    requests: u64,
+}
+
+impl Counts {
+    fn fields(&self) -> [(&'static str, u64); 4] {
+        [("allocations", self.allocations), ("bytes", self.bytes), ("fsyncs", self.fsyncs), ("requests", self.requests)]
+    }
+}
+
+/// Collects counts by name.
+pub struct Meter(BTreeMap<String, Counts>);
+
+impl Meter {
+    pub fn new() -> Self {
+        Meter(BTreeMap::new())
+    }
+
+    /// Counts what `work` takes; `units` is how much of it there is.
+    pub fn count(&mut self, name: &str, units: u64, w: &World, work: impl FnOnce()) {
+        let requests = w.bucket.requests.load(Ordering::Relaxed);
+        let fsyncs = w.fs.syncs();
+        let before = Allocations::now();
+        work();
+        let after = Allocations::now();
+        let counts = Counts {
+            units,
+            allocations: after.calls - before.calls,
+            bytes: after.total_bytes - before.total_bytes,
+            fsyncs: w.fs.syncs() - fsyncs,
+            requests: w.bucket.requests.load(Ordering::Relaxed) - requests,
+        };
+        assert!(self.0.insert(name.to_owned(), counts).is_none(), "{name} is counted twice");
+    }
+
+    /// Compares with the table, or writes it.
+    pub fn settle(&self) {
+        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("benches/counted_work.toml");
+        if std::env::var("COUNTED_WORK").is_ok_and(|v| v == "write") {
+            return std::fs::write(&path, self.text()).unwrap();
+        }
+        let table = parse(&std::fs::read_to_string(&path).unwrap_or_default());
+        let mut worse = Vec::new();
+        for (name, now) in &self.0 {
+            let Some(was) = table.get(name) else {
+                worse.push(format!("{name} is not in the table"));
+                continue;
+            };
+            if was.units != now.units {
+                worse.push(format!("{name}: {} units, {} in the table", now.units, was.units));
+            }
+            for ((what, n), (_, before)) in now.fields().into_iter().zip(was.fields()) {
+                // Syncs and requests are few and exact; hash seeds move allocations a little.
+                let allowed = if matches!(what, "fsyncs" | "requests") {
+                    before
+                } else {
+                    before + before / 25 + if what == "bytes" { 512 } else { 8 }
+                };
+                if n > allowed {
+                    worse.push(format!("{name}: {n} {what} for {} units, {before} in the table", now.units));
+                }
+            }
+        }
+        worse.extend(table.keys().filter(|k| !self.0.contains_key(*k)).map(|k| format!("{k} is in the table and was not counted")));
+        let how = "if the change is worth it, accept the new values with `COUNTED_WORK=write cargo test --test counted_work`";
+        assert!(worse.is_empty(), "work has grown:\n  {}\n{how}\n", worse.join("\n  "));
+    }
+
+    fn text(&self) -> String {
+        let mut out = "# What work takes, counted by tests/counted_work.rs: totals for so many units. Written by\n# `COUNTED_WORK=write cargo test --test counted_work`.\n".to_owned();
+        for (name, c) in &self.0 {
+            out += &format!("\n[{name}]\nunits = {}\n", c.units);
+            for (what, n) in c.fields() {
+                out += &format!("{what} = {n}\n");
+            }
+        }
+        out
+    }
+}
+
+fn parse(text: &str) -> BTreeMap<String, Counts> {
+    let mut out: BTreeMap<String, Counts> = BTreeMap::new();
+    let mut name = String::new();
+    for line in text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')) {
+        if let Some(n) = line.strip_prefix('[').and_then(|l| l.strip_suffix(']')) {
+            name = n.to_owned();
+            continue;
+        }
+        let (what, n) = line.split_once(" = ").expect("name = number");
+        let (c, n) = (out.entry(name.clone()).or_default(), n.parse().expect("a number"));
+        match what {
+            "units" => c.units = n,
+            "allocations" => c.allocations = n,
+            "bytes" => c.bytes = n,
+            "fsyncs" => c.fsyncs = n,
+            "requests" => c.requests = n,
+            other => panic!("{other} is not counted"),
+        }
+    }
+    out
+}

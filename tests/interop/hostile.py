@@ -1,0 +1,207 @@
+"""Limits and mischief: each is refused plainly, costs little, and the rest goes on."""
+import gzip, os, socket, subprocess, time
+
+import grpc
+import requests
+import snappy
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest, ExportMetricsServiceResponse
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest, ExportTraceServiceResponse
+
+from harness import BIN, ROOT, Server
+from load import anon_mib
+from more import push
+
+PB = {"Content-Type": "application/x-protobuf"}
+
+
+def gauges(names):
+    req = ExportMetricsServiceRequest()
+    rm = req.resource_metrics.add()
+    rm.resource.attributes.add(key="service.name").value.string_value = "limits"
+    rm.resource.attributes.add(key="service.instance.id").value.string_value = "1"
+    metrics = rm.scope_metrics.add().metrics
+    for name, n in names.items():
+        m = metrics.add(name=name)
+        for i in range(n):
+            p = m.gauge.data_points.add(time_unix_nano=time.time_ns(), as_double=i)
+            p.attributes.add(key="i").value.string_value = str(i)
+    return req.SerializeToString()
+
+
+def spans(n, **attributes):
+    req = ExportTraceServiceRequest()
+    out = req.resource_spans.add().scope_spans.add().spans
+    now = time.time_ns()
+    for i in range(n):
+        s = out.add(trace_id=os.urandom(16), span_id=os.urandom(8), name="x", start_time_unix_nano=now, end_time_unix_nano=now + 1)
+        for k, v in attributes.items():
+            s.attributes.add(key=k).value.string_value = v
+    return req.SerializeToString()
+
+
+def otlp(server, what, body):
+    r = requests.post(f"http://127.0.0.1:{server.otlp}/v1/{what}", data=body, headers=PB)
+    answer = ExportMetricsServiceResponse() if what == "metrics" else ExportTraceServiceResponse()
+    if r.status_code == 200:
+        answer.ParseFromString(r.content)
+    return r, answer.partial_success
+
+
+def series_limit():
+    """At the limit series that are there go on, new ones are refused, and who made them is told."""
+    s = Server("limit", env={"STRANDLINE_LIMITS_MAX_SERIES": "60"}).start()
+    r, partial = otlp(s, "metrics", gauges({"greedy": 50, "modest": 5}))
+    assert r.status_code == 200 and partial.rejected_data_points == 0, partial
+    r, partial = otlp(s, "metrics", gauges({"greedy": 80}))
+    assert r.status_code == 200 and 20 <= partial.rejected_data_points <= 30, partial
+    assert "greedy (5" in partial.error_message and "60 active series" in partial.error_message, partial
+    assert "greedy (5" in s.text(), s.text()
+    now = int(time.time() * 1000)
+    r = push(s.url, [({"__name__": "modest", "instance": "1", "i": "0", "job": "limits", "service_instance_id": "1", "service_name": "limits"}, [(now, 7)]),
+                     ({"__name__": "brand_new"}, [(now, 1)])])
+    assert r.status_code == 400 and "greedy (" in r.text and "1 stored" in r.text, r.text
+    assert s.value('modest{i="0"}') == 7
+    top = requests.get(s.url + "/api/v1/status/tsdb").json()["data"]["seriesCountByMetricName"][0]
+    assert top["name"] == "greedy" and top["value"] >= 50, top
+    s.stop()
+
+
+def other_limits():
+    """Labels, spans, attributes, rates, tenants."""
+    s = Server("limits", env={"STRANDLINE_LIMITS_MAX_LABELS": "8", "STRANDLINE_LIMITS_MAX_LABEL_VALUE": "100", "STRANDLINE_LIMITS_MAX_SPAN": "10KiB",
+                              "STRANDLINE_LIMITS_MAX_LABEL_NAME": "50", "STRANDLINE_LIMITS_MAX_SPAN_ATTRIBUTES": "10", "STRANDLINE_LIMITS_MAX_SPAN_ATTRIBUTE": "1KiB",
+                              "STRANDLINE_TENANTS_FROM_HEADER": "true", "STRANDLINE_TENANTS_MAX": "3", "STRANDLINE_LIMITS_SAMPLES_PER_SECOND": "500",
+                              "STRANDLINE_LIMITS_SPANS_PER_SECOND": "50"}).start()
+    now = int(time.time() * 1000)
+    for labels, word in (({f"l{i}": "x" for i in range(9)}, "labels are more than 8"), ({"l": "x" * 101}, "101 bytes"), ({"l" * 51: "x"}, "51 bytes")):
+        r = push(s.url, [({"__name__": "m", **labels}, [(now, 1)]), ({"__name__": "fine"}, [(now, 1)])])
+        assert r.status_code == 400 and word in r.text and "1 stored" in r.text, (word, r.text)
+    for attributes, word in (({f"a{i}": "x" for i in range(11)}, "11 attributes"), ({"a": "x" * 1100}, "1024 bytes"),
+                             ({f"a{i}": "x" * 1020 for i in range(10)}, "10240")):
+        r, partial = otlp(s, "traces", spans(1, **attributes))
+        assert r.status_code == 200 and partial.rejected_spans == 1 and word in partial.error_message, (word, partial)
+    # A burst passes; what comes right behind it is told to wait, and passes then.
+    r, partial = otlp(s, "traces", spans(100))
+    assert r.status_code == 200, r.text
+    r, _ = otlp(s, "traces", spans(1))
+    assert r.status_code == 503 and r.headers["Retry-After"] and b"spans_per_second = 50" in r.content, (r.status_code, r.content)
+    assert push(s.url, [({"__name__": "m", "i": str(i)}, [(now, 1)]) for i in range(1000)]).status_code == 204
+    r = push(s.url, [({"__name__": "m"}, [(now, 1)])])
+    assert r.status_code == 503 and r.headers["Retry-After"] and "samples_per_second = 500" in r.text, r.text
+    channel = grpc.insecure_channel(f"127.0.0.1:{s.grpc}")
+    export = channel.unary_unary("/opentelemetry.proto.collector.trace.v1.TraceService/Export")
+    try:
+        export(spans(1), timeout=5)
+        raise AssertionError("taken")
+    except grpc.RpcError as e:
+        details = dict(e.trailing_metadata())
+        assert e.code() == grpc.StatusCode.RESOURCE_EXHAUSTED and b"RetryInfo" in details["grpc-status-details-bin"], (e.code(), details)
+    until = time.time() + 20
+    while otlp(s, "traces", spans(1))[0].status_code != 200:
+        assert time.time() < until
+        time.sleep(0.2)
+    # Two more tenants fit; the third does not, and those that are there go on.
+    ask = lambda tenant: requests.get(s.url + "/api/v1/query", params={"query": "m"}, headers={"X-Scope-OrgID": tenant})
+    assert [ask(t).status_code for t in ("one", "two", "one")] == [200, 200, 200]
+    r = ask("three")
+    assert r.status_code == 503 and "tenants.max" in r.text, (r.status_code, r.text)
+    assert ask("../x").status_code == 400
+    s.stop()
+
+
+def raw(port, data, wait_s):
+    """What a socket that sends just this hears, and how long it is left open."""
+    t = time.time()
+    with socket.create_connection(("127.0.0.1", port)) as c:
+        c.settimeout(wait_s)
+        heard = b""
+        try:
+            c.sendall(data)
+            while part := c.recv(65536):
+                heard += part
+        except socket.timeout:
+            return heard, None
+        except OSError:
+            pass
+        return heard, time.time() - t
+
+
+def mischief():
+    """Slow clients, bombs, floods of headers, other origins: refused, closed, bounded."""
+    s = Server("mischief", env={"STRANDLINE_SERVER_READ_TIMEOUT": "1s"}).start()
+    base = f"http://127.0.0.1:{s.otlp}"
+    before = anon_mib(s)
+    # A head that never ends, and a body that never comes.
+    for port in (s.http, s.otlp, s.grpc):
+        _, closed = raw(port, b"POST /v1/traces HTTP/1.1\r\nHost: localhost\r\n", 8)
+        assert closed is not None and closed < 6, (port, closed)
+    heard, closed = raw(s.otlp, b"POST /v1/traces HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-protobuf\r\nContent-Length: 100\r\n\r\nab", 8)
+    assert b" 400 " in heard and b"read_timeout" in heard, heard
+    # Headers without end.
+    heard, closed = raw(s.otlp, b"GET / HTTP/1.1\r\nHost: x\r\n" + b"".join(b"X-%d: %s\r\n" % (i, b"y" * 1000) for i in range(2000)), 8)
+    assert closed is not None and (b"431" in heard or not heard), (heard[:80], closed)
+    # Bombs: a gibibyte of zeros in a few kilobytes; a snappy block that claims four gibibytes.
+    import zstandard
+    zeros = b"\0" * (1 << 20)
+    bombs = {"gzip": gzip.compress(b"\0" * (256 << 20), 9), "zstd": None}
+    z = zstandard.ZstdCompressor().compressobj()
+    bombs["zstd"] = b"".join([z.compress(zeros) for _ in range(1024)] + [z.flush()])
+    for encoding, body in bombs.items():
+        r = requests.post(base + "/v1/traces", data=body, headers={**PB, "Content-Encoding": encoding})
+        assert r.status_code == 413, (encoding, r.status_code)
+    for path, body, headers in (("/v1/traces", b"\xff\xff\xff\xff\x0f" + b"\0" * 100, {**PB, "Content-Encoding": "snappy"}),):
+        assert requests.post(base + path, data=body, headers=headers).status_code == 413
+    r = requests.post(s.url + "/api/v1/write", data=b"\xff\xff\xff\xff\x0f" + b"\0" * 100, headers={**PB, "Content-Encoding": "snappy"})
+    assert r.status_code == 413, (r.status_code, r.text)
+    assert anon_mib(s) < before + 200, (before, anon_mib(s))
+    # A page of another origin, and a name that was bent to this address.
+    for headers in ({"Origin": "http://evil.example"}, {"Host": "evil.example:9090"}, {"Origin": f"http://127.0.0.1:{s.http + 1}"}):
+        for method, path in (("POST", "/api/v1/admin/flush"), ("POST", "/api/v1/admin/tsdb/delete_series?match[]=up"), ("PUT", "/api/v1/admin/tsdb/snapshot"),
+                             ("POST", "/api/v1/admin/tsdb/clean_tombstones")):
+            r = requests.request(method, s.url + path, headers=headers)
+            assert r.status_code == 403, (headers, path, r.status_code)
+    r = requests.post(s.url + "/api/v1/admin/flush", headers={"Origin": s.url})
+    assert r.status_code == 204, r.text
+    assert otlp(s, "traces", spans(1))[0].status_code == 200
+    s.stop()
+
+
+def rights():
+    """Tokens and users: read, write and admin apart; a tenant only for who may name it."""
+    hashed = lambda secret: subprocess.run([BIN, "hash-secret"], input=secret, capture_output=True, text=True, check=True).stdout.strip()
+    entries = [("", "reader", '["read"]', False), ("", "writer", '["write"]', False), ("root", "secret", '["admin"]', True)]
+    path = os.path.join(ROOT, "auth.toml")
+    with open(path, "w") as f:
+        for user, secret, may, any_tenant in entries:
+            f.write(f'[[entry]]\nsecret = "{hashed(secret)}"\ntenant = "anonymous"\nrights = {may}\nany_tenant = {str(any_tenant).lower()}\n')
+            f.write(f'user = "{user}"\n' if user else "")
+    s = Server("rights", env={"STRANDLINE_AUTH_FILE": path}).start()
+    bearer = lambda t: {"Authorization": f"Bearer {t}"}
+    root = requests.auth.HTTPBasicAuth("root", "secret")
+
+    def code(method, path, base=s.url, **kw):
+        return requests.request(method, base + path, **kw).status_code
+
+    for who, read, write, admin in ((dict(headers=bearer("reader")), 200, 403, 403), (dict(headers=bearer("writer")), 403, 200, 403),
+                                    (dict(auth=root), 200, 200, 204), (dict(headers=bearer("nobody")), 401, 401, 401), ({}, 401, 401, 401)):
+        for query in ("/api/v1/query?query=1", "/api/search?q={}", "/api/v1/labels", "/federate?match[]=up"):
+            assert code("GET", query, **who) == read, (who, query)
+        headers = {**who.get("headers", {}), **PB}
+        assert code("POST", "/v1/traces", f"http://127.0.0.1:{s.otlp}", data=spans(1), headers=headers, auth=who.get("auth")) == write, who
+        assert code("POST", "/api/v1/admin/flush", **who) == admin, who
+    assert code("GET", "/api/v1/query?query=1", headers={**bearer("reader"), "X-Scope-OrgID": "other"}) == 403
+    assert code("GET", "/api/v1/query?query=1", headers={"X-Scope-OrgID": "other"}, auth=root) == 200
+    channel = grpc.insecure_channel(f"127.0.0.1:{s.grpc}")
+    export = channel.unary_unary("/opentelemetry.proto.collector.trace.v1.TraceService/Export")
+    for token, want in (("writer", None), ("reader", grpc.StatusCode.PERMISSION_DENIED), ("nobody", grpc.StatusCode.UNAUTHENTICATED)):
+        try:
+            export(spans(1), metadata=(("authorization", f"Bearer {token}"),), timeout=5)
+            got = None
+        except grpc.RpcError as e:
+            got = e.code()
+        assert got == want, (token, got)
+    assert "secret" not in s.text() and "writer" not in s.text()
+    s.stop()
+
+
+CHECKS = [series_limit, other_limits, mischief, rights]
