@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use strandline_storage::bucket::LocalBucket;
-use strandline_storage::clock::ManualClock;
+use strandline_storage::clock::{Clock, ManualClock, SystemClock};
 use strandline_storage::model::TraceId;
 use strandline_storage::traces::{TraceStore, TraceStoreOptions};
 use strandline_wal::fs::{Fs, RealFs};
@@ -51,7 +51,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let base_mib = status_mib("RssAnon");
     let fs: Arc<dyn Fs> = Arc::new(RealFs::default());
     let bucket = Arc::new(LocalBucket::open(fs.clone(), dir.join("bucket"))?);
-    let clock = ManualClock::new(1_795_500_000_000 + 3_600_000);
+    let clock = ManualClock::new(SystemClock.now_ms());
     let mut options = TraceStoreOptions::new(fs, Arc::new(clock.clone()), &dir, bucket);
     options.max_live_bytes = usize::MAX;
     let store = TraceStore::open(options)?;

@@ -1,4 +1,4 @@
-//! One tenant's data folder: the lock, the version, the stores, and the thread that keeps them tidy.
+//! One tenant's data folder: the lock, the version, the stores, and the threads that keep them tidy.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,7 +23,8 @@ pub struct EngineOptions {
     /// The span store's options.
     #[cfg(feature = "traces")]
     pub traces: TraceStoreOptions,
-    /// Keep a thread that flushes, compacts, uploads and retains. Without it, call [`Engine::maintain`].
+    /// Keep a thread for each store that flushes, compacts, uploads and retains. Without them, call
+    /// [`Engine::maintain`].
     pub background: bool,
 }
 
@@ -36,7 +37,7 @@ struct Inner {
     #[cfg(feature = "traces")]
     traces: TraceStore,
     stop: Arc<(Mutex<bool>, Condvar)>,
-    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+    threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
     lock: Mutex<Option<Box<dyn Send + Sync>>>,
 }
 
@@ -60,11 +61,14 @@ impl Engine {
             #[cfg(feature = "traces")]
             traces,
             stop: Arc::default(),
-            thread: Mutex::new(None),
+            threads: Mutex::default(),
             lock: Mutex::new(Some(lock)),
         }));
         if options.background {
-            engine.spawn_upkeep()?;
+            // One each: a slow bucket or a long merge of one store does not keep the other's memory from being flushed.
+            engine.spawn_upkeep("metrics", |e| e.0.metrics.maintain())?;
+            #[cfg(feature = "traces")]
+            engine.spawn_upkeep("traces", |e| e.0.traces.maintain())?;
         }
         Ok(engine)
     }
@@ -144,7 +148,7 @@ impl Engine {
         done
     }
 
-    fn spawn_upkeep(&self) -> Result<()> {
+    fn spawn_upkeep(&self, store: &'static str, maintain: fn(&Engine) -> Result<()>) -> Result<()> {
         let stop = self.0.stop.clone();
         let inner = Arc::downgrade(&self.0);
         let turn = move || {
@@ -164,20 +168,20 @@ impl Engine {
                     continue;
                 }
                 let Some(inner) = inner.upgrade() else { return };
-                match Engine(inner).maintain() {
+                match maintain(&Engine(inner)) {
                     Ok(()) => failures = 0,
                     Err(e) => {
                         if failures == 0 || failures.is_multiple_of(60) {
-                            tracing::warn!(error = %e, "upkeep failed; it will be tried again");
+                            tracing::warn!(store, error = %e, "upkeep failed; it will be tried again");
                         }
                         failures += 1;
                     }
                 }
             }
         };
-        let t = std::thread::Builder::new().name("strandline-upkeep".into()).spawn(turn);
-        let t = t.map_err(|e| Error::new(ErrorKind::Unavailable, format!("starting the upkeep thread: {e}")))?;
-        *self.0.thread.lock() = Some(t);
+        let t = std::thread::Builder::new().name(format!("upkeep-{store}")).spawn(turn);
+        let t = t.map_err(|e| Error::new(ErrorKind::Unavailable, format!("starting the upkeep thread of {store}: {e}")))?;
+        self.0.threads.lock().push(t);
         Ok(())
     }
 
@@ -202,11 +206,12 @@ impl Inner {
     fn stop_upkeep(&self) {
         *self.stop.0.lock() = true;
         self.stop.1.notify_all();
-        let Some(t) = self.thread.lock().take() else { return };
-        // The thread may be waiting for the bucket, or be the one that drops the engine: it is not waited for then.
+        // A thread may be waiting for the bucket, or be the one that drops the engine: it is not waited for then.
         let until = std::time::Instant::now() + Duration::from_secs(2);
-        while !t.is_finished() && t.thread().id() != std::thread::current().id() && std::time::Instant::now() < until {
-            std::thread::park_timeout(Duration::from_millis(5));
+        for t in std::mem::take(&mut *self.threads.lock()) {
+            while !t.is_finished() && t.thread().id() != std::thread::current().id() && std::time::Instant::now() < until {
+                std::thread::park_timeout(Duration::from_millis(5));
+            }
         }
     }
 }

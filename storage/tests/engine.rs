@@ -255,3 +255,109 @@ fn a_new_machine_adopts_the_blocks_of_one_that_is_gone_and_two_live_ones_do_no_h
     assert_eq!(in_bucket(), [0, 0]);
     assert!(samples(&b).is_empty());
 }
+
+/// A bucket in which storing never ends until it is let go.
+struct Stuck {
+    inner: LocalBucket,
+    reached: std::sync::atomic::AtomicBool,
+    open: (std::sync::Mutex<bool>, std::sync::Condvar),
+}
+
+impl Stuck {
+    fn wait(&self) {
+        self.reached.store(true, std::sync::atomic::Ordering::SeqCst);
+        let mut open = self.open.0.lock().unwrap();
+        while !*open {
+            open = self.open.1.wait(open).unwrap();
+        }
+    }
+    fn let_go(&self) {
+        *self.open.0.lock().unwrap() = true;
+        self.open.1.notify_all();
+    }
+}
+
+impl Bucket for Stuck {
+    fn name(&self) -> String {
+        "stuck".into()
+    }
+    fn put(&self, key: &str, content: bytes::Bytes) -> Result<()> {
+        self.wait();
+        self.inner.put(key, content)
+    }
+    fn put_file(&self, key: &str, path: &std::path::Path) -> Result<()> {
+        self.wait();
+        self.inner.put_file(key, path)
+    }
+    fn put_if_absent(&self, key: &str, content: bytes::Bytes) -> Result<bool> {
+        self.inner.put_if_absent(key, content)
+    }
+    fn get(&self, key: &str) -> Result<bytes::Bytes> {
+        self.inner.get(key)
+    }
+    fn get_range(&self, key: &str, offset: u64, len: usize) -> Result<bytes::Bytes> {
+        self.inner.get_range(key, offset, len)
+    }
+    fn size(&self, key: &str) -> Result<u64> {
+        self.inner.size(key)
+    }
+    fn list(&self, prefix: &str) -> Result<Vec<strandline_storage::bucket::ObjectInfo>> {
+        self.inner.list(prefix)
+    }
+    fn list_folders(&self, prefix: &str) -> Result<Vec<String>> {
+        self.inner.list_folders(prefix)
+    }
+    fn delete(&self, key: &str) -> Result<()> {
+        self.inner.delete(key)
+    }
+}
+
+#[test]
+fn a_stuck_upload_of_one_store_does_not_keep_the_other_from_its_upkeep() {
+    for metrics_stuck in [true, false] {
+        let (fs, clock) = (SimFs::new(), ManualClock::new(T0));
+        let as_dyn: Arc<dyn Fs> = Arc::new(fs.clone());
+        let inner = LocalBucket::open(as_dyn.clone(), "/data/stuck").unwrap();
+        let stuck = Arc::new(Stuck { inner, reached: Default::default(), open: Default::default() });
+        let mut o = options(as_dyn, &clock).unwrap();
+        (o.metrics.head_max_bytes, o.traces.flush_bytes) = (1, 1);
+        match metrics_stuck {
+            true => o.metrics.bucket = Some(stuck.clone()),
+            false => o.traces.bucket = stuck.clone(),
+        }
+        o.background = true;
+        let e = Engine::open(o).unwrap();
+        sample(&e, T0, 1.0).unwrap();
+        span(&e, 1, T0).unwrap();
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        let wait_for = |what: &str, done: &dyn Fn() -> bool| {
+            while !done() {
+                assert!(std::time::Instant::now() < until, "{what}, metrics stuck: {metrics_stuck}");
+                std::thread::park_timeout(std::time::Duration::from_millis(5));
+            }
+        };
+        wait_for("the upload is reached", &|| stuck.reached.load(std::sync::atomic::Ordering::SeqCst));
+        // What comes after is flushed by the other store all the same.
+        span(&e, 2, T0).unwrap();
+        sample(&e, T0 + 1000, 2.0).unwrap();
+        match metrics_stuck {
+            true => wait_for("spans in the bucket", &|| e.traces().block_spans() == 2 && e.traces().live_spans() == 0),
+            false => wait_for("samples in blocks", &|| e.metrics().blocks().iter().map(|b| b.meta.stats.num_samples).sum::<u64>() == 2),
+        }
+        stuck.let_go();
+        e.close().unwrap();
+    }
+}
+
+/// A machine without a clock of its own starts at the same time again: blocks must not take the names of older ones.
+#[test]
+fn a_clock_that_stands_still_over_a_restart_overwrites_no_block() {
+    let (fs, clock) = (SimFs::new(), ManualClock::new(T0));
+    for i in 1..5 {
+        let e = open(&fs, &clock, |_| {}).unwrap();
+        sample(&e, T0 - 1000 + i, i as f64).unwrap();
+        e.flush().unwrap();
+        assert_eq!(samples(&e).len(), i as usize);
+        e.close().unwrap();
+    }
+}

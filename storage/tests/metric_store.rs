@@ -418,6 +418,62 @@ fn deltas_add_up_once() {
 }
 
 #[test]
+fn histograms_of_increases_add_up_once_and_the_limit_of_sums_holds() {
+    use strandline_storage::model::{BucketSpan, Histogram};
+    let w = World::new();
+    let open = || {
+        let mut o = w.options();
+        o.limits.max_delta_series = 16;
+        MetricStore::open(o).unwrap()
+    };
+    let delta = |s: &MetricStore, l: &Labels, t: i64, schema: i32, n: i64| {
+        let spans = vec![BucketSpan { offset: 1, length: 2 }];
+        let h = Histogram {
+            schema,
+            count: 2 * n as u64,
+            sum: n as f64,
+            positive_spans: spans,
+            positive_buckets: vec![n, 0],
+            ..Histogram::default()
+        };
+        let mut b = BatchBuilder::default();
+        let k = b.series(l);
+        b.push(k, t, 0, Value::DeltaHistogram(Arc::new(h)));
+        let a = s.append(&b.finish()).unwrap();
+        let refused = a.rejected.first().map(|r| r.why);
+        a.commit.wait().unwrap();
+        refused
+    };
+    let counts = |s: &MetricStore, l: &Labels| {
+        let sel = s.select(&SelectRequest::new(vec![Matcher::equal("i", l.get("i").unwrap())], TimeRange::all())).unwrap();
+        let mut buf = SampleBuf::default();
+        sel.read(0, TimeRange::all(), &mut buf).unwrap();
+        (0..buf.len()).map(|i| buf.histogram(i).map(|h| (h.count, h.sum, h.schema)).unwrap()).collect::<Vec<_>>()
+    };
+    let (s, l) = (open(), labels("h", 1));
+    for k in 1..=3 {
+        assert_eq!(delta(&s, &l, T0 + k * 1000, 2, 5), None);
+        assert_eq!(delta(&s, &l, T0 + k * 1000, 2, 5), None, "a retry");
+    }
+    s.flush().unwrap();
+    // A client that has grown coarser meanwhile.
+    delta(&s, &l, T0 + 4000, 1, 5);
+    drop(s);
+    w.fs.restart(CrashStyle::LoseUnsynced, 1);
+    let s = open();
+    delta(&s, &l, T0 + 4000, 1, 5);
+    delta(&s, &l, T0 + 5000, 1, 5);
+    let want: Vec<_> = (1..=5).map(|k| (10.0 * k as f64, 5.0 * k as f64, if k < 4 { 2 } else { 1 })).collect();
+    assert_eq!(counts(&s, &l), want);
+    s.flush().unwrap();
+    assert_eq!(counts(&s, &l), want);
+    // New sums are refused where the state is full; those there go on.
+    let refused: Vec<_> = (0..200).filter_map(|i| delta(&s, &labels("more", 100 + i), T0 + 6000, 2, 1)).collect();
+    assert!(!refused.is_empty() && refused.iter().all(|r| *r == Refusal::DeltaLimit), "{refused:?}");
+    assert_eq!(delta(&s, &l, T0 + 7000, 1, 5), None);
+}
+
+#[test]
 fn bad_labels_are_refused_alone() {
     let w = World::new();
     let s = w.open().unwrap();
@@ -505,18 +561,27 @@ fn a_large_log_is_replayed_by_several_threads_to_the_same_state() {
     assert_eq!(everything(&s), model);
 }
 
-/// A machine without a clock of its own starts at the same time again: blocks must not take the names of older ones.
 #[test]
-fn a_clock_that_stands_still_over_a_restart_overwrites_no_block() {
+fn compaction_goes_on_beside_a_damaged_block() {
     let w = World::new();
-    let mut model = Model::new();
-    for i in 0..4 {
-        let s = w.open().unwrap();
-        let items = batch(3, T0 - 100_000 + i * 20_000);
-        assert!(append(&s, &items).unwrap().is_empty());
-        note(&mut model, &items);
+    let s = w.open().unwrap();
+    for i in 0..6 {
+        w.clock.set(T0 + i * HOUR);
+        append(&s, &batch(3, T0 + i * HOUR)).unwrap();
         s.flush().unwrap();
-        assert_eq!((everything(&s), s.blocks().len()), (model.clone(), i as usize + 1));
-        s.close().unwrap();
     }
+    s.upload().unwrap();
+    assert_eq!(s.blocks().len(), 6);
+    let damaged = s.blocks()[0].meta.ulid.clone();
+    drop(s);
+    let (path, size) =
+        w.fs.files().into_iter().find(|(p, _)| p.ends_with("chunks/000001") && p.to_string_lossy().contains(&damaged)).unwrap();
+    w.fs.flip_bit(&path, size - 6, 2);
+    w.clock.set(T0 + 48 * HOUR);
+    let s = w.open().unwrap();
+    let e = s.compact(100).unwrap_err();
+    assert!(e.kind == ErrorKind::Corrupt && e.to_string().contains(&damaged), "{e}");
+    assert!(s.compact(100).unwrap() >= 2);
+    let left: Vec<String> = s.blocks().iter().map(|b| b.meta.ulid.clone()).collect();
+    assert!(left.len() <= 3 && left.contains(&damaged), "{left:?}");
 }

@@ -147,9 +147,13 @@ impl Wal {
         self.0.shared.outcome(seq)
     }
 
-    /// Commits what is queued, now, on this thread.
+    /// Commits what is queued, now, on this thread. Failures of earlier commits were told to those who waited for them.
     pub fn commit(&self) -> Result<(), WalError> {
-        self.ticket().wait()
+        let last = {
+            let q = self.0.shared.queue.lock();
+            (q.decided + 1 < q.next_seq).then(|| q.next_seq - 1)
+        };
+        last.map_or(Ok(()), |seq| Ticket::new(self.0.shared.clone(), seq).wait())
     }
 
     /// Makes all that was appended durable, whatever the sync mode.

@@ -98,6 +98,7 @@ fn fake(plan: &Plan) -> Fake {
                     Some((_, Sample::Float(sum))) => Sample::Float(sum + v),
                     _ => Sample::Float(*v),
                 },
+                Value::DeltaHistogram(_) => panic!("the load sends no such increases"),
                 Value::Histogram(strandline_storage::metrics::head::AnyHistogram::Int(h)) => {
                     let mut n = 0;
                     let absolute = h.positive_buckets.iter().map(|d| {

@@ -3,10 +3,12 @@
 mod labels;
 mod points;
 
-use std::rc::Rc;
+use std::cell::OnceCell;
 
 use strandline_storage::metrics::head::{Batch, BatchBuilder};
 use strandline_storage::model::{MetricKind, MetricMetadata};
+
+use labels::{Base, Labeler};
 
 use super::attributes::{LabelSet, each};
 use super::names::{NameKind, Strategy, metric_name, unit_name};
@@ -56,14 +58,24 @@ struct Translator<'t> {
     refused: u64,
     reasons: Vec<String>,
     without_instance: Vec<(String, std::ops::Range<usize>)>,
-    names: labels::Names,
+    labeler: Labeler,
+    /// Bounds of the last histogram and how `le` writes them: mostly those of the next one too.
+    le: (Vec<f64>, Vec<String>),
 }
 
 /// What the metric says about all its points.
 struct Metric<'a> {
     name: &'a str,
     family: String,
-    base: &'a [(Rc<str>, String)],
+    /// The family's sum, count and bucket series.
+    parts: OnceCell<[String; 3]>,
+    base: &'a Base,
+}
+
+impl Metric<'_> {
+    fn part(&self, i: usize) -> &str {
+        &self.parts.get_or_init(|| ["_sum", "_count", "_bucket"].map(|s| format!("{}{s}", self.family)))[i]
+    }
 }
 
 impl Translator<'_> {
@@ -85,8 +97,11 @@ pub fn translate(request: &[u8], t: &Translation) -> Result<Translated, WireErro
         refused: 0,
         reasons: Vec::new(),
         without_instance: Vec::new(),
-        names: labels::Names::new(t.strategy),
+        labeler: Labeler::new(t.strategy),
+        le: Default::default(),
     };
+    // Label bytes are about as long as the attributes they are made of and the resource's.
+    x.out.reserve(request.len() / 128, request.len());
     let mut r = Fields::new(request);
     while let Some((n, f)) = r.next()? {
         if n == 1 {
@@ -186,14 +201,14 @@ fn scope_metrics(x: &mut Translator<'_>, sm: &[u8], base: &LabelSet, newest_ms: 
     } else {
         base
     };
-    let base = labels::base(base);
+    let base = x.labeler.base(base);
     for m in metrics {
         metric(x, m, &base, newest_ms)?;
     }
     Ok(())
 }
 
-fn metric(x: &mut Translator<'_>, m: &[u8], base: &[(Rc<str>, String)], newest_ms: &mut i64) -> Result<(), WireError> {
+fn metric(x: &mut Translator<'_>, m: &[u8], base: &Base, newest_ms: &mut i64) -> Result<(), WireError> {
     let (mut name, mut help, mut unit) = ("", "", "");
     let mut data: Option<(u32, &[u8])> = None;
     let mut r = Fields::new(m);
@@ -234,7 +249,7 @@ fn metric(x: &mut Translator<'_>, m: &[u8], base: &[(Rc<str>, String)], newest_m
         return Ok(());
     }
     x.out.metadata(family.clone(), MetricMetadata { kind, help: help.to_owned(), unit: unit_name(unit) });
-    let m = Metric { name, family, base };
+    let m = Metric { name, family, parts: OnceCell::new(), base };
     let delta = temporality == 1;
     for p in points {
         x.points += 1;

@@ -46,7 +46,7 @@ impl Writers {
             let job = jobs.entry(name.clone()).or_default();
             for item in t.batch.items.get(items.clone()).unwrap_or(&[]) {
                 let SeriesKey::Raw { start, len } = t.batch.series[item.series as usize] else { continue };
-                if item.st <= 0 || matches!(item.value, Value::Delta(_)) {
+                if item.st <= 0 || matches!(item.value, Value::Delta(_) | Value::DeltaHistogram(_)) {
                     continue;
                 }
                 let raw = t.batch.raw.get(start as usize..(start + len) as usize).unwrap_or(&[]);

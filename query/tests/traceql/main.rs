@@ -4,9 +4,11 @@
 #![allow(clippy::print_stdout, clippy::disallowed_methods)]
 
 mod cases;
+mod differ;
 mod examples;
 mod fixture;
 mod metric_cases;
+mod naive;
 mod random;
 
 /// Outcomes so far.
@@ -41,6 +43,7 @@ fn main() {
     cases::run(&mut report);
     metric_cases::run(&mut report);
     random::run(&mut report);
+    differ::run(&mut report);
     if let Some(path) = std::env::var_os("TRACEQL_EXAMPLES") {
         examples::file(std::path::Path::new(&path), &mut report);
     }

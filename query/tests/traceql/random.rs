@@ -15,13 +15,17 @@ use strandline_wal::fs::{Fs, SimFs};
 use super::Report;
 use super::fixture::Memory;
 
-const NOW_MS: i64 = 1_700_000_000_000;
+pub const NOW_MS: i64 = 1_700_000_000_000;
 const ROUNDS: u64 = 25;
 
-struct Random(u64);
+/// Numbers that a seed gives.
+pub struct Random(u64);
 
 impl Random {
-    fn below(&mut self, n: u64) -> u64 {
+    pub fn new(seed: u64) -> Self {
+        Random(seed | 1)
+    }
+    pub fn below(&mut self, n: u64) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -97,7 +101,8 @@ fn span(r: &mut Random) -> Span {
     }
 }
 
-fn store(clock: &ManualClock) -> TraceStore {
+/// A store in memory, of small row groups.
+pub fn store(clock: &ManualClock) -> TraceStore {
     let fs: Arc<dyn Fs> = Arc::new(SimFs::new());
     fs.create_dir_all(Path::new("/d")).expect("folder");
     let bucket = Arc::new(LocalBucket::open(fs.clone(), "/d/bucket").expect("bucket"));
@@ -130,7 +135,7 @@ fn answers(source: &dyn SpanSource) -> BTreeMap<String, String> {
 
 /// Puts spans in a store, with flushes and merges between and some sent again, and compares all answers.
 fn round(seed: u64) -> Result<(), String> {
-    let mut r = Random(seed | 1);
+    let mut r = Random::new(seed);
     let clock = ManualClock::new(NOW_MS);
     let store = store(&clock);
     let mut all: Vec<Span> = Vec::new();

@@ -36,19 +36,19 @@ fn put(out: &mut Vec<u8>, v: usize, width: usize) {
 }
 
 /// Writes the metadata of names that are sorted and distinct.
-pub fn encode_metadata(names: &[&str]) -> Vec<u8> {
-    let total: usize = names.iter().map(|n| n.len()).sum();
+pub fn encode_metadata(names: &[impl AsRef<[u8]>]) -> Vec<u8> {
+    let total: usize = names.iter().map(|n| n.as_ref().len()).sum();
     let w = width(total.max(names.len()));
     let mut out = vec![1 | 1 << 4 | ((w - 1) as u8) << 6];
     put(&mut out, names.len(), w);
     let mut at = 0;
     put(&mut out, 0, w);
     for n in names {
-        at += n.len();
+        at += n.as_ref().len();
         put(&mut out, at, w);
     }
     for n in names {
-        out.extend_from_slice(n.as_bytes());
+        out.extend_from_slice(n.as_ref());
     }
     out
 }
@@ -93,14 +93,15 @@ pub fn put_bytes(out: &mut Vec<u8>, v: &[u8]) {
 }
 
 /// Appends text.
-pub fn put_str(out: &mut Vec<u8>, v: &str) {
+pub fn put_str(out: &mut Vec<u8>, v: impl AsRef<[u8]>) {
+    let v = v.as_ref();
     if v.len() < 64 {
         out.push(1 | (v.len() as u8) << 2);
     } else {
         out.push(16 << 2);
         put(out, v.len(), 4);
     }
-    out.extend_from_slice(v.as_bytes());
+    out.extend_from_slice(v);
 }
 
 /// Appends an array of encoded values.

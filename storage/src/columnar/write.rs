@@ -3,13 +3,15 @@
 use std::io::Write;
 
 use bytes::Bytes;
-use parquet::data_type::{BoolType, ByteArray, ByteArrayType, DoubleType, FixedLenByteArray, FixedLenByteArrayType, Int32Type, Int64Type};
+use parquet::bloom_filter::Sbbf;
+use parquet::data_type::{BoolType, ByteArray, ByteArrayType, DoubleType, FixedLenByteArray, Int64Type};
 use parquet::errors::ParquetError;
+use parquet::file::statistics::Statistics;
 use parquet::file::writer::SerializedRowGroupWriter;
 use parquet::schema::types::ColumnDescPtr;
 
 use super::dict::Dict;
-use super::encode::{MAX_DICTIONARY_BYTES, PageCompressor, text_column};
+use super::encode::{self, About, Body, MAX_DICTIONARY_BYTES, PageCompressor};
 
 /// The present values of a column, in order.
 pub enum Values {
@@ -17,14 +19,20 @@ pub enum Values {
     Bytes(Dict, Vec<u32>),
     /// 64-bit integers.
     I64(Vec<i64>),
+    /// 64-bit integers whose bytes are split into streams: each its own, and near its neighbours.
+    Split(Vec<i64>),
     /// 32-bit integers.
     I32(Vec<i32>),
     /// Doubles.
     F64(Vec<f64>),
     /// Truth values.
     Bool(Vec<bool>),
-    /// Ids of a fixed length, one after the other.
-    Fixed(Vec<u8>, usize),
+    /// Ids of a fixed length, one after the other, that recur.
+    Ids(Vec<u8>, usize),
+    /// Ids of a fixed length, rising, with a filter that tells which are not there.
+    Sorted(Vec<u8>, usize),
+    /// Ids of a fixed length, each its own.
+    Noise(Vec<u8>, usize),
 }
 
 impl Values {
@@ -36,11 +44,11 @@ impl Values {
     pub fn size_bytes(&self) -> usize {
         match self {
             Values::Bytes(d, i) => d.size_bytes() + i.capacity() * 4,
-            Values::I64(v) => v.capacity() * 8,
+            Values::I64(v) | Values::Split(v) => v.capacity() * 8,
             Values::I32(v) => v.capacity() * 4,
             Values::F64(v) => v.capacity() * 8,
             Values::Bool(v) => v.capacity(),
-            Values::Fixed(v, _) => v.capacity(),
+            Values::Ids(v, _) | Values::Sorted(v, _) | Values::Noise(v, _) => v.capacity(),
         }
     }
 }
@@ -88,17 +96,80 @@ pub fn write_column<W: Write + Send>(
             None => def.fill(levels.max_def),
         }
     }
-    let values = match values {
-        Values::Bytes(dict, ids) if levels.rep.is_empty() && dict.text_bytes() <= MAX_DICTIONARY_BYTES => {
-            let (bytes, close) = text_column(descr, &dict.into_values(), &ids, def, *page_rows, compressor)?;
-            return group.append_column(&bytes, close);
-        }
-        other => other,
+    let entries = if def.is_empty() { None } else { Some(def.len()) };
+    let nulls = |present: usize| entries.map_or(0, |e| e - present) as u64;
+    let levels = (def.as_slice(), levels.rep);
+    let mut own = |body: Body<'_>, about: About| {
+        let (bytes, close) = encode::column(descr, &body, levels, *page_rows, compressor, about)?;
+        group.append_column(&bytes, close)
     };
+    let with = |statistics| About { statistics: Some(statistics), bloom: None };
+    match values {
+        Values::Bytes(dict, ids) if dict.text_bytes() <= MAX_DICTIONARY_BYTES => {
+            let distinct = dict.into_values();
+            let (plain, statistics) = encode::texts(&distinct, nulls(ids.len()));
+            own(Body::Dictionary { plain, distinct: distinct.len(), ids: &ids }, with(statistics))
+        }
+        Values::I32(v) => {
+            let (distinct, ids) = encode::number(&v);
+            let (min, max) = (distinct.iter().min().copied(), distinct.iter().max().copied());
+            let plain = distinct.iter().flat_map(|v| v.to_le_bytes()).collect();
+            let statistics = Statistics::int32(min, max, None, Some(nulls(ids.len())), false);
+            own(Body::Dictionary { plain, distinct: distinct.len(), ids: &ids }, with(statistics))
+        }
+        Values::I64(v) if v.len() <= MAX_DICTIONARY_BYTES / 8 => {
+            let (distinct, ids) = encode::number(&v);
+            let (min, max) = (distinct.iter().min().copied(), distinct.iter().max().copied());
+            let plain = distinct.iter().flat_map(|v| v.to_le_bytes()).collect();
+            let statistics = Statistics::int64(min, max, None, Some(nulls(ids.len())), false);
+            own(Body::Dictionary { plain, distinct: distinct.len(), ids: &ids }, with(statistics))
+        }
+        Values::Ids(v, width) => {
+            let mut dict = Dict::default();
+            let ids: Vec<u32> = v.chunks_exact(width).map(|id| dict.intern(id)).collect();
+            let distinct = dict.into_values();
+            let statistics = extremes(distinct.iter().min(), distinct.iter().max(), nulls(ids.len()));
+            own(Body::Dictionary { plain: distinct.concat(), distinct: distinct.len(), ids: &ids }, with(statistics))
+        }
+        Values::Sorted(v, width) => {
+            let (mut plain, mut ids): (Vec<u8>, Vec<u32>) = (Vec::new(), Vec::with_capacity(v.len() / width));
+            for id in v.chunks_exact(width) {
+                if plain.is_empty() || !plain.ends_with(id) {
+                    plain.extend_from_slice(id);
+                }
+                ids.push((plain.len() / width) as u32 - 1);
+            }
+            let mut bloom = Sbbf::new_with_ndv_fpp(((plain.len() / width) as u64).max(MIN_FILTERED), FALSE_POSITIVES)?;
+            plain.chunks_exact(width).for_each(|id| bloom.insert(id));
+            let bound = |id: Option<&[u8]>| id.map(Bytes::copy_from_slice);
+            let (min, max) = (bound(plain.chunks_exact(width).next()), bound(plain.chunks_exact(width).next_back()));
+            let statistics = Some(extremes(min.as_ref(), max.as_ref(), 0));
+            let distinct = plain.len() / width;
+            own(Body::Dictionary { plain, distinct, ids: &ids }, About { statistics, bloom: Some(bloom) })
+        }
+        Values::Noise(v, width) => own(Body::Plain { bytes: &v, width }, About::default()),
+        other => general(group, other, (levels.0, levels.1)),
+    }
+}
+
+/// Filters are made for so many values at least, with so many false positives.
+const MIN_FILTERED: u64 = 64;
+const FALSE_POSITIVES: f64 = 0.01;
+
+fn extremes(min: Option<&Bytes>, max: Option<&Bytes>, nulls: u64) -> Statistics {
+    let id = |v: Option<&Bytes>| v.map(|v| FixedLenByteArray::from(ByteArray::from(v.clone())));
+    Statistics::fixed_len_byte_array(id(min), id(max), None, Some(nulls), false)
+}
+
+/// By the general writer: what has too many distinct values for a dictionary, and what is encoded otherwise.
+fn general<W: Write + Send>(
+    group: &mut SerializedRowGroupWriter<'_, W>,
+    values: Values,
+    (def, rep): (&[i16], &[i16]),
+) -> Result<(), ParquetError> {
     let missing = || ParquetError::General("more columns than the schema has".into());
     let mut column = group.next_column()?.ok_or_else(missing)?;
-    let def = (levels.max_def > 0).then_some(def.as_slice());
-    let rep = (!levels.rep.is_empty()).then_some(levels.rep);
+    let (def, rep) = ((!def.is_empty()).then_some(def), (!rep.is_empty()).then_some(rep));
     match values {
         Values::Bytes(dict, ids) => {
             let distinct: Vec<ByteArray> = dict.into_values().into_iter().map(ByteArray::from).collect();
@@ -107,11 +178,8 @@ pub fn write_column<W: Write + Send>(
             let (min, max) = (distinct.iter().min_by(|a, b| a.data().cmp(b.data())), distinct.iter().max_by(|a, b| a.data().cmp(b.data())));
             column.typed::<ByteArrayType>().write_batch_with_statistics(&v, def, rep, min, max, None)?;
         }
-        Values::I64(v) => {
+        Values::I64(v) | Values::Split(v) => {
             column.typed::<Int64Type>().write_batch(&v, def, rep)?;
-        }
-        Values::I32(v) => {
-            column.typed::<Int32Type>().write_batch(&v, def, rep)?;
         }
         Values::F64(v) => {
             column.typed::<DoubleType>().write_batch(&v, def, rep)?;
@@ -119,12 +187,8 @@ pub fn write_column<W: Write + Send>(
         Values::Bool(v) => {
             column.typed::<BoolType>().write_batch(&v, def, rep)?;
         }
-        Values::Fixed(v, width) => {
-            let all = Bytes::from(v);
-            let ids = |i| FixedLenByteArray::from(ByteArray::from(all.slice(i * width..(i + 1) * width)));
-            let v: Vec<FixedLenByteArray> = (0..all.len() / width).map(ids).collect();
-            let (min, max) = (v.iter().min_by(|a, b| a.data().cmp(b.data())), v.iter().max_by(|a, b| a.data().cmp(b.data())));
-            column.typed::<FixedLenByteArrayType>().write_batch_with_statistics(&v, def, rep, min, max, None)?;
+        Values::I32(_) | Values::Ids(..) | Values::Sorted(..) | Values::Noise(..) => {
+            return Err(ParquetError::General("a column that is written otherwise".into()));
         }
     }
     column.close()

@@ -35,7 +35,8 @@ pub fn canonical<S: AsRef<[u8]>>(pairs: impl Iterator<Item = (S, S)>, out: &mut 
 }
 
 /// Appends one label as [`canonical`] writes it.
-pub(super) fn put_canonical(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
+#[inline]
+pub fn put_canonical(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
     let inner = 2 + varint_len(name.len()) + name.len() + varint_len(value.len()) + value.len();
     out.push(0x0a);
     crate::codec::put_uvarint(out, inner as u64);

@@ -6,7 +6,7 @@ mod registry;
 mod slab;
 mod symbols;
 
-pub use label_hash::{LabelHasher, RawLabels, canonical};
+pub use label_hash::{LabelHasher, RawLabels, canonical, put_canonical};
 pub use postings::Postings;
 pub use registry::{IndexMemory, NO_SLOT, RawPair, Registry};
 pub use slab::Slab;

@@ -29,14 +29,18 @@ impl MetricStore {
         let head = &self.0.head;
         let cut = head.cut()?;
         let mut written = Vec::new();
-        let done = self.write_cut(&cut, work, &mut written).and_then(|()| self.publish(&cut, &written));
-        if let Err(e) = done {
-            // The cut's chunks stay in the head and its records in the log; the next flush takes them along.
+        // In both failures the cut's chunks stay in the head and its records in the log; the next flush takes them along.
+        if let Err(e) = self.write_cut(&cut, work, &mut written) {
             head.uncut(&cut);
             for m in &written {
                 let dir = self.local_dir().join(&m.ulid);
                 let _ = self.0.options.fs.remove_dir_all(&dir);
             }
+            return Err(e);
+        }
+        if let Err(e) = self.publish(&cut, &written, work) {
+            // The manifest on disk may name the blocks all the same: they stay, and the next start removes them if not.
+            head.uncut(&cut);
             return Err(e);
         }
         head.wal().truncate_before(cut.wal_segment).map_err(super::head::wal_error)?;
@@ -111,11 +115,12 @@ impl MetricStore {
     }
 
     /// Manifest first (it makes the blocks exist and moves the log's floor), then the version.
-    fn publish(&self, cut: &Cut, written: &[BlockMeta]) -> Result<()> {
+    fn publish(&self, cut: &Cut, written: &[BlockMeta], work: &Work) -> Result<()> {
         let mut manifest = self.0.manifest.lock();
         let mut next = manifest.clone();
         next.blocks.extend(written.iter().map(|m| LocalBlock { ulid: m.ulid.clone(), uploaded_ms: None }));
         next.wal_floor = cut.wal_segment;
+        next.names = work.ulid_counter as u64;
         next.next_series_id = self.0.head.next_series_id();
         next.save(&self.0.options.fs, &self.0.options.dir.join("metrics"))?;
         *manifest = next;
@@ -153,7 +158,7 @@ pub(super) fn encode(buf: &SampleBuf, range_ms: i64, xor2: bool) -> Chunks {
     let samples: Vec<(i64, i64, Value)> = (0..buf.len())
         .map(|i| {
             let v = match buf.histogram(i) {
-                Some(h) => Value::Histogram(AnyHistogram::Float(h.clone())),
+                Some(h) => Value::Histogram(h.to_int().map_or_else(|| AnyHistogram::Float(h.clone()), |i| AnyHistogram::Int(Arc::new(i)))),
                 None => Value::Float(buf.v[i]),
             };
             (buf.t[i], buf.start(i), v)

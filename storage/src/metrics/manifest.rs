@@ -39,6 +39,9 @@ pub struct Manifest {
     pub wal_floor: u64,
     /// Series ids from here on were never used.
     pub next_series_id: u64,
+    /// Names of blocks given out so far: none is given twice, also where the clock stands still over a restart.
+    #[serde(default)]
+    pub names: u64,
     /// Local blocks.
     pub blocks: Vec<LocalBlock>,
     /// Blocks of ours in the bucket that are no longer wanted.
@@ -48,7 +51,7 @@ pub struct Manifest {
 
 impl Default for Manifest {
     fn default() -> Self {
-        Manifest { version: 1, wal_floor: 0, next_series_id: 1, blocks: Vec::new(), obsolete: Vec::new() }
+        Manifest { version: 1, wal_floor: 0, next_series_id: 1, names: 0, blocks: Vec::new(), obsolete: Vec::new() }
     }
 }
 

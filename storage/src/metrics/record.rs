@@ -19,6 +19,8 @@ const FLOAT_HISTOGRAMS: u8 = 6;
 const EXEMPLARS: u8 = 7;
 const METADATA: u8 = 8;
 const DELTA_STATE: u8 = 9;
+const DELTA_HISTOGRAM: u8 = 10;
+const DELTA_HISTOGRAM_STATE: u8 = 11;
 
 /// A float or delta sample.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -66,6 +68,16 @@ pub enum Entry<'a> {
         id: u64,
         last_t: i64,
         sum: f64,
+    },
+    DeltaHistogram {
+        id: u64,
+        t: i64,
+        h: Arc<Histogram>,
+    },
+    DeltaHistogramState {
+        id: u64,
+        last_t: i64,
+        h: Histogram,
     },
 }
 
@@ -158,6 +170,18 @@ impl RecordWriter {
         put_uvarint(&mut self.out, id);
         put_varint(&mut self.out, last_t);
         self.out.extend_from_slice(&sum.to_le_bytes());
+    }
+    pub fn delta_histogram(&mut self, id: u64, t: i64, h: &Histogram) {
+        self.timed_histogram(DELTA_HISTOGRAM, id, t, h);
+    }
+    pub fn delta_histogram_state(&mut self, id: u64, last_t: i64, h: &Histogram) {
+        self.timed_histogram(DELTA_HISTOGRAM_STATE, id, last_t, h);
+    }
+    fn timed_histogram(&mut self, tag: u8, id: u64, t: i64, h: &Histogram) {
+        self.out.push(tag);
+        put_uvarint(&mut self.out, id);
+        put_varint(&mut self.out, t);
+        put_int_histogram(&mut self.out, h);
     }
 }
 
@@ -368,6 +392,13 @@ pub fn decode(record: &[u8], scratch: &mut Vec<FloatRecord>, f: &mut dyn FnMut(E
                 let kind = kind(r.u8()?);
                 let metadata = MetricMetadata { kind, help: r.string()?.to_owned(), unit: r.string()?.to_owned() };
                 f(Entry::Metadata { family, metadata });
+            }
+            tag @ (DELTA_HISTOGRAM | DELTA_HISTOGRAM_STATE) => {
+                let (id, t, h) = (r.uvarint()?, r.varint()?, int_histogram(&mut r)?);
+                f(match tag {
+                    DELTA_HISTOGRAM => Entry::DeltaHistogram { id, t, h: Arc::new(h) },
+                    _ => Entry::DeltaHistogramState { id, last_t: t, h },
+                });
             }
             DELTA_STATE => {
                 let (id, last_t, sum) = (r.uvarint()?, r.varint()?, r.le_f64()?);

@@ -50,6 +50,8 @@ pub(super) struct Work {
     pub bucket_blocks: Vec<BlockMeta>,
     pub listed: bool,
     pub ulid_counter: u128,
+    /// Blocks that compaction could not read: left as they are, so that the others' turn comes.
+    pub damaged: Vec<String>,
 }
 
 /// Figures of a store.
@@ -114,6 +116,7 @@ impl MetricStore {
             cache: Arc::new(open_cache(&options)?),
         });
         let version = Version { pin: head.pin(), flushed_epoch: 0, blocks: Vec::new(), incomplete: None, deletes: Vec::new() };
+        let first_ulid = u128::from(manifest.names);
         let lease = options.bucket.clone().map(|b| Lease::new(b, options.clock.clone(), "metrics", &options.tenant, &writer));
         let ownership = Ownership::new(&writer, lease, options.adopt_after_ms);
         let store = MetricStore(Arc::new(Inner {
@@ -121,7 +124,7 @@ impl MetricStore {
             head,
             version: RwLock::new(Arc::new(version)),
             manifest: Mutex::new(manifest),
-            work: Mutex::default(),
+            work: Mutex::new(Work { ulid_counter: first_ulid, ..Work::default() }),
             opener,
             writer,
             ownership,
@@ -399,28 +402,27 @@ impl MetricStore {
         Ok(())
     }
 
-    /// A name that no block or delete of this store bears. Time comes from the injected clock, which may stand where it
-    /// stood before a restart; so uniqueness is looked for, not left to time, the writer's name and a counter.
+    /// A name that was never used: the clock may stand still over a restart, or be set back.
     pub(super) fn new_ulid(&self, work: &mut Work) -> String {
-        use std::hash::{BuildHasher, Hasher};
-        let v = self.version();
         loop {
-            let mut h = foldhash::quality::FixedState::with_seed(work.ulid_counter as u64).build_hasher();
-            h.write(self.0.writer.as_bytes());
-            let mix = h.finish() as u128;
-            let now_ms = self.0.options.clock.now_ms().max(0);
-            work.ulid_counter += 1;
-            let random = (mix << 16) ^ ((now_ms as u128) << 40) ^ work.ulid_counter;
-            let name = ulid::Ulid::from_parts(now_ms as u64, random).to_string();
-            let taken = v.blocks.iter().any(|b| b.meta.ulid == name)
-                || work.bucket_blocks.iter().any(|b| b.ulid == name)
-                || v.deletes.iter().any(|d| d.spec.ulid == name)
-                || self.0.manifest.lock().obsolete.iter().any(|o| o.ulid == name)
-                || self.0.options.fs.exists(&self.local_dir().join(&name));
-            if !taken {
+            let name = self.next_ulid(work);
+            let known = work.bucket_blocks.iter().any(|b| b.ulid == name) || self.version().deletes.iter().any(|d| d.spec.ulid == name);
+            if !known && !self.0.options.fs.exists(&self.local_dir().join(&name)) {
                 return name;
             }
         }
+    }
+
+    fn next_ulid(&self, work: &mut Work) -> String {
+        // Time from the injected clock; uniqueness from the writer's name, mixed, and a counter.
+        use std::hash::{BuildHasher, Hasher};
+        let mut h = foldhash::quality::FixedState::with_seed(work.ulid_counter as u64).build_hasher();
+        h.write(self.0.writer.as_bytes());
+        let mix = h.finish() as u128;
+        let now_ms = self.0.options.clock.now_ms().max(0);
+        work.ulid_counter += 1;
+        let random = (mix << 16) ^ ((now_ms as u128) << 40) ^ work.ulid_counter;
+        ulid::Ulid::from_parts(now_ms as u64, random).to_string()
     }
 }
 

@@ -183,6 +183,8 @@ impl MetricStore {
             if dropped.is_empty() {
                 return Ok(());
             }
+            // From here on only the bucket has them: a start while it is down must know of them all the same.
+            self.remember_bucket(work)?;
             next.save(&o.fs, &o.dir.join("metrics"))?;
             *manifest = next;
         }
@@ -228,8 +230,10 @@ impl MetricStore {
                     bucket.put(&format!("{}/markers/{}-deletion-mark.json", self.bucket_prefix(), o.ulid), json)?;
                 }
                 Some(m) if (now_s - m.deletion_time) * 1000 >= self.0.options.delete_delay_ms => {
-                    self.remove_from_bucket(&**bucket, &prefix, &o.ulid)?;
+                    // Forgotten first: a start while the bucket is down must not look for what is gone.
                     work.bucket_blocks.retain(|b| b.ulid != o.ulid);
+                    self.remember_bucket(work)?;
+                    self.remove_from_bucket(&**bucket, &prefix, &o.ulid)?;
                     let mut manifest = self.0.manifest.lock();
                     let mut next = manifest.clone();
                     next.obsolete.retain(|x| x.ulid != o.ulid);
@@ -256,6 +260,13 @@ impl MetricStore {
         self.0.options.dir.join("metrics").join("bucket-blocks.json")
     }
 
+    /// Keeps the list of the bucket's blocks for a start while the bucket is down; the bucket itself is the truth.
+    fn remember_bucket(&self, work: &Work) -> Result<()> {
+        let path = self.known_path();
+        let json = serde_json::to_vec(&work.bucket_blocks).map_err(|e| Error::corrupt(format!("the list of blocks: {e}")))?;
+        self.0.options.fs.write_atomic(&path, &json).map_err(|e| Error::io("keeping the list of the bucket's blocks", &path, e))
+    }
+
     /// Lists the bucket. If it can't be reached, what was known last stands in; a store that never saw its bucket
     /// says so in every query.
     pub(super) fn sync_bucket(&self, work: &mut Work) {
@@ -269,9 +280,8 @@ impl MetricStore {
                 let changed = !work.listed || list != work.bucket_blocks;
                 work.bucket_blocks = list;
                 work.listed = true;
-                if changed && let Ok(json) = serde_json::to_vec(&work.bucket_blocks) {
-                    // A cache for starting while the bucket is down; the bucket itself is the truth.
-                    let _ = self.0.options.fs.write_atomic(&self.known_path(), &json);
+                if changed && let Err(e) = self.remember_bucket(work) {
+                    tracing::warn!(error = %e, "the list of the bucket's blocks could not be kept");
                 }
             }
             Err(e) => {

@@ -33,14 +33,17 @@ pub struct FlushTarget<'a> {
     pub options: &'a WriteOptions,
 }
 
-type SpanRef = (Arc<LiveBody>, u32);
+/// A live span: which of the lives, its body there, and where it lies.
+#[derive(Clone, Copy)]
+struct SpanRef<'a> {
+    life: u32,
+    body: u32,
+    at: &'a LiveBody,
+    span: &'a LiveSpan,
+}
 
 fn wire(e: WireError) -> Error {
     Error::corrupt(e.to_string())
-}
-
-fn of(r: &SpanRef) -> &LiveSpan {
-    &r.0.spans[r.1 as usize]
 }
 
 fn window_of(start: u64, window_ms: i64) -> i64 {
@@ -48,20 +51,24 @@ fn window_of(start: u64, window_ms: i64) -> i64 {
     ms - ms.rem_euclid(window_ms)
 }
 
-/// Spans of a trace in a window, by start and id, identical ones once.
-fn ordered(lives: &[Arc<Live>], trace: u128, window: i64, window_ms: i64) -> Result<Vec<SpanRef>> {
-    let id = TraceId(trace.to_be_bytes());
-    let mut refs: Vec<SpanRef> = lives.iter().flat_map(|l| l.trace(id)).filter(|r| window_of(of(r).start, window_ms) == window).collect();
-    refs.sort_by_key(|r| of(r).start);
-    if refs.windows(2).any(|w| of(&w[0]).start == of(&w[1]).start) {
+/// Gathers the spans of a trace in a window, by start and id, identical ones once.
+fn ordered<'a>(lives: &'a [Arc<Live>], trace: u128, window: i64, window_ms: i64, refs: &mut Vec<SpanRef<'a>>) -> Result<()> {
+    refs.clear();
+    for (life, l) in lives.iter().enumerate() {
+        let found = l.places(TraceId(trace.to_be_bytes())).map(|(body, at, span)| SpanRef { life: life as u32, body, at, span });
+        refs.extend(found.filter(|r| window_of(r.span.start, window_ms) == window));
+    }
+    refs.sort_by_key(|r| r.span.start);
+    if refs.windows(2).any(|w| w[0].span.start == w[1].span.start) {
         // Several at one time: by id, then content, so that the order does not depend on arrival.
         let mut owner = Owner::default();
-        let mut spans = refs.into_iter().map(|r| Ok((owner.span(&r.0, of(&r))?, r))).collect::<Result<Vec<_>>>()?;
+        let mut spans = refs.iter().map(|r| Ok((owner.span(r.at, r.span)?, *r))).collect::<Result<Vec<_>>>()?;
         spans.sort_by(|a, b| a.0.cmp(&b.0));
         spans.dedup_by(|a, b| a.0 == b.0);
-        refs = spans.into_iter().map(|s| s.1).collect();
+        refs.clear();
+        refs.extend(spans.into_iter().map(|s| s.1));
     }
-    Ok(refs)
+    Ok(())
 }
 
 /// Writes blocks of all spans of `lives`; `ulid` names them.
@@ -83,10 +90,11 @@ pub fn write_blocks(target: &FlushTarget<'_>, lives: &[Arc<Live>], mut ulid: imp
         }
     }
     let mut by_content = GroupNumbers::default();
-    let mut numbers: foldhash::HashMap<usize, Vec<u32>> = foldhash::HashMap::default();
-    for body in lives.iter().flat_map(|l| l.bodies()) {
-        numbers.insert(Arc::as_ptr(body) as usize, body.number_groups(&mut by_content));
+    let mut numbers: Vec<Vec<Vec<u32>>> = Vec::new();
+    for l in lives {
+        numbers.push(l.bodies().iter().map(|b| b.number_groups(&mut by_content)).collect());
     }
+    let mut refs = Vec::new();
     let mut out = Vec::new();
     for (window, (mut traces, spans)) in windows {
         traces.sort_unstable();
@@ -94,11 +102,12 @@ pub fn write_blocks(target: &FlushTarget<'_>, lives: &[Arc<Live>], mut ulid: imp
         let mut sampler = Sampler::default();
         let every = (spans / SAMPLE_SPANS).max(1) as usize;
         for trace in traces.iter().step_by(every) {
-            for r in ordered(lives, *trace, window, target.window_ms)? {
-                let g = r.0.groups(of(&r)).0;
+            ordered(lives, *trace, window, target.window_ms, &mut refs)?;
+            for r in &refs {
+                let g = r.at.groups(r.span).0;
                 sampler.outer(super::otlp::attributes(g.resource.buf, 1)).map_err(wire)?;
                 sampler.outer(super::otlp::attributes(g.scope.buf, 3)).map_err(wire)?;
-                sampler.span(&r.0.raw(of(&r))?).map_err(wire)?;
+                sampler.span(&r.at.raw(r.span)?).map_err(wire)?;
             }
         }
         let name = ulid();
@@ -115,11 +124,12 @@ pub fn write_blocks(target: &FlushTarget<'_>, lives: &[Arc<Live>], mut ulid: imp
         let dir = target.dir.join(&name);
         let mut w = BlockWriter::create(target.fs.clone(), &dir, identity, sampler.layout()?, target.options.clone(), size)?;
         for trace in traces {
-            for r in ordered(lives, trace, window, target.window_ms)? {
-                let (groups, number) = r.0.groups(of(&r));
-                let of_body = numbers.get(&(Arc::as_ptr(&r.0) as usize)).and_then(|n| n.get(number as usize));
-                let key = of_body.copied().ok_or_else(|| Error::corrupt("a span of no resource"))?;
-                w.push(&r.0.raw(of(&r))?, &groups, u64::from(key))?;
+            ordered(lives, trace, window, target.window_ms, &mut refs)?;
+            for r in &refs {
+                let (groups, number) = r.at.groups(r.span);
+                let key = numbers[r.life as usize][r.body as usize].get(number as usize);
+                let key = *key.ok_or_else(|| Error::corrupt("a span of no resource"))?;
+                w.push(&r.at.raw(r.span)?, &groups, u64::from(key))?;
             }
         }
         out.push(w.finish()?);

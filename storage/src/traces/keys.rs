@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::block::layout::GROUPS;
 use super::block::reader::{OpenBlock, VARIANT_PATHS};
-use super::otlp::{attributes, events, links};
+use super::otlp::{attributes, events, links, text};
 use super::store::TraceStore;
 use crate::columnar::variant::{self, Metadata};
 use crate::error::{Error, Result};
@@ -54,10 +54,10 @@ pub(super) fn attribute_keys(store: &TraceStore, min_nano: u64, max_nano: u64) -
 
 fn collect<'a, V>(
     into: &mut BTreeSet<String>,
-    attributes: impl Iterator<Item = std::result::Result<(&'a str, V), super::otlp::WireError>>,
+    attributes: impl Iterator<Item = std::result::Result<(&'a [u8], V), super::otlp::WireError>>,
 ) -> std::result::Result<(), super::otlp::WireError> {
     for kv in attributes {
-        let (k, _) = kv?;
+        let k = text(kv?.0)?;
         if !into.contains(k) {
             into.insert(k.to_owned());
         }

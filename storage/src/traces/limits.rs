@@ -1,6 +1,6 @@
 //! What a span must satisfy to be stored. A span that does not is refused alone, with the reason.
 
-use crate::traces::otlp::{Groups, RawSpan, RawValue, WireError, attributes, events, is_root, links};
+use crate::traces::otlp::{Groups, RawSpan, RawValue, WireError, attributes, events, is_root, links, text};
 
 /// Limits on what is accepted. Plain data.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,11 +39,12 @@ impl SpanLimits {
     fn attributes<'a>(
         &self,
         what: &str,
-        attributes: impl Iterator<Item = Result<(&'a str, RawValue<'a>), WireError>>,
+        attributes: impl Iterator<Item = Result<(&'a [u8], RawValue<'a>), WireError>>,
     ) -> Result<Option<Reason>, WireError> {
         let mut n = 0;
         for kv in attributes {
             let (k, v) = kv?;
+            let k = text(k)?;
             n += 1;
             let bytes = match v.check(0) {
                 Ok(b) => b,
@@ -71,6 +72,7 @@ impl SpanLimits {
 
     /// Why a span is refused, if it is.
     pub fn check_span(&self, s: &RawSpan<'_>, now_ms: i64) -> Result<Option<Reason>, WireError> {
+        s.check_text()?;
         if let Some(r) = ids(s).or_else(|| self.times(s, now_ms)) {
             return Ok(Some(r));
         }

@@ -334,6 +334,15 @@ impl Live {
         dropped
     }
 
+    /// The spans of a trace: the number of the request that holds each, that request, and where it lies there.
+    pub fn places(&self, id: TraceId) -> impl Iterator<Item = (u32, &LiveBody, &LiveSpan)> {
+        let at = self.by_trace.get(&id.0).map(Vec::as_slice).unwrap_or_default();
+        at.iter().map(|(b, s)| {
+            let body = &self.bodies[*b as usize];
+            (*b, &**body, &body.spans[*s as usize])
+        })
+    }
+
     /// The spans of a trace.
     pub fn trace(&self, id: TraceId) -> Vec<(Arc<LiveBody>, u32)> {
         let at = self.by_trace.get(&id.0).map(Vec::as_slice).unwrap_or_default();
@@ -362,9 +371,9 @@ mod tests {
         assert_eq!(live.apply(body(&[span(1, 2), span(1, 3), span(1, 3), span(2, 1)]), 8), 2);
         assert_eq!(live.apply(body(&[span(1, 3), span(2, 1)]), 9), 2);
         assert_eq!((live.spans(), live.oldest_ms), (4, Some(7)));
-        let names: Vec<String> =
+        let names: Vec<Vec<u8>> =
             live.trace(TraceId([1; 16])).iter().map(|(b, i)| b.raw(&b.spans[*i as usize]).unwrap().name.to_owned()).collect();
-        assert_eq!(names, ["1", "2", "3"]);
+        assert_eq!(names, [b"1", b"2", b"3"]);
         let mut other = span(1, 1);
         other.name = "else".into();
         assert_eq!(live.apply(body(&[other]), 9), 0, "the same id with other content stays");
@@ -384,7 +393,7 @@ mod tests {
         }
         let replayed = LiveBody::replay(p.body.bytes.clone(), &p.refused).unwrap();
         assert_eq!(replayed.spans.len(), 1);
-        assert_eq!(replayed.raw(&replayed.spans[0]).unwrap().name, "1");
+        assert_eq!(replayed.raw(&replayed.spans[0]).unwrap().name, b"1");
     }
 
     #[test]

@@ -114,6 +114,13 @@ impl SimFs {
     pub fn set_failing(&self, fault: Option<FaultKind>) {
         self.0.lock().failing = fault;
     }
+    /// Forgets all faults and crashes that were planned.
+    pub fn calm(&self) {
+        let mut s = self.0.lock();
+        s.crash_at_sync = None;
+        s.failing = None;
+        s.fail_next.clear();
+    }
     /// Flips one bit of a file.
     pub fn flip_bit(&self, path: &Path, byte: u64, bit: u8) {
         if let Some(f) = self.0.lock().live.get(path)

@@ -28,12 +28,9 @@ fn ms(f: Field<'_>) -> i64 {
 }
 
 impl Translator<'_> {
-    fn labels<'p>(&mut self, m: &Metric<'p>, point: &'p [u8], number: u32) -> Result<PointLabels<'p>, WireError> {
-        PointLabels::read(&mut self.names, m.base, point, number)
-    }
-
-    fn put(&mut self, labels: &PointLabels<'_>, name: &str, extra: Option<(&str, &str)>, c: &Common<'_>, v: Value) -> u32 {
-        let series = self.out.series_from(labels.with(name, extra));
+    fn put(&mut self, labels: &PointLabels<'_>, name: &str, extra: Option<(&'static str, &str)>, c: &Common<'_>, v: Value) -> u32 {
+        let labeler = &mut self.labeler;
+        let series = self.out.series_written(|out| labeler.write(labels, name, extra, out));
         let v = if c.stale { Value::Float(stale_nan()) } else { v };
         self.out.push(series, c.t_ms, c.start_ms, v);
         self.point_of_item.push((self.points - 1) as u32);
@@ -93,7 +90,7 @@ pub(super) fn number(x: &mut Translator<'_>, m: &Metric<'_>, p: &[u8], delta: bo
         return Ok(());
     };
     newer(newest_ms, c.t_ms);
-    let labels = x.labels(m, p, 7)?;
+    let labels = PointLabels::read(m.base, p, 7)?;
     let v = if delta { Value::Delta(v) } else { Value::Float(v) };
     let series = x.put(&labels, &m.family, None, &c, v);
     x.exemplars(series, &c, |_| true)
@@ -127,25 +124,29 @@ pub(super) fn histogram(x: &mut Translator<'_>, m: &Metric<'_>, p: &[u8], delta:
         return Ok(());
     }
     newer(newest_ms, c.t_ms);
-    let labels = x.labels(m, p, 9)?;
+    let labels = PointLabels::read(m.base, p, 9)?;
     if x.t.nhcb && !delta {
         return custom(x, m, &labels, &c, count, sum, &counts, &bounds);
     }
     let value = |v: f64| if delta { Value::Delta(v) } else { Value::Float(v) };
     if let Some(s) = sum {
-        x.put(&labels, &format!("{}_sum", m.family), None, &c, value(s));
+        x.put(&labels, m.part(0), None, &c, value(s));
     }
-    x.put(&labels, &format!("{}_count", m.family), None, &c, value(count as f64));
-    let bucket = format!("{}_bucket", m.family);
+    x.put(&labels, m.part(1), None, &c, value(count as f64));
+    let mut le = std::mem::take(&mut x.le);
+    if le.0 != bounds {
+        le = (bounds.clone(), bounds.iter().map(|b| go_float(*b)).collect());
+    }
     let mut cumulative = 0u64;
     let mut below = f64::NEG_INFINITY;
     for (i, b) in bounds.iter().enumerate() {
         cumulative = cumulative.saturating_add(counts.get(i).copied().unwrap_or(0));
-        let series = x.put(&labels, &bucket, Some(("le", &go_float(*b))), &c, value(cumulative as f64));
+        let series = x.put(&labels, m.part(2), Some(("le", &le.1[i])), &c, value(cumulative as f64));
         x.exemplars(series, &c, |v| below < v && v <= *b)?;
         below = *b;
     }
-    let series = x.put(&labels, &bucket, Some(("le", "+Inf")), &c, value(count as f64));
+    x.le = le;
+    let series = x.put(&labels, m.part(2), Some(("le", "+Inf")), &c, value(count as f64));
     x.exemplars(series, &c, |v| v > below)
 }
 
@@ -171,12 +172,12 @@ fn custom(
         custom_values: bounds.into(),
         ..Histogram::default()
     };
-    put_native(x, m, labels, c, h)
+    put_native(x, m, labels, c, Value::Histogram(AnyHistogram::Int(Arc::new(h))))
 }
 
-fn put_native(x: &mut Translator<'_>, m: &Metric<'_>, labels: &PointLabels<'_>, c: &Common<'_>, h: Histogram) -> Result<(), WireError> {
+fn put_native(x: &mut Translator<'_>, m: &Metric<'_>, labels: &PointLabels<'_>, c: &Common<'_>, value: Value) -> Result<(), WireError> {
     let c2 = Common { stale: false, start_ms: c.start_ms, t_ms: c.t_ms, exemplars: c.exemplars.clone() };
-    let series = x.put(labels, &m.family, None, &c2, Value::Histogram(AnyHistogram::Int(Arc::new(h))));
+    let series = x.put(labels, &m.family, None, &c2, value);
     x.exemplars(series, c, |_| true)
 }
 
@@ -252,7 +253,7 @@ pub(super) fn exponential(x: &mut Translator<'_>, m: &Metric<'_>, p: &[u8], delt
     let (negative_spans, negative_buckets) = side(negative, merge)?;
     let mut h = Histogram {
         schema: scale.min(8) as i32,
-        counter_reset: if delta { CounterReset::Gauge } else { CounterReset::Unknown },
+        counter_reset: CounterReset::Unknown,
         zero_threshold: if threshold == 0.0 { DEFAULT_ZERO_THRESHOLD } else { threshold },
         zero_count: zero,
         count,
@@ -269,8 +270,9 @@ pub(super) fn exponential(x: &mut Translator<'_>, m: &Metric<'_>, p: &[u8], delt
         x.refuse(format!("metric {}: {e}", m.name));
         return Ok(());
     }
-    let labels = x.labels(m, p, 1)?;
-    put_native(x, m, &labels, &c, h)
+    let labels = PointLabels::read(m.base, p, 1)?;
+    let value = if delta && !c.stale { Value::DeltaHistogram(Arc::new(h)) } else { Value::Histogram(AnyHistogram::Int(Arc::new(h))) };
+    put_native(x, m, &labels, &c, value)
 }
 
 pub(super) fn summary(x: &mut Translator<'_>, m: &Metric<'_>, p: &[u8], newest_ms: &mut i64) -> Result<(), WireError> {
@@ -301,9 +303,9 @@ pub(super) fn summary(x: &mut Translator<'_>, m: &Metric<'_>, p: &[u8], newest_m
         }
     }
     newer(newest_ms, c.t_ms);
-    let labels = x.labels(m, p, 7)?;
-    x.put(&labels, &format!("{}_sum", m.family), None, &c, Value::Float(sum));
-    x.put(&labels, &format!("{}_count", m.family), None, &c, Value::Float(count as f64));
+    let labels = PointLabels::read(m.base, p, 7)?;
+    x.put(&labels, m.part(0), None, &c, Value::Float(sum));
+    x.put(&labels, m.part(1), None, &c, Value::Float(count as f64));
     for (q, v) in quantiles {
         x.put(&labels, &m.family, Some(("quantile", &go_float(q))), &c, Value::Float(v));
     }

@@ -40,6 +40,7 @@ fn lines(json: &str, t: &Translation) -> (Vec<String>, Translated) {
                 h.positive_spans.iter().map(|s| (s.offset, s.length)).collect::<Vec<_>>(),
                 h.positive_buckets
             ),
+            Value::DeltaHistogram(h) => format!("+histogram of {}", h.count),
             Value::Histogram(_) => "float histogram".into(),
         };
         format!("{name}{{{}}} {v}", rest.join(","))
@@ -122,6 +123,8 @@ fn exponential_histograms_shift_merge_and_split() {
     // Scale 9 is merged down to 8: buckets 0 and 1 become one.
     let (got, _) = lines(&point(9, 0, r#""3","5""#), &translation());
     assert_eq!(got, ["e{} schema 8 count 10 spans [(1, 1)] buckets [8]"]);
+    let delta = point(0, 0, r#""8""#).replace(r#""aggregationTemporality":2"#, r#""aggregationTemporality":1"#);
+    assert_eq!(lines(&delta, &translation()).0, ["e{} +histogram of 10"]);
     let (got, x) = lines(&point(-5, 0, r#""8""#), &translation());
     assert!(got.is_empty() && x.refused == 1 && x.reasons[0].contains("scale -5"), "{:?}", x.reasons);
 }

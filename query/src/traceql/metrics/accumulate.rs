@@ -251,11 +251,14 @@ impl Sink for Accumulator {
             return Ok(());
         }
         let starts: Arc<Vec<u64>> = rows.batch.starts()?;
-        let groups = self.groups_of(rows, mask)?;
+        // Whole traces reach beyond the range: what lies there makes no series.
+        let slot_of = |(m, s): (&bool, &u64)| if *m { self.slots.of(*s).map_or(u32::MAX, |s| s as u32) } else { u32::MAX };
+        let slots: Vec<u32> = mask.iter().zip(starts.iter()).map(slot_of).collect();
+        let mask: Vec<bool> = slots.iter().map(|s| *s != u32::MAX).collect();
+        let groups = self.groups_of(rows, &mask)?;
         let value = measured(&self.query.op).cloned().map(|a| label_data(rows, &a)).transpose()?;
         for r in (0..mask.len()).filter(|r| mask[*r]) {
-            let Some(slot) = self.slots.of(starts[r]) else { continue };
-            let g = groups[r];
+            let (slot, g) = (slots[r] as usize, groups[r]);
             let Some(data) = &value else {
                 if let Cells::Counts(c) = &mut self.groups[g as usize].cells {
                     c[slot] += 1;

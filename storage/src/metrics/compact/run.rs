@@ -55,14 +55,14 @@ impl MetricStore {
     pub(in crate::metrics) fn compact_once(&self, work: &mut Work) -> Result<bool> {
         let o = &self.0.options;
         let step = plan::compaction(
-            &self.plan_blocks(),
+            &self.plan_blocks().into_iter().filter(|b| !work.damaged.contains(&b.ulid)).collect::<Vec<_>>(),
             o.clock.now_ms(),
             o.rules.range_ms,
             o.max_block_range_ms,
             o.rules.out_of_order_window_ms.min(o.rules.range_ms) / 4,
         );
         match step {
-            Some(s) => self.run_step(&s, work).map(|()| true),
+            Some(s) => self.run_step(&s, work).inspect_err(|e| set_aside(e, &s, work)).map(|()| true),
             None => Ok(false),
         }
     }
@@ -168,6 +168,7 @@ impl MetricStore {
                     next.obsolete.push(Obsolete { ulid: g.clone(), reason: reason.to_owned() });
                 }
             }
+            next.names = work.ulid_counter as u64;
             if let Some(m) = &written {
                 next.blocks.push(LocalBlock { ulid: m.ulid.clone(), uploaded_ms: None });
             }
@@ -178,6 +179,16 @@ impl MetricStore {
         self.rebuild_version(work)?;
         self.bury(old);
         Ok(())
+    }
+}
+
+/// A damaged block is not tried again by this process: queries that need it say where the damage is.
+fn set_aside(e: &Error, step: &Step, work: &mut Work) {
+    if e.kind == ErrorKind::Corrupt
+        && let Some(ulid) = step.inputs.iter().find(|u| e.to_string().contains(u.as_str()))
+    {
+        tracing::error!(block = ulid, error = %e, "a block is damaged; it is left out of compaction");
+        work.damaged.push(ulid.clone());
     }
 }
 

@@ -74,6 +74,8 @@ struct Work {
     accepted: u64,
     exemplars: u64,
     stripes: u16,
+    /// The outcome hangs on records in the log's queue that are not this batch's samples.
+    in_flight: bool,
     /// Items whose series was dropped between finding it and locking it.
     again: Vec<u32>,
 }
@@ -105,7 +107,8 @@ impl Head {
             }
         }
         self.write_extras(batch, &mut w)?;
-        let ticket = Some(self.wal.ticket());
+        // What is known already needs no waiting, unless it is known from a batch that is still in flight.
+        let ticket = (w.stripes != 0 || w.in_flight).then(|| self.wal.ticket());
         Ok(Appended {
             accepted: w.accepted,
             rejected: w.rejected,
@@ -277,7 +280,7 @@ impl Head {
         w: &mut Work,
     ) -> Result<()> {
         let mut deltas: Vec<FloatRecord> = Vec::new();
-        let mut histograms = Vec::new();
+        let (mut histograms, mut delta_histograms) = (Vec::new(), Vec::new());
         let mut pending: Vec<PendingItem> = Vec::with_capacity(items.len());
         let mut logged = Vec::new();
         let mut labels = Vec::new();
@@ -293,7 +296,7 @@ impl Head {
             let item = &batch.items[*i as usize];
             let slot = w.slots[item.series as usize];
             let index = slot / STRIPES as u32;
-            let Some((id, was_logged)) = s.series.get(index as usize).map(|x| (x.id, x.logged)) else { continue };
+            let Some((id, was_logged, in_flight)) = s.series.get(index as usize).map(|x| (x.id, x.logged, x.pending)) else { continue };
             let stale_handle = matches!(batch.series[item.series as usize], SeriesKey::Handle(h) if h.id != id);
             if stale_handle {
                 let detail = Some("the handle's series was dropped; resolve it again".into());
@@ -306,6 +309,7 @@ impl Head {
             }
             match self.judge(&s, index, item.t, &item.value, now_ms, &pending) {
                 Verdict::Known => {
+                    w.in_flight |= in_flight > 0;
                     w.accepted += 1;
                     continue;
                 }
@@ -329,6 +333,7 @@ impl Head {
                 Value::Float(v) => floats.push(FloatRecord { id, t: item.t, st, v: *v }),
                 Value::Delta(v) => deltas.push(FloatRecord { id, t: item.t, st: item.st, v: *v }),
                 Value::Histogram(h) => histograms.push((id, item.t, st, h)),
+                Value::DeltaHistogram(h) => delta_histograms.push((id, item.t, h)),
             }
             pending.push(PendingItem { index, t: item.t, st, value: item.value.clone() });
         }
@@ -339,6 +344,9 @@ impl Head {
         record.deltas(&deltas);
         for (id, t, st, h) in histograms {
             record.histogram(id, t, st, h);
+        }
+        for (id, t, h) in delta_histograms {
+            record.delta_histogram(id, t, h);
         }
         match self.wal.append(&record.out) {
             // The ticket of the whole batch is taken at its end; a sequence covers all before it.
@@ -360,7 +368,7 @@ impl Head {
 
     fn judge(&self, s: &super::Stripe, index: u32, t: i64, v: &Value, now_ms: i64, pending: &[PendingItem]) -> Verdict {
         let invalid = match v {
-            Value::Histogram(AnyHistogram::Int(h)) => h.validate().is_err(),
+            Value::DeltaHistogram(h) | Value::Histogram(AnyHistogram::Int(h)) => h.validate().is_err(),
             Value::Histogram(AnyHistogram::Float(h)) => h.validate().is_err(),
             _ => false,
         };
@@ -398,6 +406,7 @@ impl Head {
         }
         if !record.is_empty() {
             let _covered_by_the_batch_ticket = self.wal.append(&record.out).map_err(wal_error)?;
+            w.in_flight = true;
         }
         Ok(())
     }

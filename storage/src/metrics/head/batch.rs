@@ -88,6 +88,21 @@ impl BatchBuilder {
         (self.batch.series.len() - 1) as u32
     }
 
+    /// Adds a series by label bytes that `write` appends, as [`crate::index::put_canonical`] makes them, sorted by name.
+    pub fn series_written(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> u32 {
+        let start = self.raw.len();
+        write(&mut self.raw);
+        self.batch.series.push(SeriesKey::Raw { start: start as u32, len: (self.raw.len() - start) as u32 });
+        (self.batch.series.len() - 1) as u32
+    }
+
+    /// Makes room for series of so many label bytes in all.
+    pub fn reserve(&mut self, series: usize, raw_bytes: usize) {
+        self.raw.reserve(raw_bytes);
+        self.batch.series.reserve(series);
+        self.batch.items.reserve(series);
+    }
+
     /// Adds a series by its handle.
     pub fn handle(&mut self, h: SeriesHandle) -> u32 {
         self.batch.series.push(SeriesKey::Handle(h));

@@ -7,6 +7,7 @@ use super::STRIPES;
 use super::series::{DeltaState, Series, Value};
 use super::stripe::{HeadRules, Stripe, WARM};
 use crate::error::{Error, ErrorKind, Result};
+use crate::model::Histogram;
 
 /// Something that a record does to the series of a slot. Floats are nearly all there is, so they are kept small.
 pub(super) enum Op {
@@ -27,6 +28,7 @@ pub(super) enum Op {
 pub(super) enum RareOp {
     Sample { slot: u32, t: i64, st: i64, v: Value },
     Delta { slot: u32, state: DeltaState },
+    DeltaHistogram { slot: u32, state: Box<(i64, Histogram)> },
 }
 
 impl Op {
@@ -34,7 +36,7 @@ impl Op {
         match self {
             Op::Define { slot, .. } | Op::Float { slot, .. } => *slot,
             Op::Rare(r) => match &**r {
-                RareOp::Sample { slot, .. } | RareOp::Delta { slot, .. } => *slot,
+                RareOp::Sample { slot, .. } | RareOp::Delta { slot, .. } | RareOp::DeltaHistogram { slot, .. } => *slot,
             },
         }
     }
@@ -61,11 +63,8 @@ impl Op {
             }
             Op::Rare(r) => match *r {
                 RareOp::Sample { t, st, v, .. } => stripe.apply_one(index, t, st, v, rules),
-                RareOp::Delta { state, .. } => {
-                    if let Some(s) = stripe.series.get_mut(index as usize) {
-                        s.extra().delta = Some(state);
-                    }
-                }
+                RareOp::Delta { state, .. } => stripe.restore_sum(index, |e| e.delta = Some(state)),
+                RareOp::DeltaHistogram { state, .. } => stripe.restore_sum(index, |e| e.delta_histogram = Some(state)),
             },
         }
     }

@@ -63,9 +63,14 @@ impl Head {
         let registry = self.registry.read();
         for index in 0..s.series.len() {
             let Some(x) = s.series.get_mut(index).filter(|x| x.id != 0) else { continue };
-            let Some(d) = x.extra.as_ref().and_then(|e| e.delta) else { continue };
+            let Some(e) = x.extra.as_ref().filter(|e| e.delta_last_t().is_some()) else { continue };
             record.series(x.id, &registry.labels((index * STRIPES + k) as u32));
-            record.delta_state(x.id, d.last_t, d.sum);
+            if let Some(d) = e.delta {
+                record.delta_state(x.id, d.last_t, d.sum);
+            }
+            if let Some(d) = &e.delta_histogram {
+                record.delta_histogram_state(x.id, d.0, &d.1);
+            }
             x.logged = true;
         }
         drop(registry);
@@ -202,10 +207,12 @@ impl Head {
             let empty = s.drop_flushed(&self.spill, &|e| due.contains(&e));
             for index in empty {
                 let Some(x) = s.series.get_mut(index as usize) else { continue };
-                let keeps_delta = x.extra.as_ref().and_then(|e| e.delta).is_some_and(|d| d.last_t > horizon - 3_600_000);
+                let last_delta = x.extra.as_ref().and_then(|e| e.delta_last_t());
+                let keeps_delta = last_delta.is_some_and(|t| t > horizon - 3_600_000);
                 if x.last_t() <= horizon && !keeps_delta {
                     // From here on an appender that found the slot sees that it is dead, and looks again.
                     *x = Series::default();
+                    s.sums = s.sums.saturating_sub(last_delta.is_some() as usize);
                     dropped.push(index * STRIPES as u32 + k as u32);
                 }
             }

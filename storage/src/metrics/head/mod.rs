@@ -174,7 +174,8 @@ impl Head {
     pub fn new(parts: HeadParts, spill_dir: &Path, mut replayed: Replay) -> Result<Arc<Self>> {
         replayed.finish()?;
         let spill = Spill::open(parts.fs, spill_dir)?;
-        let Replay { registry, stripes, slots, next_id, exemplars, metadata, .. } = replayed;
+        let Replay { registry, mut stripes, slots, next_id, exemplars, metadata, .. } = replayed;
+        stripes.iter_mut().for_each(|s| s.max_sums = parts.limits.max_delta_series.div_ceil(STRIPES));
         Ok(Arc::new(Head {
             wal: parts.wal,
             clock: parts.clock,

@@ -129,6 +129,12 @@ impl Replay {
                 }
             }
             Entry::Metadata { family, metadata } => self.metadata.insert(&family, metadata),
+            Entry::DeltaHistogram { id, t, h } => self.sample(id, t, 0, Value::DeltaHistogram(h)),
+            Entry::DeltaHistogramState { id, last_t, h } => {
+                if let Some(slot) = self.by_id.get(id) {
+                    self.put(Op::Rare(Box::new(RareOp::DeltaHistogram { slot, state: Box::new((last_t, h)) })));
+                }
+            }
             Entry::DeltaState { id, last_t, sum } => {
                 if let Some(slot) = self.by_id.get(id) {
                     self.put(Op::Rare(Box::new(RareOp::Delta { slot, state: DeltaState { last_t, sum } })));

@@ -1,8 +1,10 @@
 //! One series in memory: its open chunk, and where its sealed chunks lie.
 
+use std::sync::Arc;
+
 use crate::chunk::{self, Encoding, FloatHistogramAppender, HistogramAppender, Xor2Appender, XorAppender};
 use crate::metrics::record::AnyHistogram;
-use crate::model::{CounterReset, TimeRange};
+use crate::model::{CounterReset, Histogram, TimeRange};
 
 /// The value of an item to append.
 #[derive(Clone, Debug)]
@@ -13,6 +15,8 @@ pub enum Value {
     Delta(f64),
     /// A native histogram.
     Histogram(AnyHistogram),
+    /// The observations since the last point; the head adds them up.
+    DeltaHistogram(Arc<Histogram>),
 }
 
 /// The chunk that takes new samples. Floats of the default encoding lie in the series record itself.
@@ -85,6 +89,15 @@ pub struct Extra {
     /// Late samples, sorted by time, until there are enough for a chunk.
     pub late: Vec<(i64, i64, Value)>,
     pub delta: Option<DeltaState>,
+    pub delta_histogram: Option<Box<(i64, Histogram)>>,
+}
+
+impl Extra {
+    /// When the last increase ended that is in a running sum.
+    pub fn delta_last_t(&self) -> Option<i64> {
+        let t = self.delta.map(|d| d.last_t).max(self.delta_histogram.as_ref().map(|d| d.0));
+        t.filter(|t| *t != i64::MIN)
+    }
 }
 
 /// The running sum of a series that comes as increases.
@@ -210,6 +223,7 @@ impl Series {
         match v {
             Value::Float(v) | Value::Delta(v) => self.append_float(t, st, *v, range_ms, xor2),
             Value::Histogram(h) => self.append_histogram(t, h, range_ms),
+            Value::DeltaHistogram(h) => self.append_histogram(t, &AnyHistogram::Int(h.clone()), range_ms),
         }
     }
 

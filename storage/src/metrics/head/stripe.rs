@@ -1,11 +1,14 @@
 //! A share of the series under one lock: admit, apply, roll back, seal.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
-use super::series::{DeltaState, Finished, LATE_CHUNK, Sealed, Series, Value};
+use super::series::{DeltaState, Extra, Finished, LATE_CHUNK, Sealed, Series, Value};
 use super::spill::{ChunkHeap, Spill};
 use crate::error::Result;
 use crate::index::Slab;
+use crate::metrics::record::AnyHistogram;
+use crate::model::Histogram;
 
 /// How the head takes samples.
 #[derive(Clone, Copy, Debug)]
@@ -108,6 +111,9 @@ pub struct Stripe {
     pub heap: ChunkHeap,
     pub pending: VecDeque<PendingBatch>,
     pub samples: u64,
+    /// Series with a running sum, and how many there may be.
+    pub sums: usize,
+    pub max_sums: usize,
     pub chunks: u64,
     pub min_t: i64,
     pub max_t: i64,
@@ -117,13 +123,19 @@ fn same(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Float(a) | Value::Delta(a), Value::Float(b) | Value::Delta(b)) => a.to_bits() == b.to_bits(),
         (Value::Histogram(a), Value::Histogram(b)) => a == b,
+        (Value::DeltaHistogram(a), Value::DeltaHistogram(b)) => a == b,
         _ => false,
     }
 }
 
+/// No observations, with the bounds of `h`.
+fn empty_like(h: &Histogram) -> Histogram {
+    Histogram { schema: h.schema, zero_threshold: h.zero_threshold, custom_values: h.custom_values.clone(), ..Histogram::default() }
+}
+
 impl Stripe {
     pub fn new() -> Self {
-        Stripe { min_t: i64::MAX, max_t: i64::MIN, ..Stripe::default() }
+        Stripe { max_sums: usize::MAX, min_t: i64::MAX, max_t: i64::MIN, ..Stripe::default() }
     }
 
     /// The last sample of a series in flight: later batches first, items behind one another in a batch.
@@ -142,7 +154,7 @@ impl Stripe {
         }
         let Some(s) = self.series.get(index as usize) else { return Verdict::Refuse(Refusal::InvalidLabels) };
         let mut last_t = s.last_t();
-        if let Value::Delta(_) = v {
+        if let Value::Delta(_) | Value::DeltaHistogram(_) = v {
             return self.admit_delta(s, index, t, batch);
         }
         let mut newest: Option<&Value> = None;
@@ -206,7 +218,11 @@ impl Stripe {
 
     /// A point that ends at or before what is accumulated is a retry.
     fn admit_delta(&self, s: &Series, index: u32, t: i64, batch: &[PendingItem]) -> Verdict {
-        let applied = s.extra.as_ref().and_then(|e| e.delta).map_or(i64::MIN, |d| d.last_t);
+        let known = s.extra.as_ref().and_then(|e| e.delta_last_t());
+        if known.is_none() && self.sums >= self.max_sums {
+            return Verdict::Refuse(Refusal::DeltaLimit);
+        }
+        let applied = known.unwrap_or(i64::MIN);
         let in_batch = batch.iter().rev().take_while(|p| p.index == index).map(|p| p.t).max();
         let in_flight = if s.pending > 0 { self.last_pending(index).map(|(t, _)| t) } else { None };
         let last = [Some(applied), in_batch, in_flight].into_iter().flatten().max().unwrap_or(i64::MIN);
@@ -272,6 +288,9 @@ impl Stripe {
     /// Puts a durable sample into its series; replay comes here too.
     pub fn apply_one(&mut self, index: u32, t: i64, st: i64, mut value: Value, rules: &HeadRules) {
         let Some(s) = self.series.get_mut(index as usize) else { return };
+        if let Value::Delta(_) | Value::DeltaHistogram(_) = value {
+            self.sums += s.extra().delta_last_t().is_none() as usize;
+        }
         if let Value::Delta(d) = value {
             let state = s.extra().delta.get_or_insert(DeltaState { last_t: i64::MIN, sum: 0.0 });
             if t <= state.last_t {
@@ -280,6 +299,17 @@ impl Stripe {
             state.sum += d;
             state.last_t = t;
             value = Value::Float(state.sum);
+        } else if let Value::DeltaHistogram(h) = value {
+            let state = s.extra().delta_histogram.get_or_insert_with(|| Box::new((i64::MIN, empty_like(&h))));
+            if t <= state.0 {
+                return;
+            }
+            state.0 = t;
+            // Other bounds than before: the sum begins anew, which readers see as a reset.
+            if !state.1.merge(&h) {
+                state.1 = (*h).clone();
+            }
+            value = Value::Histogram(AnyHistogram::Int(Arc::new(state.1.clone())));
         }
         self.samples += 1;
         self.min_t = self.min_t.min(t);
@@ -296,6 +326,14 @@ impl Stripe {
         }
         if s.insert_late(t, st, &value) && s.extra().late.len() >= LATE_CHUNK {
             self.seal_late(index, rules);
+        }
+    }
+
+    /// A running sum as a cut left it in the log.
+    pub fn restore_sum(&mut self, index: u32, set: impl FnOnce(&mut Extra)) {
+        if let Some(s) = self.series.get_mut(index as usize) {
+            self.sums += s.extra().delta_last_t().is_none() as usize;
+            set(s.extra());
         }
     }
 
@@ -377,7 +415,7 @@ impl Stripe {
                     }
                     !gone
                 });
-                if e.sealed.is_empty() && e.late.is_empty() && e.delta.is_none() {
+                if e.sealed.is_empty() && e.late.is_empty() && e.delta_last_t().is_none() {
                     s.extra = None;
                 } else {
                     e.sealed.shrink_to(e.sealed.len() + 1);

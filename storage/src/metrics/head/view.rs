@@ -202,7 +202,7 @@ impl Head {
 pub(crate) fn push(out: &mut SampleBuf, t: i64, st: i64, v: &Value) {
     match v {
         Value::Float(v) | Value::Delta(v) => out.push(t, *v, st),
-        Value::Histogram(AnyHistogram::Int(h)) => out.push_histogram(t, Arc::new(h.to_float()), st),
+        Value::DeltaHistogram(h) | Value::Histogram(AnyHistogram::Int(h)) => out.push_histogram(t, Arc::new(h.to_float()), st),
         Value::Histogram(AnyHistogram::Float(h)) => out.push_histogram(t, h.clone(), st),
     }
 }

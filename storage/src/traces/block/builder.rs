@@ -174,7 +174,7 @@ impl RowGroup {
         let (scope_name, scope_version) = groups.scope.name_and_version()?;
         let mut service = None;
         for kv in attributes(groups.resource.buf, 1) {
-            if let ("service.name", RawValue::Str(s)) = kv?
+            if let (b"service.name", RawValue::Str(s)) = kv?
                 && service.is_none()
             {
                 service = Some(s);
@@ -183,7 +183,7 @@ impl RowGroup {
         let (rm, rv) = encode_attributes(names, attributes(groups.resource.buf, 1))?;
         let (sm, sv) = encode_attributes(names, attributes(groups.scope.buf, 3))?;
         Ok(Shared {
-            service_name: service.map(|s| self.service.dict.intern(s.as_bytes())),
+            service_name: service.map(|s| self.service.dict.intern(s)),
             scope_name: self.scope_name.dict.intern(scope_name.as_bytes()),
             scope_version: self.scope_version.dict.intern(scope_version.as_bytes()),
             resource_schema: self.resource_schema.dict.intern(groups.resource.schema_url.as_bytes()),
@@ -213,14 +213,14 @@ impl RowGroup {
             self.parent_at.push(at);
             self.parent.extend_from_slice(span.parent_span_id);
         }
-        self.trace_state.push(span.trace_state.as_bytes());
+        self.trace_state.push(span.trace_state);
         self.flags.push(span.flags as i32);
-        self.name.push(span.name.as_bytes());
+        self.name.push(span.name);
         self.kind.push(span.kind);
         self.start.push(span.start as i64);
         self.duration.push(span.end.wrapping_sub(span.start) as i64);
         self.status_code.push(span.status_code);
-        self.status_message.push(span.status_message.as_bytes());
+        self.status_message.push(span.status_message);
         if let Some(id) = shared.service_name {
             self.service_at.push(at);
             self.service.ids.push(id);
@@ -306,15 +306,15 @@ impl RowGroup {
         let [v_span, v_event, v_link] = self.variants;
         let [d_attr, d_event, d_link, d_resource, d_scope] = self.dropped;
         let mut flat = vec![
-            Column::all(Values::Fixed(self.trace_id, 16)),
-            Column::all(Values::Fixed(self.span_id, 8)),
-            Column::some(Values::Fixed(self.parent, 8), self.parent_at),
+            Column::all(Values::Sorted(self.trace_id, 16)),
+            Column::all(Values::Noise(self.span_id, 8)),
+            Column::some(Values::Ids(self.parent, 8), self.parent_at),
             Column::all(self.trace_state.values()),
             Column::all(Values::I32(self.flags)),
             Column::all(self.name.values()),
             Column::all(Values::I32(self.kind)),
-            Column::all(Values::I64(self.start)),
-            Column::all(Values::I64(self.duration)),
+            Column::all(Values::Split(self.start)),
+            Column::all(Values::Split(self.duration)),
             Column::all(Values::I32(self.status_code)),
             Column::all(self.status_message.values()),
             Column::some(self.service.values(), self.service_at),

@@ -3,7 +3,7 @@
 use foldhash::HashMap;
 
 use crate::error::Result;
-use crate::traces::otlp::{RawSpan, RawValue, WireError, attributes, events, links};
+use crate::traces::otlp::{RawSpan, RawValue, WireError, attributes, events, links, text};
 
 /// Attribute groups of a row whose keys are shredded.
 ///
@@ -105,7 +105,7 @@ impl Sampler {
             RawValue::Array(b) => crate::traces::otlp::array_values(b).try_for_each(|v| self.nested(&v?)),
             RawValue::Map(b) => attributes(b, 1).try_for_each(|kv| {
                 let (k, v) = kv?;
-                self.name(k);
+                self.name(text(k)?);
                 self.nested(&v)
             }),
             _ => Ok(()),
@@ -115,11 +115,12 @@ impl Sampler {
     fn group<'a>(
         &mut self,
         group: Group,
-        attributes: impl Iterator<Item = std::result::Result<(&'a str, RawValue<'a>), WireError>>,
+        attributes: impl Iterator<Item = std::result::Result<(&'a [u8], RawValue<'a>), WireError>>,
     ) -> std::result::Result<(), WireError> {
         self.rows[group as usize] += 1;
         for kv in attributes {
             let (k, v) = kv?;
+            let k = text(k)?;
             let keys = &mut self.keys[group as usize];
             if !keys.contains_key(k) && keys.len() < MAX_TRACKED {
                 keys.insert(k.to_owned(), KeyStats::default());
@@ -150,11 +151,11 @@ impl Sampler {
     /// Counts names of a resource's or scope's attributes.
     pub fn outer<'a>(
         &mut self,
-        attributes: impl Iterator<Item = std::result::Result<(&'a str, RawValue<'a>), WireError>>,
+        attributes: impl Iterator<Item = std::result::Result<(&'a [u8], RawValue<'a>), WireError>>,
     ) -> std::result::Result<(), WireError> {
         for kv in attributes {
             let (k, v) = kv?;
-            self.name(k);
+            self.name(text(k)?);
             self.nested(&v)?;
         }
         Ok(())

@@ -13,19 +13,18 @@ type Result<T> = std::result::Result<T, WireError>;
 pub struct Names {
     /// Sorted.
     pub names: Vec<String>,
-    index: HashMap<String, u32>,
+    index: HashMap<Box<[u8]>, u32>,
     metadata: Vec<u8>,
 }
 
 impl Names {
     /// Of sorted names.
     pub fn new(names: Vec<String>) -> Self {
-        let refs: Vec<&str> = names.iter().map(String::as_str).collect();
-        let metadata = variant::encode_metadata(&refs);
-        let index = names.iter().enumerate().map(|(i, n)| (n.clone(), i as u32)).collect();
+        let metadata = variant::encode_metadata(&names);
+        let index = names.iter().enumerate().map(|(i, n)| (n.as_bytes().into(), i as u32)).collect();
         Names { names, index, metadata }
     }
-    fn id(&self, name: &str) -> Option<u32> {
+    fn id(&self, name: &[u8]) -> Option<u32> {
         self.index.get(name).copied()
     }
 }
@@ -55,7 +54,7 @@ pub struct VariantColumns {
     pub rest: Values,
     /// In the order of their names.
     pub keys: Vec<KeyColumns>,
-    index: HashMap<String, u32>,
+    index: HashMap<Box<[u8]>, u32>,
     first: u32,
     scratch: Vec<u8>,
 }
@@ -68,7 +67,7 @@ fn push_bytes(values: &mut Values, b: &[u8]) {
 }
 
 /// All names below a value.
-fn names_of<'a>(v: &RawValue<'a>, out: &mut Vec<&'a str>) -> Result<()> {
+fn names_of<'a>(v: &RawValue<'a>, out: &mut Vec<&'a [u8]>) -> Result<()> {
     match v {
         RawValue::Array(b) => array_values(b).try_for_each(|v| names_of(&v?, out)),
         RawValue::Map(b) => attributes(b, 1).try_for_each(|kv| {
@@ -81,7 +80,7 @@ fn names_of<'a>(v: &RawValue<'a>, out: &mut Vec<&'a str>) -> Result<()> {
 }
 
 /// Appends a value as VARIANT; `id` numbers names in the metadata. Depth was limited on arrival.
-fn encode(v: &RawValue<'_>, id: &dyn Fn(&str) -> u32, out: &mut Vec<u8>) -> Result<()> {
+fn encode(v: &RawValue<'_>, id: &dyn Fn(&[u8]) -> u32, out: &mut Vec<u8>) -> Result<()> {
     match v {
         RawValue::Empty => variant::put_null(out),
         RawValue::Str(s) => variant::put_str(out, s),
@@ -106,7 +105,7 @@ fn encode(v: &RawValue<'_>, id: &dyn Fn(&str) -> u32, out: &mut Vec<u8>) -> Resu
     Ok(())
 }
 
-fn encode_object(mut fields: Vec<(&str, RawValue<'_>)>, id: &dyn Fn(&str) -> u32, out: &mut Vec<u8>) -> Result<()> {
+fn encode_object(mut fields: Vec<(&[u8], RawValue<'_>)>, id: &dyn Fn(&[u8]) -> u32, out: &mut Vec<u8>) -> Result<()> {
     fields.sort_by(|a, b| a.0.cmp(b.0));
     fields.dedup_by(|b, a| a.0 == b.0);
     let mut encoded = Vec::with_capacity(fields.len());
@@ -122,7 +121,7 @@ fn encode_object(mut fields: Vec<(&str, RawValue<'_>)>, id: &dyn Fn(&str) -> u32
 /// Metadata and value of attributes that are not shredded; the common metadata if it has all names.
 pub fn encode_attributes<'a>(
     names: &Names,
-    attributes: impl Iterator<Item = Result<(&'a str, RawValue<'a>)>>,
+    attributes: impl Iterator<Item = Result<(&'a [u8], RawValue<'a>)>>,
 ) -> Result<(Vec<u8>, Vec<u8>)> {
     let fields = attributes.collect::<Result<Vec<_>>>()?;
     let mut used = Vec::new();
@@ -162,7 +161,7 @@ impl VariantColumns {
             rest_at: Vec::new(),
             rest: Values::bytes(),
             keys: columns.collect(),
-            index: keys.iter().enumerate().map(|(i, k)| (k.name.clone(), i as u32)).collect(),
+            index: keys.iter().enumerate().map(|(i, k)| (k.name.as_bytes().into(), i as u32)).collect(),
             first: 0,
             scratch: Vec::new(),
         }
@@ -175,19 +174,19 @@ impl VariantColumns {
     }
 
     #[inline]
-    fn find(&self, guess: u32, key: &str) -> Option<u32> {
+    fn find(&self, guess: u32, key: &[u8]) -> Option<u32> {
         match self.keys.get(guess as usize) {
-            Some(k) if k.key.name == key => Some(guess),
+            Some(k) if k.key.name.as_bytes() == key => Some(guess),
             _ => self.index.get(key).copied(),
         }
     }
 
     /// Adds the attributes of entry `at`.
-    pub fn push<'a>(&mut self, at: u32, names: &Names, attributes: impl Iterator<Item = Result<(&'a str, RawValue<'a>)>>) -> Result<()> {
+    pub fn push<'a>(&mut self, at: u32, names: &Names, attributes: impl Iterator<Item = Result<(&'a [u8], RawValue<'a>)>>) -> Result<()> {
         let mut guess = self.first;
         let mut previous = None;
         // What has no typed column; seldom anything.
-        let mut odd: Vec<(Option<u32>, &'a str, RawValue<'a>)> = Vec::new();
+        let mut odd: Vec<(Option<u32>, &'a [u8], RawValue<'a>)> = Vec::new();
         for kv in attributes {
             let (key, value) = kv?;
             let Some(k) = self.find(guess, key) else {
@@ -208,7 +207,7 @@ impl VariantColumns {
                 continue; // of a key sent twice the first stays
             }
             match (&mut column.typed, value) {
-                (Values::Bytes(dict, ids), RawValue::Str(s)) => ids.push(dict.intern(s.as_bytes())),
+                (Values::Bytes(dict, ids), RawValue::Str(s)) => ids.push(dict.intern(s)),
                 (Values::I64(v), RawValue::Int(i)) => v.push(i),
                 (Values::F64(v), RawValue::Double(d)) => v.push(d),
                 (Values::Bool(v), RawValue::Bool(b)) => v.push(b),
@@ -226,8 +225,8 @@ impl VariantColumns {
         self.push_odd(at, names, odd)
     }
 
-    fn push_odd<'a>(&mut self, at: u32, names: &Names, odd: Vec<(Option<u32>, &'a str, RawValue<'a>)>) -> Result<()> {
-        let mut used: Vec<&'a str> = Vec::new();
+    fn push_odd<'a>(&mut self, at: u32, names: &Names, odd: Vec<(Option<u32>, &'a [u8], RawValue<'a>)>) -> Result<()> {
+        let mut used: Vec<&'a [u8]> = Vec::new();
         for (_, k, v) in &odd {
             used.push(k);
             names_of(v, &mut used)?;
@@ -236,7 +235,7 @@ impl VariantColumns {
         if !common {
             // The specification wants the shredded names of the row listed too.
             let shredded: Vec<String> = self.keys.iter().filter(|k| k.typed_at.last() == Some(&at)).map(|k| k.key.name.clone()).collect();
-            let mut all: Vec<&str> = used.iter().copied().chain(shredded.iter().map(String::as_str)).collect();
+            let mut all: Vec<&[u8]> = used.iter().copied().chain(shredded.iter().map(String::as_bytes)).collect();
             all.sort_unstable();
             all.dedup();
             push_bytes(&mut self.metadata, &variant::encode_metadata(&all));
@@ -246,7 +245,7 @@ impl VariantColumns {
         self.encode_odd(at, odd, &|n| names.id(n).unwrap_or(0))
     }
 
-    fn encode_odd(&mut self, at: u32, odd: Vec<(Option<u32>, &str, RawValue<'_>)>, id: &dyn Fn(&str) -> u32) -> Result<()> {
+    fn encode_odd(&mut self, at: u32, odd: Vec<(Option<u32>, &[u8], RawValue<'_>)>, id: &dyn Fn(&[u8]) -> u32) -> Result<()> {
         let mut rest = Vec::new();
         for (column, key, value) in odd {
             let Some(k) = column else {

@@ -11,7 +11,7 @@ pub use encode::{encode_request, encode_span, encode_trace};
 pub use proto::{Cursor, WireError, Writer};
 pub use raw::{
     MAX_VALUE_DEPTH, RawEvent, RawLink, RawResource, RawScope, RawSpan, RawValue, array_values, attributes, events, is_root, links,
-    owned_attributes,
+    owned_attributes, text,
 };
 
 #[cfg(test)]

@@ -1,4 +1,7 @@
 //! Borrowed views of OTLP messages. Reading one walks its bytes; nothing is allocated.
+//!
+//! Keys, values, and texts of spans are bytes here: that they are UTF-8 is checked once, on arrival
+//! ([`RawValue::check`], [`RawSpan::check_text`]), and by whatever makes strings of them.
 
 use std::str;
 
@@ -9,7 +12,8 @@ use std::sync::Arc;
 /// Deeper nested values are refused on arrival, so that no reader needs a stack without bound.
 pub const MAX_VALUE_DEPTH: usize = 32;
 
-fn text(b: &[u8]) -> Result<&str, WireError> {
+/// Bytes as text.
+pub fn text(b: &[u8]) -> Result<&str, WireError> {
     str::from_utf8(b).map_err(|e| WireError { what: "text that is not UTF-8", offset: e.valid_up_to() })
 }
 
@@ -19,7 +23,7 @@ pub enum RawValue<'a> {
     /// No value set.
     Empty,
     /// Text.
-    Str(&'a str),
+    Str(&'a [u8]),
     /// Truth value.
     Bool(bool),
     /// Integer.
@@ -42,7 +46,7 @@ impl<'a> RawValue<'a> {
         let mut v = RawValue::Empty;
         while let Some(f) = c.field()? {
             v = match f {
-                (1, Wire::Bytes(b)) => RawValue::Str(text(b)?),
+                (1, Wire::Bytes(b)) => RawValue::Str(b),
                 (2, Wire::Int(b)) => RawValue::Bool(b != 0),
                 (3, Wire::Int(i)) => RawValue::Int(i as i64),
                 (4, Wire::Fixed64(d)) => RawValue::Double(f64::from_bits(d)),
@@ -61,7 +65,7 @@ impl<'a> RawValue<'a> {
             return Err(WireError { what: "a value nested too deep", offset: 0 });
         }
         Ok(match self {
-            RawValue::Str(s) => s.len(),
+            RawValue::Str(s) => text(s)?.len(),
             RawValue::Bytes(b) => b.len(),
             RawValue::Array(b) => {
                 let mut sum = 0;
@@ -74,7 +78,7 @@ impl<'a> RawValue<'a> {
                 let mut sum = 0;
                 for kv in attributes(b, 1) {
                     let (k, v) = kv?;
-                    sum += k.len() + v.check(depth + 1)? + 1;
+                    sum += text(k)?.len() + v.check(depth + 1)? + 1;
                 }
                 sum
             }
@@ -89,7 +93,7 @@ impl<'a> RawValue<'a> {
         }
         Ok(match self {
             RawValue::Empty => AttributeValue::Empty,
-            RawValue::Str(s) => AttributeValue::String((*s).to_owned()),
+            RawValue::Str(s) => AttributeValue::String(text(s)?.to_owned()),
             RawValue::Bool(b) => AttributeValue::Bool(*b),
             RawValue::Int(i) => AttributeValue::Int(*i),
             RawValue::Double(d) => AttributeValue::Double(*d),
@@ -99,7 +103,7 @@ impl<'a> RawValue<'a> {
                 let mut m = attributes(b, 1)
                     .map(|kv| {
                         let (k, v) = kv?;
-                        Ok((k.to_owned(), v.owned(depth + 1)?))
+                        Ok((text(k)?.to_owned(), v.owned(depth + 1)?))
                     })
                     .collect::<Result<Attributes, WireError>>()?;
                 sort_attributes(&mut m);
@@ -140,13 +144,13 @@ pub fn array_values(array: &[u8]) -> impl Iterator<Item = Result<RawValue<'_>, W
 
 /// `KeyValue` messages of field `number` in `buf`, in the order sent.
 #[inline]
-pub fn attributes(buf: &[u8], number: u32) -> impl Iterator<Item = Result<(&str, RawValue<'_>), WireError>> {
+pub fn attributes(buf: &[u8], number: u32) -> impl Iterator<Item = Result<(&[u8], RawValue<'_>), WireError>> {
     repeated(buf, number).map(|kv| {
         let mut c = Cursor::new(kv?);
-        let (mut key, mut value) = ("", RawValue::Empty);
+        let (mut key, mut value): (&[u8], _) = (&[], RawValue::Empty);
         while let Some(f) = c.field()? {
             match f {
-                (1, Wire::Bytes(b)) => key = text(b)?,
+                (1, Wire::Bytes(b)) => key = b,
                 (2, Wire::Bytes(b)) => value = RawValue::read(b)?,
                 _ => {}
             }
@@ -160,7 +164,7 @@ pub fn owned_attributes(buf: &[u8], number: u32) -> Result<Attributes, WireError
     let mut out = Vec::new();
     for kv in attributes(buf, number) {
         let (k, v) = kv?;
-        out.push((k.to_owned(), v.owned(0)?));
+        out.push((text(k)?.to_owned(), v.owned(0)?));
     }
     sort_attributes(&mut out);
     Ok(out)
@@ -178,11 +182,11 @@ pub struct RawSpan<'a> {
     /// As sent, of any length; empty at a root.
     pub parent_span_id: &'a [u8],
     /// W3C trace state.
-    pub trace_state: &'a str,
+    pub trace_state: &'a [u8],
     /// W3C flags.
     pub flags: u32,
     /// What it did.
-    pub name: &'a str,
+    pub name: &'a [u8],
     /// Kind by number.
     pub kind: i32,
     /// Unix nanoseconds.
@@ -198,7 +202,7 @@ pub struct RawSpan<'a> {
     /// Status by number.
     pub status_code: i32,
     /// Text beside the status.
-    pub status_message: &'a str,
+    pub status_message: &'a [u8],
     /// Number of attributes, events and links.
     pub counts: [u32; 3],
 }
@@ -212,9 +216,9 @@ impl<'a> RawSpan<'a> {
             trace_id: &[],
             span_id: &[],
             parent_span_id: &[],
-            trace_state: "",
+            trace_state: &[],
             flags: 0,
-            name: "",
+            name: &[],
             kind: 0,
             start: 0,
             end: 0,
@@ -222,7 +226,7 @@ impl<'a> RawSpan<'a> {
             dropped_events: 0,
             dropped_links: 0,
             status_code: 0,
-            status_message: "",
+            status_message: &[],
             counts: [0; 3],
         };
         let mut c = Cursor::new(buf);
@@ -230,9 +234,9 @@ impl<'a> RawSpan<'a> {
             match f {
                 (1, Wire::Bytes(b)) => s.trace_id = b,
                 (2, Wire::Bytes(b)) => s.span_id = b,
-                (3, Wire::Bytes(b)) => s.trace_state = text(b)?,
+                (3, Wire::Bytes(b)) => s.trace_state = b,
                 (4, Wire::Bytes(b)) => s.parent_span_id = b,
-                (5, Wire::Bytes(b)) => s.name = text(b)?,
+                (5, Wire::Bytes(b)) => s.name = b,
                 (6, Wire::Int(v)) => s.kind = v as i32,
                 (7, Wire::Fixed64(v)) => s.start = v,
                 (8, Wire::Fixed64(v)) => s.end = v,
@@ -250,8 +254,15 @@ impl<'a> RawSpan<'a> {
         Ok(s)
     }
 
+    /// Fails if its texts are not UTF-8. Attributes, events and links are checked where they are read.
+    pub fn check_text(&self) -> Result<(), WireError> {
+        text(self.name)?;
+        text(self.trace_state)?;
+        text(self.status_message).map(|_| ())
+    }
+
     /// Its attributes in the order sent.
-    pub fn attributes(&self) -> impl Iterator<Item = Result<(&'a str, RawValue<'a>), WireError>> + use<'a> {
+    pub fn attributes(&self) -> impl Iterator<Item = Result<(&'a [u8], RawValue<'a>), WireError>> + use<'a> {
         attributes(self.buf, 9)
     }
 
@@ -264,11 +275,11 @@ impl<'a> RawSpan<'a> {
             parent_span_id: if is_root(self.parent_span_id) { None } else { Some(id(self.parent_span_id)?) },
             start_unix_nano: self.start,
             end_unix_nano: self.end,
-            name: self.name.to_owned(),
+            name: text(self.name)?.to_owned(),
             kind: self.kind,
             status_code: self.status_code,
-            status_message: self.status_message.to_owned(),
-            trace_state: self.trace_state.to_owned(),
+            status_message: text(self.status_message)?.to_owned(),
+            trace_state: text(self.trace_state)?.to_owned(),
             flags: self.flags,
             attributes: owned_attributes(self.buf, 9)?,
             dropped_attributes_count: self.dropped_attributes,
@@ -287,12 +298,12 @@ pub fn is_root(parent: &[u8]) -> bool {
     parent.iter().all(|b| *b == 0)
 }
 
-fn status(buf: &[u8]) -> Result<(i32, &str), WireError> {
+fn status(buf: &[u8]) -> Result<(i32, &[u8]), WireError> {
     let mut c = Cursor::new(buf);
-    let (mut code, mut message) = (0, "");
+    let (mut code, mut message): (i32, &[u8]) = (0, &[]);
     while let Some(f) = c.field()? {
         match f {
-            (2, Wire::Bytes(b)) => message = text(b)?,
+            (2, Wire::Bytes(b)) => message = b,
             (3, Wire::Int(v)) => code = v as i32,
             _ => {}
         }
