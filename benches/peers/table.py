@@ -6,6 +6,10 @@ import os
 import sys
 
 SERVERS = [("strandline", "Strandline"), ("prometheus-2.42", "Prometheus 2.42"), ("victoria-1.79", "VictoriaMetrics (Debian)")]
+FLUSHED = (
+    "Before disk, queries and restart, Strandline and VictoriaMetrics were told to flush, so that their restart replays no log;"
+    " Prometheus has no such call here. Peak RSS is that of the load."
+)
 BEGIN, END = "<!-- peers: written by benches/peers/run -->", "<!-- /peers -->"
 # What, key, whether more is better.
 ROWS = [
@@ -50,6 +54,7 @@ def main():
     for title, key, more in ROWS:
         lines.append(f"| {title} | " + " | ".join(cells([t.get(key) for t in told], more)) + " |")
     lines.append("| samples refused | " + " | ".join(shown(t.get("refused")) for t in told) + " |")
+    lines += ["", FLUSHED]
     lines += ["", "CPU milliseconds a query (and wall), mean of five, after the flush:", "", f"| query | {names} |", "|---|---|---|---|"]
     losses = []
     for query in told[0].get("queries", {}):
