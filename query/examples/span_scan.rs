@@ -3,15 +3,12 @@
 //! `cargo run --release -p strandline-query --example span_scan -- DIR [ROUNDS]`
 #![allow(clippy::disallowed_methods, clippy::print_stdout)]
 
-use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
 
 use strandline_query::traceql::{MetricsOptions, Root, SearchOptions, parse, query_range, search};
 use strandline_storage::bucket::LocalBucket;
 use strandline_storage::clock::SystemClock;
-use strandline_storage::model::TraceId;
-use strandline_storage::read::{ScanRequest, SpanBatch, SpanSource};
 use strandline_storage::traces::{TraceStore, TraceStoreOptions};
 use strandline_wal::fs::{Fs, RealFs};
 
@@ -56,32 +53,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 store.block_spans() as f64 / s / 1e6
             );
         }
-    }
-    lookups(&store)
-}
-
-/// Looks up traces spread over all blocks, and ids that are nowhere.
-fn lookups(store: &TraceStore) -> Result<(), Box<dyn std::error::Error>> {
-    let mut ids = Vec::new();
-    let mut visit = |batch: &dyn SpanBatch| {
-        ids.extend((0..batch.traces().len() - 1).map(|t| batch.trace_id(t)));
-        Ok(ControlFlow::Continue(0))
-    };
-    store.scan(&ScanRequest::new(0, u64::MAX), &mut visit)?;
-    // A fixed stride that shares no factor with the count goes over all ids in no order.
-    let n = ids.len();
-    let there = |i: usize| ids[(i * 7_919_993) % n];
-    let nowhere = |i: usize| TraceId(((i as u128 + 1) * 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835).to_be_bytes());
-    for (what, id) in [("there", &there as &dyn Fn(usize) -> TraceId), ("nowhere", &nowhere)] {
-        let mut ms = Vec::new();
-        for i in 0..1000 {
-            let t = Instant::now();
-            store.trace(id(i))?;
-            ms.push(t.elapsed().as_secs_f64() * 1e3);
-        }
-        let first = ms[0];
-        ms.sort_by(f64::total_cmp);
-        println!("1000 lookups {what}: first {first:.2} ms, median {:.2}, p99 {:.2}, slowest {:.2}", ms[500], ms[990], ms[999]);
     }
     Ok(())
 }

@@ -242,7 +242,7 @@ impl World {
         a.commit.wait()?;
         for (i, (series, t)) in items.into_iter().enumerate() {
             if !rejected.contains(&(i as u32)) {
-                if from_env("SIMULATION_TRACE").is_some_and(|x| x == format!("{series}@{t}")) {
+                if from_env("SIMULATION_WATCH").is_some_and(|x| x == format!("{series}@{t}")) {
                     eprintln!("acked {series}@{t} (last was {})", self.last_t[series as usize]);
                 }
                 self.model.acked.insert((series, t), bits(series, t));
@@ -392,7 +392,8 @@ impl World {
             }
         };
         if from_env("SIMULATION_TRACE").is_some() {
-            let watched = from_env("SIMULATION_TRACE").and_then(|w| self.sees(&e, &w));
+            // Looking changes what is cached, and with it the run.
+            let watched = from_env("SIMULATION_LOOK").and_then(|w| self.sees(&e, &w));
             for b in e.metrics().blocks() {
                 eprintln!(
                     "   block {} L{} {}..{} {} samples {:?}",

@@ -4,7 +4,7 @@ import os, random, struct, subprocess, sys, time
 import requests
 import snappy
 
-from harness import BIN, ROOT, Server, free_port
+from harness import BIN, ROOT, Server, Weed, free_port
 
 
 class Prometheus:
@@ -168,9 +168,21 @@ def blocks_in_prometheus():
 
 
 def sql_over_blocks():
-    """Six SQL queries in DuckDB over more than twenty span blocks, checked against TraceQL."""
-    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+    """Six SQL queries in DuckDB over more than twenty span blocks, in a folder and in S3, checked against TraceQL."""
     s = Server("sql", env={"STRANDLINE_COMPACTION_ENABLED": "false"}).start()
+    sql_over(s, os.path.join(s.dir, "bucket", "traces", "anonymous"))
+    weed = Weed("sql-weed").start()
+    try:
+        s = Server("sql-s3", "--bucket", f"s3://{weed.bucket}/sql", env={**weed.env(), "STRANDLINE_COMPACTION_ENABLED": "false"}).start()
+        keys = ["--s3", f"127.0.0.1:{weed.port}", "--key", weed.KEY, "--secret", weed.SECRET]
+        sql_over(s, f"s3://{weed.bucket}/sql/traces/anonymous", *keys)
+    finally:
+        weed.stop()
+
+
+def sql_over(s, blocks, *options):
+    """Fills a server with blocks that differ in what they shred, and compares."""
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
     rng = random.Random(5)
     now = time.time_ns()
     for block in range(22):
@@ -203,8 +215,8 @@ def sql_over_blocks():
         assert r.status_code == 200 and not r.content, r.content
         s.flush()
     here = os.path.dirname(os.path.abspath(__file__))
-    blocks = os.path.join(s.dir, "bucket", "traces", "anonymous")
-    out = subprocess.run([sys.executable, os.path.join(here, "sql.py"), blocks, s.url, "--min-blocks", "20"], capture_output=True, text=True, timeout=120)
+    command = [sys.executable, os.path.join(here, "sql.py"), blocks, s.url, "--min-blocks", "20", *options]
+    out = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert out.returncode == 0, out.stdout + out.stderr
     s.stop()
 

@@ -7,9 +7,12 @@ use super::lexer::{Tok, Token, tokens};
 /// Nesting deeper than this is refused.
 const MAX_DEPTH: usize = 64;
 
+/// More operators, or second stages of metrics, than this are refused: each makes the tree one deeper.
+const MAX_OPERATORS: usize = 512;
+
 /// Reads a query.
 pub fn parse(text: &str) -> Result<Query> {
-    let mut p = Parser { text, tokens: tokens(text)?, at: 0, depth: 0 };
+    let mut p = Parser { text, tokens: tokens(text)?, at: 0, depth: 0, operators: 0 };
     let (node, at) = (p.chain()?, 0);
     let hints = p.hints()?;
     if p.peek() != &Tok::End {
@@ -42,6 +45,7 @@ struct Parser<'a> {
     tokens: Vec<Token>,
     at: usize,
     depth: usize,
+    operators: usize,
 }
 
 fn fold(op: BinOp, a: f64, b: f64) -> f64 {
@@ -104,6 +108,12 @@ impl Parser<'_> {
         out
     }
 
+    /// Counts an operator.
+    fn operator(&mut self) -> Result<()> {
+        self.operators += 1;
+        if self.operators > MAX_OPERATORS { self.fail(format!("more than {MAX_OPERATORS} operators")) } else { Ok(()) }
+    }
+
     /// Operands and operators, then what follows by `|` and by comparison.
     fn chain(&mut self) -> Result<Node> {
         self.nested(|p| {
@@ -116,11 +126,13 @@ impl Parser<'_> {
                 let at = p.offset();
                 node = match p.op() {
                     Some("|") => {
+                        p.operator()?;
                         p.advance();
                         p.piped(node)?
                     }
                     Some(op) if BinOp::parse(op).is_some_and(BinOp::is_comparison) => {
                         let op = BinOp::parse(op).unwrap_or(BinOp::Eq);
+                        p.operator()?;
                         p.advance();
                         p.compared(node, op, at)?
                     }
@@ -230,6 +242,7 @@ impl Parser<'_> {
             if binding < min {
                 return Ok(left);
             }
+            self.operator()?;
             self.advance();
             let right = self.nested(|p| p.operand_chain(binding + 1))?;
             left = self.join(left, op, right, at)?;
@@ -315,6 +328,7 @@ impl Parser<'_> {
         self.nested(|p| {
             let mut left = p.scalar_operand()?;
             while let Some(op) = p.op().and_then(BinOp::parse).filter(|o| o.is_arithmetic() && o.binding() >= min) {
+                p.operator()?;
                 p.advance();
                 let right = p.scalar(op.binding() + 1)?;
                 left = Scalar::Binary(op, Box::new(left), Box::new(right));
@@ -467,6 +481,7 @@ impl Parser<'_> {
             let mut left = p.unary()?;
             while let Some(op) = p.op().and_then(BinOp::parse).filter(|o| o.binding() >= min) {
                 let at = p.offset();
+                p.operator()?;
                 p.advance();
                 // A power binds to the right.
                 let right = p.expr(if op == BinOp::Pow { op.binding() } else { op.binding() + 1 })?;
@@ -485,9 +500,9 @@ impl Parser<'_> {
             let e = self.expr(5)?;
             // A negative literal, so that it can stand where only literals can.
             let node = match e.node {
-                ExprNode::Static(Static::Int(i)) => ExprNode::Static(Static::Int(-i)),
+                ExprNode::Static(Static::Int(i)) => ExprNode::Static(Static::Int(i.wrapping_neg())),
                 ExprNode::Static(Static::Float(f)) => ExprNode::Static(Static::Float(-f)),
-                ExprNode::Static(Static::Duration(d)) => ExprNode::Static(Static::Duration(-d)),
+                ExprNode::Static(Static::Duration(d)) => ExprNode::Static(Static::Duration(d.wrapping_neg())),
                 node => ExprNode::Neg(Box::new(Expr { node, at: e.at })),
             };
             return Ok(Expr { node, at });

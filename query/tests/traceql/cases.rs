@@ -285,6 +285,26 @@ fn details(source: &Memory, report: &mut Report) {
     report.check("names of what grouping says", same(Ok(shown.join(" ")), "by(resource.service.name)=shop count()=2"));
     let e = parse("{ .a = 1 }\n | by(.x) | sum(1) > 2").expect_err("invalid");
     report.check("errors carry line and column", same(Ok(format!("{}:{}", e.line, e.col)), "2:13"));
+    // Long queries are refused before their trees are too deep for a stack.
+    let chains = [
+        format!("{{ {}true }}", "true || ".repeat(10_000)),
+        format!("{}{{}}", "{} && ".repeat(20_000)),
+        format!("{}{{}}", "{} >> ".repeat(20_000)),
+        format!("{{}} | rate(){}", " | topk(1)".repeat(10_000)),
+        format!("{{}} | rate(){}", " > 1".repeat(20_000)),
+        format!("{{ .a = {}1 }}", "-".repeat(20_000)),
+        format!("{{ {}true }}", "!".repeat(20_000)),
+        format!("{}{{}}{}", "(".repeat(20_000), ")".repeat(20_000)),
+        format!("{{}} | count() > {}1", "1 + ".repeat(20_000)),
+    ];
+    for q in chains {
+        let refused = parse(&q).err().map(|e| e.to_string()).unwrap_or_default();
+        let told = refused.contains("operators") || refused.contains("too deep");
+        report.check(&q[..20], if told { Ok(()) } else { Err(format!("not refused: {refused}")) });
+    }
+    let wide = format!("{{ {}name = \"a\" }}", "name = \"a\" || ".repeat(120));
+    report.check("a hundred alternatives", same(select(source, &wide, &SearchOptions::default()), "A:a"));
+    report.check("-minInt", same(select(source, "{ -minInt = minInt && name = \"a\" }", &SearchOptions::default()), "A:a"));
     let zero = select(source, "{ span.rows / span.rows = 1 }", &SearchOptions::default());
     report.check(
         "division by zero is an error",

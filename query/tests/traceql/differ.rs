@@ -13,8 +13,8 @@ use super::Report;
 use super::naive::{E, Field, PATTERNS, S, Step, Tree, V, text};
 use super::random::{NOW_MS, Random, store};
 
-const ROUNDS: u64 = 20;
-const QUERIES_PER_ROUND: u64 = 120;
+const ROUNDS: u64 = 8;
+const QUERIES_PER_ROUND: u64 = 60;
 const MS: u64 = 1_000_000;
 
 impl Random {

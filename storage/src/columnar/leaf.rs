@@ -21,7 +21,7 @@ pub trait Item: Clone {
     const PHYSICAL: Physical;
     /// Appends up to `n` plainly encoded values; false if the bytes end early.
     fn plain(buf: &Bytes, n: usize, type_length: usize, out: &mut Vec<Self>) -> bool;
-    /// The one value of a column whose least and greatest are the same.
+    /// The one value of a column whose least and greatest are the same. Never of doubles: statistics pass over NaN.
     fn of_statistics(_: &Statistics) -> Option<Self> {
         None
     }
@@ -32,14 +32,12 @@ pub trait Item: Clone {
 }
 
 macro_rules! number {
-    ($t:ty, $bits:ty, $n:literal, $p:expr, $s:ident) => {
+    ($t:ty, $bits:ty, $n:literal, $p:expr, $one:expr) => {
         impl Item for $t {
             const PHYSICAL: Physical = $p;
             fn of_statistics(s: &Statistics) -> Option<Self> {
-                match s {
-                    Statistics::$s(s) => s.min_opt().copied(),
-                    _ => None,
-                }
+                let one: fn(&Statistics) -> Option<$t> = $one;
+                one(s)
             }
             fn plain(buf: &Bytes, n: usize, _: usize, out: &mut Vec<Self>) -> bool {
                 let Some(b) = n.checked_mul($n).and_then(|len| buf.get(..len)) else { return false };
@@ -60,9 +58,9 @@ macro_rules! number {
     };
 }
 
-number!(i64, u64, 8, Physical::INT64, Int64);
-number!(i32, u32, 4, Physical::INT32, Int32);
-number!(f64, u64, 8, Physical::DOUBLE, Double);
+number!(i64, u64, 8, Physical::INT64, |s| if let Statistics::Int64(s) = s { s.min_opt().copied() } else { None });
+number!(i32, u32, 4, Physical::INT32, |s| if let Statistics::Int32(s) = s { s.min_opt().copied() } else { None });
+number!(f64, u64, 8, Physical::DOUBLE, |_| None);
 
 impl Item for bool {
     const PHYSICAL: Physical = Physical::BOOLEAN;

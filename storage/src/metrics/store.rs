@@ -402,27 +402,28 @@ impl MetricStore {
         Ok(())
     }
 
-    /// A name that was never used: the clock may stand still over a restart, or be set back.
+    /// A name that no block or delete of this store bears. Time comes from the injected clock, which may stand where it
+    /// stood before a restart; so uniqueness is looked for, not left to time, the writer's name and a counter.
     pub(super) fn new_ulid(&self, work: &mut Work) -> String {
+        use std::hash::{BuildHasher, Hasher};
+        let v = self.version();
         loop {
-            let name = self.next_ulid(work);
-            let known = work.bucket_blocks.iter().any(|b| b.ulid == name) || self.version().deletes.iter().any(|d| d.spec.ulid == name);
-            if !known && !self.0.options.fs.exists(&self.local_dir().join(&name)) {
+            let mut h = foldhash::quality::FixedState::with_seed(work.ulid_counter as u64).build_hasher();
+            h.write(self.0.writer.as_bytes());
+            let mix = h.finish() as u128;
+            let now_ms = self.0.options.clock.now_ms().max(0);
+            work.ulid_counter += 1;
+            let random = (mix << 16) ^ ((now_ms as u128) << 40) ^ work.ulid_counter;
+            let name = ulid::Ulid::from_parts(now_ms as u64, random).to_string();
+            let taken = v.blocks.iter().any(|b| b.meta.ulid == name)
+                || work.bucket_blocks.iter().any(|b| b.ulid == name)
+                || v.deletes.iter().any(|d| d.spec.ulid == name)
+                || self.0.manifest.lock().obsolete.iter().any(|o| o.ulid == name)
+                || self.0.options.fs.exists(&self.local_dir().join(&name));
+            if !taken {
                 return name;
             }
         }
-    }
-
-    fn next_ulid(&self, work: &mut Work) -> String {
-        // Time from the injected clock; uniqueness from the writer's name, mixed, and a counter.
-        use std::hash::{BuildHasher, Hasher};
-        let mut h = foldhash::quality::FixedState::with_seed(work.ulid_counter as u64).build_hasher();
-        h.write(self.0.writer.as_bytes());
-        let mix = h.finish() as u128;
-        let now_ms = self.0.options.clock.now_ms().max(0);
-        work.ulid_counter += 1;
-        let random = (mix << 16) ^ ((now_ms as u128) << 40) ^ work.ulid_counter;
-        ulid::Ulid::from_parts(now_ms as u64, random).to_string()
     }
 }
 

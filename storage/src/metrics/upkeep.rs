@@ -174,7 +174,9 @@ impl MetricStore {
             let mut manifest = self.0.manifest.lock();
             let mut next = manifest.clone();
             next.blocks.retain(|b| {
-                let goes = b.uploaded_ms.is_some_and(|t| t + keep_ms <= now_ms);
+                // Only what the list of the bucket holds: after a start without the bucket it may be an old one.
+                let listed = work.bucket_blocks.iter().any(|k| k.ulid == b.ulid);
+                let goes = listed && b.uploaded_ms.is_some_and(|t| t + keep_ms <= now_ms);
                 if goes {
                     dropped.push(b.ulid.clone());
                 }

@@ -105,6 +105,9 @@ impl SpanLimits {
 
     fn times(&self, s: &RawSpan<'_>, now_ms: i64) -> Option<Reason> {
         let Ok(start) = i64::try_from(s.start) else { return Some("start time lies beyond the year 2262".into()) };
+        if i64::try_from(s.end).is_err() {
+            return Some("end time lies beyond the year 2262".into());
+        }
         let start_ms = start / 1_000_000;
         if start_ms > now_ms.saturating_add(self.max_future_ms) {
             return Some(format!("start time lies more than {} s in the future", self.max_future_ms / 1000));

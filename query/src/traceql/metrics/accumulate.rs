@@ -49,6 +49,9 @@ struct Numbers {
 
 const NO_NUMBERS: Numbers = Numbers { min: f64::INFINITY, max: f64::NEG_INFINITY, sum: 0.0, count: 0 };
 
+/// Samples of all series at most: what a query holds in memory is bounded.
+const MAX_CELLS: usize = 10_000_000;
+
 /// Values at and below zero lie in the bucket of this exponent, whose bound is 0.
 const ZERO: i32 = i32::MIN;
 
@@ -188,6 +191,10 @@ impl Accumulator {
             return Err(TraceQlError::evaluation(format!("more than {} series; group by fewer labels", self.max_series)));
         }
         let n = self.slots.count;
+        if (self.groups.len() + 1).saturating_mul(n) > MAX_CELLS {
+            let message = format!("more than {MAX_CELLS} samples in all; take a larger step, or group by fewer labels");
+            return Err(TraceQlError::evaluation(message));
+        }
         let cells = match &self.query.op {
             MetricsOp::Rate | MetricsOp::CountOverTime | MetricsOp::Compare(..) => Cells::Counts(vec![0; n]),
             MetricsOp::QuantileOverTime(..) | MetricsOp::HistogramOverTime(_) => Cells::Histograms(vec![BTreeMap::new(); n]),

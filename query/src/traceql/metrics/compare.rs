@@ -20,10 +20,12 @@ const LABEL_TYPE: &str = "__meta_type";
 const LABEL_ERROR: &str = "__meta_error";
 const KINDS: [&str; 2] = ["baseline", "selection"];
 
+/// Spans by slot and side (baseline or selection), where there are any: most values occur in few slots.
+type Sparse = HashMap<(u32, usize), u64>;
+
 #[derive(Default)]
 struct Counts {
-    /// By value: for each slot the numbers in the baseline and in the selection.
-    values: HashMap<String, (Val, [Vec<u64>; 2])>,
+    values: HashMap<String, (Val, Sparse)>,
     totals: [Vec<u64>; 2],
     too_many: bool,
 }
@@ -88,7 +90,7 @@ impl Sink for Comparison {
             let slots = self.slots.count;
             let c = self.counts.entry(i).or_insert_with(|| Counts { totals: [vec![0; slots], vec![0; slots]], ..Counts::default() });
             // Distinct values of the batch first, so that text is made once for each.
-            let mut seen: HashMap<u32, [Vec<u64>; 2]> = HashMap::default();
+            let mut seen: HashMap<u32, Sparse> = HashMap::default();
             let Data::Dict(values, idx) = &data else { continue };
             for (r, slot) in &counted {
                 let v = idx.all()[*r];
@@ -97,19 +99,17 @@ impl Sink for Comparison {
                 }
                 let side = usize::from(selected[*r]);
                 c.totals[side][*slot] += 1;
-                seen.entry(v).or_insert_with(|| [vec![0; slots], vec![0; slots]])[side][*slot] += 1;
+                *seen.entry(v).or_default().entry((*slot as u32, side)).or_default() += 1;
             }
-            for (v, sides) in seen {
+            for (v, counts) in seen {
                 let v = &values[v as usize];
                 let key = format!("{v:?}");
                 if c.values.len() >= MAX_VALUES && !c.values.contains_key(&key) {
                     c.too_many = true;
                     continue;
                 }
-                let sum = &mut c.values.entry(key).or_insert_with(|| (v.clone(), [vec![0; slots], vec![0; slots]])).1;
-                for (into, from) in sum.iter_mut().zip(&sides) {
-                    into.iter_mut().zip(from).for_each(|(i, f)| *i += f);
-                }
+                let sum = &mut c.values.entry(key).or_insert_with(|| (v.clone(), Sparse::default())).1;
+                counts.into_iter().for_each(|(at, n)| *sum.entry(at).or_default() += n);
             }
         }
         Ok(())
@@ -130,11 +130,14 @@ impl Sink for Comparison {
                 if total == 0 {
                     continue;
                 }
-                let mut values: Vec<(&Val, &Vec<u64>, u64)> =
-                    c.values.values().map(|(v, sides)| (v, &sides[side], sides[side].iter().sum())).filter(|v| v.2 > 0).collect();
+                let of_side = |counts: &Sparse| counts.iter().filter(|c| c.0.1 == side).map(|c| *c.1).sum();
+                let mut values: Vec<(&Val, &Sparse, u64)> =
+                    c.values.values().map(|(v, counts)| (v, counts, of_side(counts))).filter(|v| v.2 > 0).collect();
                 values.sort_by(|a, b| b.2.cmp(&a.2).then_with(|| a.0.sort_key(b.0)));
                 for (v, counts, _) in values.iter().take(self.top) {
-                    out.push(series(vec![(LABEL_TYPE.into(), text(kind)), (name.clone(), (*v).clone())], counts));
+                    let mut dense = vec![0; self.slots.count];
+                    counts.iter().filter(|c| c.0.1 == side).for_each(|((slot, _), n)| dense[*slot as usize] = *n);
+                    out.push(series(vec![(LABEL_TYPE.into(), text(kind)), (name.clone(), (*v).clone())], &dense));
                 }
                 if c.too_many {
                     let labels =

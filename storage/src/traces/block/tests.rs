@@ -275,3 +275,12 @@ fn blocks_for_other_readers() {
     plain[3].attributes = vec![("route".into(), 7i64.into())];
     write(&fs, &Path::new(&dir).join("B"), &mut plain, WriteOptions::default());
 }
+
+#[test]
+fn a_column_of_one_number_and_nan_keeps_both() {
+    let fs: Arc<dyn Fs> = Arc::new(SimFs::new());
+    let with = |i: u8, v: f64| Span { span_id: SpanId([i; 8]), attributes: vec![("d".into(), v.into())], ..Span::default() };
+    let mut spans = [with(1, 5.0), with(2, f64::NAN), with(3, 5.0)];
+    let meta = write(&fs, Path::new("/b"), &mut spans, WriteOptions::default());
+    assert_eq!(read_all(&open(&fs, Path::new("/b"), &meta)), spans, "statistics say that all are 5");
+}

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use crate::traces::block::meta::BlockMeta;
 
-/// At most so many blocks are merged at a time: each holds a row group in memory.
-const MAX_FAN_IN: usize = 8;
+/// At most so many blocks are merged at a time: each holds columns of a row group in memory.
+const MAX_FAN_IN: usize = 6;
 
 /// Blocks to merge, named, of one window: those given (the caller's own), the smallest first. A window is merged once it holds
 /// `min_blocks`, or once it has been over for a window's length and holds more than one.
