@@ -348,16 +348,3 @@ fn a_stuck_upload_of_one_store_does_not_keep_the_other_from_its_upkeep() {
         e.close().unwrap();
     }
 }
-
-/// A machine without a clock of its own starts at the same time again: blocks must not take the names of older ones.
-#[test]
-fn a_clock_that_stands_still_over_a_restart_overwrites_no_block() {
-    let (fs, clock) = (SimFs::new(), ManualClock::new(T0));
-    for i in 1..5 {
-        let e = open(&fs, &clock, |_| {}).unwrap();
-        sample(&e, T0 - 1000 + i, i as f64).unwrap();
-        e.flush().unwrap();
-        assert_eq!(samples(&e).len(), i as usize);
-        e.close().unwrap();
-    }
-}
