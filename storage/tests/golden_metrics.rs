@@ -3,6 +3,8 @@
 //! gets a folder of its own.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
+#[path = "golden/copy.rs"]
+mod copy;
 #[path = "golden/metric_data.rs"]
 mod metric_data;
 
@@ -13,20 +15,6 @@ use strandline_storage::model::{Matcher, TimeRange};
 use strandline_storage::read::SeriesSource;
 use strandline_wal::fs::{Fs, SimFs};
 
-/// Copies a folder, so that nothing that opens it changes the original.
-fn copy(from: &Path, to: &Path, fs: &Arc<dyn Fs>) {
-    fs.create_dir_all(to).unwrap();
-    for e in std::fs::read_dir(from).unwrap() {
-        let e = e.unwrap();
-        let at = to.join(e.file_name());
-        if e.file_type().unwrap().is_dir() {
-            copy(&e.path(), &at, fs);
-        } else {
-            fs.write_atomic(&at, &std::fs::read(e.path()).unwrap()).unwrap();
-        }
-    }
-}
-
 #[test]
 fn metric_blocks_and_log_of_format_1_are_read() {
     for (name, xor2) in [("v1", false), ("v1-xor2", true)] {
@@ -34,7 +22,7 @@ fn metric_blocks_and_log_of_format_1_are_read() {
         let expected = std::fs::read_to_string(golden.join("expected.txt")).unwrap();
         assert!(expected.lines().count() >= 8 * 50, "{name}");
         let fs: Arc<dyn Fs> = Arc::new(SimFs::new());
-        copy(&golden, Path::new("/d"), &fs);
+        copy::copy(&golden, Path::new("/d"), &fs);
         let store = metric_data::open(fs, "/d", xor2);
         assert_eq!((store.blocks().len(), store.recovery().damage.len()), (1, 0), "{name}");
         assert_eq!(metric_data::samples(&store), expected, "{name}");

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 #![cfg(feature = "traces")]
 
+#[path = "golden/copy.rs"]
+mod copy;
 #[path = "golden/json.rs"]
 mod json;
 
@@ -18,23 +20,9 @@ use strandline_wal::fs::{Fs, SimFs};
 
 const V1: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/spans/v1");
 
-/// Copies a folder, so that nothing that opens it changes the original.
-fn copy(from: &Path, to: &Path, fs: &Arc<dyn Fs>) {
-    fs.create_dir_all(to).unwrap();
-    for e in std::fs::read_dir(from).unwrap() {
-        let e = e.unwrap();
-        let at = to.join(e.file_name());
-        if e.file_type().unwrap().is_dir() {
-            copy(&e.path(), &at, fs);
-        } else {
-            fs.write_atomic(&at, &std::fs::read(e.path()).unwrap()).unwrap();
-        }
-    }
-}
-
 fn open() -> TraceStore {
     let fs: Arc<dyn Fs> = Arc::new(SimFs::new());
-    copy(Path::new(V1), Path::new("/d"), &fs);
+    copy::copy(Path::new(V1), Path::new("/d"), &fs);
     let bucket = Arc::new(LocalBucket::open(fs.clone(), "/d/bucket").unwrap());
     let mut o = TraceStoreOptions::new(fs, Arc::new(ManualClock::new(1_700_000_060_000)), "/d", bucket);
     o.wal.background = false;
