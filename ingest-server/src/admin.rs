@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{RawForm, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{post, put};
@@ -73,22 +73,18 @@ async fn snapshot(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
     }
 }
 
+const MAX_FORM: u64 = 2 << 20;
+
 /// `match[]` (at least one), `start`, `end` from query and form alike.
 async fn delete_series(State(app): State<Arc<App>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let mut raw = parts.uri.query().unwrap_or("").to_owned();
-    if parts.method == axum::http::Method::POST
-        && let Ok(RawForm(form)) = <RawForm as axum::extract::FromRequest<()>>::from_request(
-            {
-                let mut r = Request::new(body);
-                *r.method_mut() = axum::http::Method::POST;
-                *r.headers_mut() = parts.headers.clone();
-                r
-            },
-            &(),
-        )
-        .await
-    {
+    // A form that does not come whole may hold the range: without it more would be deleted than was asked for.
+    let form = match crate::body::read(body, MAX_FORM).await {
+        Ok(form) => form,
+        Err(r) => return json_error(&r),
+    };
+    if parts.headers.get(header::CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/x-www-form-urlencoded")) {
         raw.push('&');
         raw.push_str(&String::from_utf8_lossy(&form));
     }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
 
 use axum::http::HeaderMap;
 use parking_lot::RwLock;
@@ -11,6 +10,7 @@ use strandline_storage::model::Matcher;
 
 use crate::auth::{Auth, Identity, Right};
 use crate::config::{Config, DropRule};
+use crate::connections::{Bounds, Connections};
 use crate::counters::Counters;
 use crate::limits::Limits;
 use crate::otlp::Translation;
@@ -27,6 +27,8 @@ pub struct App {
     pub tenants: Tenants,
     /// Counts for `/metrics`.
     pub counters: Counters,
+    /// Connections of all listeners.
+    pub connections: Arc<Connections>,
     /// Rates, and who made too many series.
     pub limits: Limits,
     /// Jobs that more than one process writes.
@@ -75,13 +77,6 @@ impl Room {
     }
 }
 
-impl Room {
-    /// How long the next part of a body may take.
-    pub fn read_timeout(&self) -> Duration {
-        self.app.read_timeout()
-    }
-}
-
 impl Drop for Room {
     fn drop(&mut self) {
         self.app.in_flight.fetch_sub(self.bytes, Ordering::AcqRel);
@@ -104,6 +99,7 @@ impl App {
         let app = App {
             tenants: Tenants::new(config.clone(), memory_limit)?,
             counters: Counters::default(),
+            connections: Connections::new(Bounds::new(&config)),
             limits: Limits::new(config.clone()),
             writers: Writers::default(),
             translation,
@@ -144,11 +140,6 @@ impl App {
     /// The largest request, unpacked: `server.max_body`, or less where memory_limit is small.
     pub fn max_body_bytes(&self) -> u64 {
         self.config.max_body_bytes.min((self.memory_limit / 8).max(4 << 20))
-    }
-
-    /// How long a request's head, or the next part of its body, may take.
-    pub fn read_timeout(&self) -> Duration {
-        Duration::from_millis(self.config.read_timeout_ms.max(1) as u64)
     }
 
     /// Bytes of requests being worked on.

@@ -1,48 +1,75 @@
 //! Request bodies: read to a bound, unpacked to a bound.
 
 use std::io::Read;
-use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::HeaderMap;
 use bytes::{Bytes, BytesMut};
+use http_body::Body as _;
 use http_body_util::BodyExt;
 
 use crate::app::Room;
+use crate::connections::TooSlow;
 use crate::refusal::{Reason, Refusal};
 
 /// Unpacked bytes are asked room for in steps of this.
 const STEP: usize = 256 << 10;
 
-/// Reads a whole body of at most `max` bytes.
+/// Reads a whole body of at most `max` bytes. How long that may take is the connection's matter.
 pub async fn read(body: Body, max: u64) -> Result<Bytes, Refusal> {
-    collect(body, max, DEFAULT_PATIENCE, &mut |_| Ok(())).await
+    collect(body, max, &mut |_| Ok(())).await
 }
 
 /// As [`read`]; the bytes count as in flight while they come.
 pub async fn read_into(room: &mut Room, body: Body, max: u64) -> Result<Bytes, Refusal> {
-    collect(body, max, room.read_timeout(), &mut |n| room.grow(n)).await
+    collect(body, max, &mut |n| room.grow(n)).await
 }
 
-/// Where no configuration is at hand.
-const DEFAULT_PATIENCE: Duration = Duration::from_secs(10);
+/// Bodies of what is refused unread are taken off the wire up to this: who still sends would not hear the answer.
+const MOST_DISCARDED: u64 = 4 << 20;
 
-/// What is said to who sends too slowly.
-pub fn too_slow() -> Refusal {
-    Refusal::new(Reason::Invalid, "the next part of the request did not come in time (server.read_timeout)")
+/// Reads a body of a request that is refused anyway, and keeps nothing of it.
+pub async fn discard(headers: &HeaderMap, body: Body) {
+    // Who asks first whether to send has not begun.
+    if !headers.contains_key(axum::http::header::EXPECT) {
+        discard_rest(body).await;
+    }
+}
+
+async fn discard_rest(mut body: Body) {
+    if body.size_hint().lower() > MOST_DISCARDED {
+        return;
+    }
+    let mut left = MOST_DISCARDED;
+    while let Some(Ok(frame)) = body.frame().await {
+        let n = frame.data_ref().map_or(0, |d| d.len() as u64);
+        match left.checked_sub(n) {
+            Some(rest) => left = rest,
+            None => return,
+        }
+    }
+}
+
+/// What to say when a body ends in an error.
+pub fn broken(error: &(dyn std::error::Error + 'static)) -> Refusal {
+    match TooSlow::behind(error) {
+        Some(slow) => Refusal::new(Reason::TooSlow, slow.to_string()),
+        None => Refusal::new(Reason::Invalid, format!("reading the request: {error}")),
+    }
 }
 
 type Grow<'g> = &'g mut (dyn FnMut(usize) -> Result<(), Refusal> + Send);
 
-async fn collect(mut body: Body, max: u64, patience: Duration, grow: Grow<'_>) -> Result<Bytes, Refusal> {
+async fn collect(mut body: Body, max: u64, grow: Grow<'_>) -> Result<Bytes, Refusal> {
     let mut out = BytesMut::new();
-    while let Some(frame) = tokio::time::timeout(patience, body.frame()).await.map_err(|_| too_slow())? {
-        let frame = frame.map_err(|e| Refusal::new(Reason::Invalid, format!("reading the request: {e}")))?;
-        if let Ok(data) = frame.into_data() {
-            if (out.len() + data.len()) as u64 > max {
-                return Err(too_large(max));
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame.map_err(|e| broken(&e))?.into_data() {
+            let fits = if (out.len() + data.len()) as u64 > max { Err(too_large(max)) } else { grow(data.len()) };
+            if let Err(r) = fits {
+                drop(out);
+                discard_rest(body).await;
+                return Err(r);
             }
-            grow(data.len())?;
             out.extend_from_slice(&data);
         }
     }

@@ -8,6 +8,7 @@ pub mod auth;
 pub mod body;
 pub mod cli;
 pub mod config;
+pub mod connections;
 pub mod counters;
 pub mod drop_rules;
 pub mod http_client;

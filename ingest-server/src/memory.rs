@@ -1,5 +1,6 @@
 //! How much memory there is, how much is used, and what to do when it gets short.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -51,10 +52,12 @@ mod share {
     pub const EARLY_FLUSH: u64 = 50;
     /// From here on nothing is taken.
     pub const REFUSE: u64 = 65;
-    /// Less than this is not what fills the memory.
+    /// Less than this is not what fills the memory, nor worth a flush before its time.
     pub const LITTLE: u64 = 4;
-    /// As the system counts it; the allocator keeps pages that it will use again.
-    pub const REFUSE_ANON: u64 = 90;
+    /// As the system counts it: flushes, queries and pages that the allocator keeps for later are in it.
+    pub const EARLY_FLUSH_ANON: u64 = 80;
+    /// The same, where nothing is taken until a flush is done.
+    pub const REFUSE_ANON: u64 = 100;
 }
 
 /// What the stores say that they hold; pages that the allocator keeps for later are not in it.
@@ -66,25 +69,33 @@ fn weigh(e: &Engine) -> u64 {
     (e.metrics().heap_bytes_estimate() + e.traces().live_bytes()) as u64
 }
 
-/// Whether nothing may be taken. Anonymous memory alone does not decide: with little held it is free pages, and to refuse
-/// would never give them back.
-fn must_refuse(held: u64, anon: Option<u64>, limit: u64) -> bool {
+/// Whether nothing may be taken. Anonymous memory decides only while a flush can lower it: what is left then are series, which
+/// stay, and free pages, which are used again; to refuse would never give them back.
+fn must_refuse(held: u64, anon: Option<u64>, limit: u64, relief: bool) -> bool {
     let part = limit / 100;
-    held > part * share::REFUSE || (anon.is_some_and(|a| a > part * share::REFUSE_ANON) && held > part * share::LITTLE)
+    held > part * share::REFUSE || (relief && anon.is_some_and(|a| a > part * share::REFUSE_ANON) && held > part * share::LITTLE)
 }
 
 /// Watches memory and disk; tells senders to wait while either is short. Runs until the task is dropped.
 pub async fn watch(app: Arc<App>) {
     let mut turn = tokio::time::interval(Duration::from_millis(50));
     let mut flushing: Option<tokio::task::JoinHandle<()>> = None;
+    let mut floors = Floors::default();
     loop {
         turn.tick().await;
-        let pressed = must_refuse(held_bytes(&app), anon_bytes(), app.memory_limit);
+        if flushing.as_ref().is_some_and(|f| f.is_finished()) {
+            flushing = None;
+            floors.settle();
+        }
+        let (held, anon) = (held_bytes(&app), anon_bytes());
+        let next = to_flush(&app, &mut floors, held, anon);
+        let pressed = must_refuse(held, anon, app.memory_limit, flushing.is_some() || next.is_some());
         app.pressed.store(pressed, Ordering::Relaxed);
-        if flushing.as_ref().is_none_or(|f| f.is_finished())
-            && let Some(store) = to_flush(&app, pressed)
+        if flushing.is_none()
+            && let Some(store) = next
         {
             Counters::add(&app.counters.early_flushes, 1);
+            floors.flushed = Some(store.clone());
             flushing = Some(tokio::task::spawn_blocking(move || {
                 if let Err(e) = store.flush() {
                     tracing::error!(error = %e, "an early flush failed");
@@ -96,34 +107,59 @@ pub async fn watch(app: Arc<App>) {
     }
 }
 
-/// What is worth a flush before its time.
+/// What is worth a flush before its time, and whose it is.
+#[derive(Clone)]
 enum Early {
-    Metrics(MetricStore),
+    Metrics(String, MetricStore),
     Traces(TraceStore),
 }
 
 impl Early {
     fn flush(&self) -> strandline_storage::Result<()> {
         match self {
-            Early::Metrics(s) => s.flush(),
+            Early::Metrics(_, s) => s.flush(),
             Early::Traces(s) => s.flush(),
         }
     }
 }
 
-/// The store to flush now, if any: while nothing is taken, whichever holds most.
-fn to_flush(app: &App, pressed: bool) -> Option<Early> {
+/// What each tenant's metrics held when they were last flushed early: series stay, and to flush them again would only make
+/// small blocks.
+#[derive(Default)]
+struct Floors {
+    bytes: HashMap<String, u64>,
+    flushed: Option<Early>,
+}
+
+impl Floors {
+    fn settle(&mut self) {
+        if let Some(Early::Metrics(tenant, store)) = self.flushed.take() {
+            self.bytes.insert(tenant, store.heap_bytes_estimate() as u64);
+        }
+    }
+
+    /// What a flush would free, about.
+    fn above(&mut self, tenant: &str, bytes: u64) -> u64 {
+        let Some(floor) = self.bytes.get_mut(tenant) else { return bytes };
+        // Series end too, and flushes come in their time.
+        *floor = (*floor).min(bytes);
+        bytes - *floor
+    }
+}
+
+/// The store to flush now, if any: while memory is short, whichever frees most.
+fn to_flush(app: &App, floors: &mut Floors, held: u64, anon: Option<u64>) -> Option<Early> {
     let part = app.memory_limit / 100;
     let all = app.tenants.all();
     let spans = all.iter().map(|(_, e)| e.traces()).max_by_key(|t| t.live_bytes())?;
-    let metrics = all.iter().map(|(_, e)| e.metrics()).max_by_key(|m| m.heap_bytes_estimate())?;
-    let (live, heads) = (spans.live_bytes() as u64, metrics.heap_bytes_estimate() as u64);
-    let early = pressed || held_bytes(app) > part * share::EARLY_FLUSH;
+    let live = spans.live_bytes() as u64;
+    let heads = all.iter().map(|(n, e)| (floors.above(n, e.metrics().heap_bytes_estimate() as u64), n, e.metrics()));
+    let (heads, tenant, metrics) = heads.max_by_key(|(bytes, ..)| *bytes)?;
+    let early = held > part * share::EARLY_FLUSH || anon.is_some_and(|a| a > part * share::EARLY_FLUSH_ANON);
     if live > part * share::LIVE_SPANS || (early && live > part && live >= heads) {
         return Some(Early::Traces(spans.clone()));
     }
-    // Flushing next to nothing would only churn.
-    (early && heads > part * share::LIVE_SPANS).then(|| Early::Metrics(metrics.clone()))
+    (early && heads > part * share::LITTLE).then(|| Early::Metrics(tenant.clone(), metrics.clone()))
 }
 
 #[cfg(test)]
@@ -133,9 +169,20 @@ mod tests {
     #[test]
     fn pages_kept_for_later_do_not_stop_ingest() {
         let limit = 100 << 20;
-        assert!(!must_refuse(1 << 20, Some(99 << 20), limit));
-        assert!(must_refuse(20 << 20, Some(99 << 20), limit));
-        assert!(!must_refuse(20 << 20, Some(80 << 20), limit));
-        assert!(must_refuse(70 << 20, None, limit));
+        assert!(!must_refuse(1 << 20, Some(101 << 20), limit, true));
+        assert!(must_refuse(20 << 20, Some(101 << 20), limit, true));
+        assert!(!must_refuse(20 << 20, Some(101 << 20), limit, false), "nothing to flush, nothing to wait for");
+        assert!(!must_refuse(20 << 20, Some(95 << 20), limit, true));
+        assert!(must_refuse(70 << 20, None, limit, false));
+    }
+
+    #[test]
+    fn what_a_flush_left_is_not_flushed_again() {
+        let mut f = Floors::default();
+        assert_eq!(f.above("a", 50), 50);
+        f.bytes.insert("a".into(), 30);
+        assert_eq!((f.above("a", 30), f.above("a", 45), f.above("b", 7)), (0, 15, 7));
+        // Series ended.
+        assert_eq!((f.above("a", 10), f.above("a", 12)), (0, 2));
     }
 }

@@ -19,8 +19,26 @@ pub enum Reason {
     Forbidden,
     /// Too much at once; later.
     Overloaded,
+    /// The request did not come in time; again.
+    TooSlow,
     /// Something here does not work; later.
     Unavailable,
+}
+
+impl Reason {
+    /// A word for counters.
+    pub fn word(self) -> &'static str {
+        match self {
+            Reason::Invalid => "invalid",
+            Reason::TooLarge => "too_large",
+            Reason::Unsupported => "unsupported",
+            Reason::Unauthenticated => "unauthenticated",
+            Reason::Forbidden => "forbidden",
+            Reason::Overloaded => "overloaded",
+            Reason::TooSlow => "too_slow",
+            Reason::Unavailable => "unavailable",
+        }
+    }
 }
 
 /// A refusal with its message.
@@ -45,23 +63,15 @@ impl Refusal {
 
     /// Whether the sender may try again.
     pub fn is_retryable(&self) -> bool {
-        matches!(self.reason, Reason::Overloaded | Reason::Unavailable)
+        matches!(self.reason, Reason::Overloaded | Reason::TooSlow | Reason::Unavailable)
     }
 
     /// A word for counters.
     pub fn word(&self) -> &'static str {
-        match self.reason {
-            Reason::Invalid => "invalid",
-            Reason::TooLarge => "too_large",
-            Reason::Unsupported => "unsupported",
-            Reason::Unauthenticated => "unauthenticated",
-            Reason::Forbidden => "forbidden",
-            Reason::Overloaded => "overloaded",
-            Reason::Unavailable => "unavailable",
-        }
+        self.reason.word()
     }
 
-    /// The HTTP status. Overload is 503: Prometheus does not retry 429.
+    /// The HTTP status. Overload is 503: Prometheus does not retry 429, nor anyone 408.
     pub fn status(&self) -> StatusCode {
         match self.reason {
             Reason::Invalid => StatusCode::BAD_REQUEST,
@@ -69,7 +79,7 @@ impl Refusal {
             Reason::Unsupported => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Reason::Unauthenticated => StatusCode::UNAUTHORIZED,
             Reason::Forbidden => StatusCode::FORBIDDEN,
-            Reason::Overloaded | Reason::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Reason::Overloaded | Reason::TooSlow | Reason::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -81,7 +91,7 @@ impl Refusal {
             Reason::Unauthenticated => 16,
             Reason::Forbidden => 7,
             Reason::Overloaded => 8,
-            Reason::Unavailable => 14,
+            Reason::TooSlow | Reason::Unavailable => 14,
         }
     }
 

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::routing::post;
-use axum_server::Handle;
 
 use crate::app::App;
 use crate::auth::Auth;
 use crate::config::{Config, format_size};
+use crate::connections::Listener;
 use crate::otlp;
 use crate::otlp::json::Signal;
 
@@ -36,8 +36,10 @@ pub fn main_router(app: &Arc<App>) -> Router {
         .nest("/prometheus", api)
 }
 
-struct Listener {
+struct Port {
     name: &'static str,
+    /// As `/metrics` has it.
+    label: &'static str,
     flag: &'static str,
     address: String,
     router: Router,
@@ -65,26 +67,34 @@ async fn serve(config: Config) -> Result<(), String> {
     let memory_limit = if config.memory_limit_bytes > 0 { config.memory_limit_bytes } else { crate::memory::default_limit_bytes() };
     let auth = config.auth_file.as_deref().map(Auth::load).transpose()?;
     let app = App::new(config, memory_limit, auth, now_ms()).map_err(|e| e.to_string())?;
-    let listeners = [
-        Listener { name: "HTTP API", flag: "--listen", address: app.config.listen.clone(), router: main_router(&app) },
-        Listener { name: "OTLP gRPC", flag: "--otlp-grpc", address: app.config.otlp_grpc.clone(), router: otlp::grpc::router(app.clone()) },
-        Listener { name: "OTLP HTTP", flag: "--otlp-http", address: app.config.otlp_http.clone(), router: otlp::http::router(app.clone()) },
+    let ports = [
+        Port { name: "HTTP API", label: "http", flag: "--listen", address: app.config.listen.clone(), router: main_router(&app) },
+        Port {
+            name: "OTLP gRPC",
+            label: "otlp_grpc",
+            flag: "--otlp-grpc",
+            address: app.config.otlp_grpc.clone(),
+            router: otlp::grpc::router(app.clone()),
+        },
+        Port {
+            name: "OTLP HTTP",
+            label: "otlp_http",
+            flag: "--otlp-http",
+            address: app.config.otlp_http.clone(),
+            router: otlp::http::router(app.clone()),
+        },
     ];
     let tls = tls_config(&app.config).await?;
-    let handle = Handle::new();
-    let mut servers = Vec::new();
+    let connections = app.connections.clone();
     let mut lines = Vec::new();
-    for l in listeners.into_iter().filter(|l| !l.address.is_empty()) {
+    for l in ports.into_iter().filter(|l| !l.address.is_empty()) {
         let (socket, bound) = bind(&l)?;
         lines.push(format!("{:<10} listening on {}{bound}", l.name, if tls.is_some() { "https://" } else { "http://" }));
-        servers.push(tokio::spawn(listen(socket, l.router, handle.clone(), tls.clone(), app.read_timeout())));
+        let listener = Listener { name: l.label, socket, router: l.router, tls: tls.clone() };
+        tokio::spawn(connections.clone().serve(listener));
     }
     announce(&app, &lines);
-    let opened = open_engine(app.clone()).await;
-    if let Err(e) = opened {
-        handle.shutdown();
-        return Err(e);
-    }
+    open_engine(app.clone()).await?;
     let scrapers = crate::scrape::start(&app);
     let watch = tokio::spawn(crate::memory::watch(app.clone()));
     let idle = app.clone();
@@ -100,10 +110,7 @@ async fn serve(config: Config) -> Result<(), String> {
     watch.abort();
     tidy.abort();
     scrapers.iter().for_each(|s| s.abort());
-    handle.graceful_shutdown(Some(GRACE));
-    for s in servers {
-        let _ = tokio::time::timeout(GRACE + Duration::from_millis(200), s).await;
-    }
+    connections.end(GRACE).await;
     let closing = tokio::task::spawn_blocking(move || app.tenants.close());
     match tokio::time::timeout(CLOSE, closing).await {
         Ok(Ok(Ok(()))) => tracing::info!("stopped; everything acknowledged is on disk"),
@@ -118,7 +125,7 @@ fn now_ms() -> i64 {
     SystemClock.now_ms()
 }
 
-fn bind(l: &Listener) -> Result<(TcpListener, SocketAddr), String> {
+fn bind(l: &Port) -> Result<(TcpListener, SocketAddr), String> {
     let socket = TcpListener::bind(&l.address).map_err(|e| match e.kind() {
         std::io::ErrorKind::AddrInUse => {
             format!("{}: {} is already in use by another process: stop it, or choose another address with {}", l.name, l.address, l.flag)
@@ -147,43 +154,6 @@ async fn tls_config(c: &Config) -> Result<Option<Tls>, String> {
         .map_err(|e| format!("server.tls_cert and server.tls_key: {e}"))?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Some(Arc::new(config)))
-}
-
-async fn listen(
-    socket: TcpListener,
-    router: Router,
-    handle: Handle<SocketAddr>,
-    tls: Option<Tls>,
-    patience: Duration,
-) -> std::io::Result<()> {
-    let service = router.into_make_service();
-    match tls {
-        Some(tls) => {
-            let acceptor = axum_server::tls_rustls::RustlsConfig::from_config(tls);
-            let mut s = axum_server::from_tcp_rustls(socket, acceptor)?.handle(handle);
-            bound_connections(s.http_builder(), patience);
-            s.serve(service).await
-        }
-        None => {
-            let mut s = axum_server::from_tcp(socket)?.handle(handle);
-            bound_connections(s.http_builder(), patience);
-            s.serve(service).await
-        }
-    }
-}
-
-/// Slow and greedy clients: headers must come soon and be small, streams are few.
-fn bound_connections(b: &mut hyper_util::server::conn::auto::Builder<hyper_util::rt::TokioExecutor>, patience: Duration) {
-    b.http1().timer(hyper_util::rt::TokioTimer::new()).header_read_timeout(patience).max_buf_size(128 << 10);
-    b.http2()
-        .timer(hyper_util::rt::TokioTimer::new())
-        .keep_alive_interval(Duration::from_secs(30))
-        .keep_alive_timeout(Duration::from_secs(20))
-        .max_concurrent_streams(256)
-        .max_header_list_size(64 << 10)
-        // What a connection may send before it is read; more would be memory that nobody counts.
-        .initial_stream_window_size(1 << 20)
-        .initial_connection_window_size(2 << 20);
 }
 
 fn announce(app: &App, lines: &[String]) {

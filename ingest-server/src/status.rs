@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
 use crate::app::App;
+use crate::connections::Closed;
 
 /// `/-/healthy`, `/-/ready`, `/metrics`.
 pub fn router(app: Arc<App>) -> Router {
@@ -81,6 +82,7 @@ pub fn page(app: &App) -> String {
     for (job, n) in app.writers.clashes() {
         p.value("second_writer_points_total", &[("job", &job)], n as f64);
     }
+    connections(app, &mut p);
     p.one("in_flight_bytes", "gauge", "Bytes of requests being worked on.", app.in_flight_bytes() as f64);
     p.one("memory_limit_bytes", "gauge", "memory_limit.", app.memory_limit as f64);
     if let Some(anon) = crate::memory::anon_bytes() {
@@ -91,6 +93,26 @@ pub fn page(app: &App) -> String {
     p.one("memory_pressed", "gauge", "1 while memory is short and writes are refused.", app.pressed.load(Ordering::Relaxed) as u8 as f64);
     tenants(app, &mut p);
     p.0
+}
+
+fn connections(app: &App, p: &mut Page) {
+    let c = &app.connections;
+    p.family("connections", "gauge", "Open connections, by listener.");
+    for (listener, n) in c.open_by_listener() {
+        p.value("connections", &[("listener", listener)], n as f64);
+    }
+    p.family("connections_accepted_total", "counter", "Connections accepted, by listener.");
+    for (listener, n) in c.accepted_by_listener() {
+        p.value("connections_accepted_total", &[("listener", listener)], n as f64);
+    }
+    p.family("connections_closed_total", "counter", "Connections that we closed, by reason.");
+    for why in Closed::ALL {
+        p.value("connections_closed_total", &[("reason", why.word())], c.closed(why) as f64);
+    }
+    let (at_limit, by_system) = c.refused();
+    p.family("connections_refused_total", "counter", "Connections refused: at server.max_connections, or without a file for them.");
+    p.value("connections_refused_total", &[("reason", "limit")], at_limit as f64);
+    p.value("connections_refused_total", &[("reason", "files")], by_system as f64);
 }
 
 fn tenants(app: &App, p: &mut Page) {

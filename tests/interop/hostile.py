@@ -136,7 +136,7 @@ def mischief():
         _, closed = raw(port, b"POST /v1/traces HTTP/1.1\r\nHost: localhost\r\n", 8)
         assert closed is not None and closed < 6, (port, closed)
     heard, closed = raw(s.otlp, b"POST /v1/traces HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-protobuf\r\nContent-Length: 100\r\n\r\nab", 8)
-    assert b" 400 " in heard and b"read_timeout" in heard, heard
+    assert b" 503 " in heard and b"read_timeout" in heard, heard
     # Headers without end.
     heard, closed = raw(s.otlp, b"GET / HTTP/1.1\r\nHost: x\r\n" + b"".join(b"X-%d: %s\r\n" % (i, b"y" * 1000) for i in range(2000)), 8)
     assert closed is not None and (b"431" in heard or not heard), (heard[:80], closed)
@@ -163,6 +163,153 @@ def mischief():
     r = requests.post(s.url + "/api/v1/admin/flush", headers={"Origin": s.url})
     assert r.status_code == 204, r.text
     assert otlp(s, "traces", spans(1))[0].status_code == 200
+    s.stop()
+
+
+def metric(s, name, **labels):
+    """One of the server's own metrics."""
+    want = name + ("{" + ",".join(f'{k}="{v}"' for k, v in labels.items()) + "}" if labels else "") + " "
+    lines = [line for line in requests.get(s.url + "/metrics").text.splitlines() if line.startswith(want)]
+    assert len(lines) == 1, (want, lines)
+    return float(lines[0].rsplit(" ", 1)[1])
+
+
+def until(done):
+    end = time.time() + 30
+    while not done():
+        assert time.time() < end, "not in half a minute"
+        time.sleep(0.05)
+
+
+def connections():
+    """Silent, slow and too many connections on every listener, plain and by TLS, beside clients who get what they ask for."""
+    cert, key = os.path.join(ROOT, "cert.pem"), os.path.join(ROOT, "key.pem")
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", key, "-out", cert,
+                    "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"], check=True, capture_output=True)
+    bounds = {"STRANDLINE_SERVER_MAX_CONNECTIONS": "40", "STRANDLINE_SERVER_READ_TIMEOUT": "2s", "STRANDLINE_SERVER_BODY_TIMEOUT": "3s",
+              "STRANDLINE_SERVER_IDLE_TIMEOUT": "4s"}
+    s = Server("connections", env=bounds).start()
+    head = b"POST /v1/traces HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-protobuf\r\nContent-Length: 100\r\n\r\n"
+    for port in (s.http, s.otlp, s.grpc):
+        assert raw(port, b"", 20)[1] is not None, "a silent one stays"
+    # A byte a second is in time each, and not as a whole.
+    with socket.create_connection(("127.0.0.1", s.otlp)) as c:
+        c.settimeout(1)
+        c.sendall(head)
+        heard = b""
+        end = time.time() + 30
+        while not heard and time.time() < end:
+            try:
+                c.sendall(b"x")
+                heard = c.recv(65536)
+            except socket.timeout:
+                pass
+        assert b" 503 " in heard and b"body_timeout" in heard, heard
+    # Who asked once may rest, and is closed in the end.
+    assert raw(s.http, b"GET /-/healthy HTTP/1.1\r\nHost: x\r\n\r\n", 20)[1] is not None
+    assert metric(s, "strandline_connections_closed_total", reason="no_request") >= 3
+    assert metric(s, "strandline_connections_closed_total", reason="idle") >= 1
+    # A flood far above the limit, silent or with half a head, while a client goes on over its connection and others come.
+    honest = requests.Session()
+    channel = grpc.insecure_channel(f"127.0.0.1:{s.grpc}")
+    export = channel.unary_unary("/opentelemetry.proto.collector.trace.v1.TraceService/Export")
+    flood = []
+    for k in range(300):
+        c = socket.create_connection(("127.0.0.1", (s.http, s.otlp, s.grpc)[k % 3]))
+        c.sendall((b"", b"GET / HTTP/1.1\r\n", b"PRI * HTTP/2.0\r\n")[k // 3 % 3])
+        flood.append(c)
+        if k % 25 == 0:
+            assert honest.get(s.url + "/api/v1/query?query=1").status_code == 200
+            assert requests.get(s.url + "/-/healthy").status_code == 200
+            assert otlp(s, "traces", spans(1))[0].status_code == 200
+            export(spans(1), timeout=10)
+    assert metric(s, "strandline_connections_closed_total", reason="displaced") >= 250
+    assert sum(metric(s, "strandline_connections", listener=name) for name in ("http", "otlp_grpc", "otlp_http")) <= 40
+    for c in flood:
+        c.close()
+    # All at work: the next is told when to come again, over gRPC too, and then is served.
+    busy, heard = [], b""
+    while not heard:
+        assert len(busy) < 200
+        c = socket.create_connection(("127.0.0.1", s.otlp))
+        c.sendall(head)
+        c.settimeout(0.02)
+        try:
+            heard = c.recv(65536)
+        except socket.timeout:
+            busy.append(c)
+    assert len(busy) >= 40 and b" 503 " in heard and b"Retry-After" in heard and b"max_connections" in heard, (len(busy), heard)
+    # Over gRPC that is UNAVAILABLE, at once; the channel comes again by itself.
+    late = grpc.insecure_channel(f"127.0.0.1:{s.grpc}", options=[("grpc.use_local_subchannel_pool", 1)])
+    late_export = late.unary_unary("/opentelemetry.proto.collector.trace.v1.TraceService/Export")
+    try:
+        late_export(spans(1), timeout=10)
+    except grpc.RpcError as e:
+        assert e.code() == grpc.StatusCode.UNAVAILABLE, e
+    late_export(spans(1), timeout=20, wait_for_ready=True)
+    assert metric(s, "strandline_connections_refused_total", reason="limit") >= 1
+    assert otlp(s, "traces", spans(1))[0].status_code == 200
+    s.stop()
+    # TLS: a handshake that does not come, and one that does.
+    s = Server("connections-tls", env={**bounds, "STRANDLINE_SERVER_TLS_CERT": cert, "STRANDLINE_SERVER_TLS_KEY": key}).start(wait=False)
+    secure = f"https://127.0.0.1:{s.http}"
+
+    def up():
+        try:
+            return requests.get(secure + "/-/ready", verify=cert).status_code == 200
+        except requests.RequestException:
+            return False
+
+    until(up)
+    for port in (s.http, s.otlp, s.grpc):
+        for part in (b"", bytes([22, 3, 1, 2, 0])):
+            assert raw(port, part, 20)[1] is not None
+    page = requests.get(secure + "/metrics", verify=cert).text
+    assert 'strandline_connections_closed_total{reason="handshake"} 6' in page, page
+    r = requests.post(f"https://127.0.0.1:{s.otlp}/v1/traces", data=spans(1), headers=PB, verify=cert)
+    assert r.status_code == 200, r.text
+    channel = grpc.secure_channel(f"localhost:{s.grpc}", grpc.ssl_channel_credentials(open(cert, "rb").read()))
+    channel.unary_unary("/opentelemetry.proto.collector.trace.v1.TraceService/Export")(spans(1), timeout=10)
+    s.stop()
+
+
+def in_flight():
+    """More bytes at once than server.max_in_flight: told to come again in every protocol, counted, and nothing is lost."""
+    s = Server("in-flight", env={"STRANDLINE_SERVER_MAX_IN_FLIGHT": "64KiB"}).start()
+    body = gauges({"held": 3000})
+    assert 64 << 10 < len(body) < 512 << 10, len(body)
+    # One request that has sent most of itself holds the room.
+    holder = socket.create_connection(("127.0.0.1", s.otlp))
+    holder.sendall(b"POST /v1/metrics HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-protobuf\r\nContent-Length: %d\r\n\r\n" % len(body))
+    holder.sendall(body[:-1])
+    until(lambda: metric(s, "strandline_in_flight_bytes") >= len(body) - 1)
+    r, _ = otlp(s, "metrics", gauges({"waits": 1}))
+    assert r.status_code == 503 and r.headers["Retry-After"] and b"max_in_flight" in r.content, (r.status_code, r.content)
+    now = int(time.time() * 1000)
+    r = push(s.url, [({"__name__": "waits_too"}, [(now, 1)])])
+    assert r.status_code == 503 and r.headers["Retry-After"] and "max_in_flight" in r.text, (r.status_code, r.text)
+    channel = grpc.insecure_channel(f"127.0.0.1:{s.grpc}")
+    export = channel.unary_unary("/opentelemetry.proto.collector.trace.v1.TraceService/Export")
+    try:
+        export(spans(1), timeout=5)
+        raise AssertionError("taken")
+    except grpc.RpcError as e:
+        details = dict(e.trailing_metadata())
+        assert e.code() == grpc.StatusCode.RESOURCE_EXHAUSTED and b"RetryInfo" in details["grpc-status-details-bin"], (e.code(), details)
+    for protocol in ("otlp_http_requests", "remote_write_requests", "otlp_grpc_requests"):
+        assert metric(s, "strandline_refused_total", protocol=protocol, reason="overloaded") == 1, protocol
+    # A refusal of a body larger than the socket's buffers is heard by a client that reads only once it has sent all.
+    r, _ = otlp(s, "metrics", gauges({"large": 20_000}))
+    assert r.status_code == 503, r.status_code
+    # The one that was there first is served, then all that were told to wait.
+    holder.sendall(body[-1:])
+    assert b" 200 " in holder.recv(65536)
+    holder.close()
+    until(lambda: metric(s, "strandline_in_flight_bytes") == 0)
+    assert otlp(s, "metrics", gauges({"waits": 1}))[0].status_code == 200
+    assert push(s.url, [({"__name__": "waits_too"}, [(now, 1)])]).status_code == 204
+    export(spans(1), timeout=5)
+    assert s.value("count(held)") == 3000 and s.value("count(waits)") == 1 and s.value("waits_too") == 1
     s.stop()
 
 
@@ -204,4 +351,4 @@ def rights():
     s.stop()
 
 
-CHECKS = [series_limit, other_limits, mischief, rights]
+CHECKS = [series_limit, other_limits, mischief, connections, in_flight, rights]

@@ -159,7 +159,11 @@ keys! {
     "server.otlp_http" Kind::Address, "127.0.0.1:4318", "OTLP over HTTP; empty: off. Flag: --otlp-http.", otlp_http = text;
     "server.max_body" Kind::Size, "64MiB", "The largest request, unpacked; never more than an eighth of memory_limit (but 4 MiB).", max_body_bytes = n;
     "server.max_in_flight" Kind::Size, "0", "Bytes of requests being worked on at once; above it senders are told to retry. 0: an eighth of memory_limit.", max_in_flight_bytes = n;
-    "server.read_timeout" Kind::Duration, "10s", "A connection whose request's head, or next part of its body, takes longer is closed.", read_timeout_ms = ms;
+    "server.max_connections" Kind::Count, "512", "Connections at once, over all listeners. A new one takes the place of one without a request; if all are at work it is refused. Each needs a file (LimitNOFILE). 0: no limit.", max_connections = n;
+    "server.read_timeout" Kind::Duration, "10s", "How long a client may take for a TLS handshake, for a request's head, and for the next part of its body.", read_timeout_ms = ms;
+    "server.body_timeout" Kind::Duration, "1m", "How long a whole body may take.", body_timeout_ms = ms;
+    "server.write_timeout" Kind::Duration, "30s", "A connection whose client takes nothing of its answer for so long is closed.", write_timeout_ms = ms;
+    "server.idle_timeout" Kind::Duration, "5m", "A connection without requests is closed after this.", idle_timeout_ms = ms;
     "server.tls_cert" Kind::Path, "", "Certificate chain (PEM) for every listener.", tls_cert = path;
     "server.tls_key" Kind::Path, "", "Its private key (PEM).", tls_key = path;
     "auth.file" Kind::Path, "", "Users and tokens: see docs/operations.md. Without it there is no auth.", auth_file = path;
@@ -238,7 +242,11 @@ pub(super) fn blank() -> Config {
         otlp_http: String::new(),
         max_body_bytes: 0,
         max_in_flight_bytes: 0,
+        max_connections: 0,
         read_timeout_ms: 0,
+        body_timeout_ms: 0,
+        write_timeout_ms: 0,
+        idle_timeout_ms: 0,
         tls_cert: None,
         tls_key: None,
         auth_file: None,

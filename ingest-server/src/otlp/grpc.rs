@@ -3,7 +3,6 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::HttpBody;
@@ -72,33 +71,38 @@ struct Export {
     app: Arc<App>,
     headers: HeaderMap,
     signal: Signal,
-    room: Arc<Mutex<Option<Room>>>,
+    arriving: Arc<Mutex<Arriving>>,
+}
+
+/// A request whose message is not whole yet.
+struct Arriving {
+    /// Taken by whoever handles the message.
+    room: Option<Room>,
+    /// Why the rest is not taken.
+    refused: Option<Refusal>,
 }
 
 /// A request's body whose bytes count as in flight while they come.
 struct Metered {
     inner: axum::body::Body,
-    room: Arc<Mutex<Option<Room>>>,
-    patience: Duration,
-    deadline: Pin<Box<tokio::time::Sleep>>,
+    arriving: Arc<Mutex<Arriving>>,
 }
 
 impl HttpBody for Metered {
     type Data = Bytes;
     type Error = Status;
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<http_body::Frame<Bytes>, Status>>> {
-        let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(cx) else {
-            return self.deadline.as_mut().poll(cx).map(|()| Some(Err(status(&crate::body::too_slow()))));
-        };
-        let next = tokio::time::Instant::now() + self.patience;
-        self.deadline.as_mut().reset(next);
+        let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(cx) else { return Poll::Pending };
         Poll::Ready(frame.map(|f| {
-            let f = f.map_err(|e| Status::from_error(Box::new(e)))?;
-            if let (Some(data), Some(room)) = (f.data_ref(), self.room.lock().as_mut()) {
-                // Packed bytes become more; how many is not known here, and tonic bounds them.
-                room.grow(data.len()).map_err(|r| status(&r))?;
-            }
-            Ok(f)
+            let mut a = self.arriving.lock();
+            let taken = f.map_err(|e| crate::body::broken(&e)).and_then(|f| {
+                if let (Some(data), Some(room)) = (f.data_ref(), a.room.as_mut()) {
+                    // Packed bytes become more; how many is not known here, and tonic bounds them.
+                    room.grow(data.len())?;
+                }
+                Ok(f)
+            });
+            taken.map_err(|r| status(a.refused.insert(r)))
         }))
     }
 }
@@ -108,7 +112,7 @@ impl tonic::server::UnaryService<Bytes> for Export {
     type Future = Pin<Box<dyn Future<Output = Result<tonic::Response<Bytes>, Status>> + Send>>;
     fn call(&mut self, request: tonic::Request<Bytes>) -> Self::Future {
         let (app, headers, signal) = (self.app.clone(), self.headers.clone(), self.signal);
-        let room = self.room.lock().take().unwrap_or_else(|| app.room());
+        let room = self.arriving.lock().room.take().unwrap_or_else(|| app.room());
         Box::pin(async move {
             let body = request.into_inner();
             crate::counters::Counters::add(&app.counters.received_bytes, body.len() as u64);
@@ -141,24 +145,40 @@ async fn export(State(app): State<Arc<App>>, request: Request, signal: Signal) -
     // Who will be refused is told so before a byte of the body is read.
     let may = app.identify(&headers, Right::Write).and_then(|_| if signal == Signal::Logs { Ok(()) } else { app.admit_write() });
     if let Err(r) = may {
-        app.counters.request("otlp_grpc", r.grpc_code() as u16);
-        app.counters.refuse("otlp_grpc_requests", r.word(), 1);
-        return status(&r).into_http::<tonic::body::Body>().map(axum::body::Body::new);
+        return refuse(&app, &r);
     }
-    let room = Arc::new(Mutex::new(Some(app.room())));
+    let arriving = Arc::new(Mutex::new(Arriving { room: Some(app.room()), refused: None }));
     let mut grpc = tonic::server::Grpc::new(Raw)
         .accept_compressed(CompressionEncoding::Gzip)
         .accept_compressed(CompressionEncoding::Zstd)
         .apply_max_message_size_config(Some(max as usize), None);
-    let patience = app.read_timeout();
-    let request = request.map(|inner| Metered { inner, room: room.clone(), patience, deadline: Box::pin(tokio::time::sleep(patience)) });
-    let mut response = grpc.unary(Export { app: app.clone(), headers, signal, room }, request).await.map(axum::body::Body::new);
-    let says = |code: Code| response.headers().get("grpc-status").is_some_and(|v| v.as_bytes() == (code as i32).to_string().as_bytes());
-    // tonic says OUT_OF_RANGE for a message over the limit, which OTLP clients retry for ever.
-    if says(Code::OutOfRange) {
-        response = status(&crate::body::too_large(max)).into_http::<tonic::body::Body>().map(axum::body::Body::new);
+    let request = request.map(|inner| Metered { inner, arriving: arriving.clone() });
+    let response =
+        grpc.unary(Export { app: app.clone(), headers, signal, arriving: arriving.clone() }, request).await.map(axum::body::Body::new);
+    let (refused, handled) = {
+        let mut a = arriving.lock();
+        (a.refused.take(), a.room.is_none())
+    };
+    if let Some(r) = refused {
+        return refuse(&app, &r);
     }
-    response
+    let code = response.headers().get("grpc-status").and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok());
+    match code.map(Code::from_i32) {
+        // tonic says OUT_OF_RANGE for a message over the limit, which OTLP clients retry for ever.
+        Some(Code::OutOfRange) => refuse(&app, &crate::body::too_large(max)),
+        Some(code) if !handled => {
+            app.counters.request("otlp_grpc", code as u16);
+            app.counters.refuse("otlp_grpc_requests", Reason::Invalid.word(), 1);
+            response
+        }
+        _ => response,
+    }
+}
+
+fn refuse(app: &App, r: &Refusal) -> Response {
+    app.counters.request("otlp_grpc", r.grpc_code() as u16);
+    app.counters.refuse("otlp_grpc_requests", r.word(), 1);
+    status(r).into_http::<tonic::body::Body>().map(axum::body::Body::new)
 }
 
 /// A refusal as a gRPC status; overload says when to come again, or OTLP clients would give up.

@@ -51,10 +51,11 @@ async fn serve(app: &Arc<App>, headers: &HeaderMap, body: Body, signal: Signal, 
             format!("content type {content:?} is not OTLP (application/x-protobuf or application/json)"),
         ));
     }
-    // Who will be refused is told so before a byte of the body is read.
-    app.identify(headers, Right::Write)?;
-    if signal != Signal::Logs {
-        app.admit_write()?;
+    // Who will be refused is told so without a byte of the body being kept.
+    let may = app.identify(headers, Right::Write).and_then(|_| if signal == Signal::Logs { Ok(()) } else { app.admit_write() });
+    if let Err(r) = may {
+        body::discard(headers, body).await;
+        return Err(r);
     }
     let max = app.max_body_bytes();
     let mut room = app.room();

@@ -71,9 +71,19 @@ async fn serve(app: &Arc<App>, headers: &HeaderMap, raw: axum::body::Body) -> Re
     if encoding != "snappy" {
         return Err(Refusal::new(Reason::Unsupported, format!("content encoding {encoding:?} is not remote write's (snappy is)")));
     }
-    app.admit_write()?;
-    let engine = app.engine(headers, Right::Write)?;
-    app.limits.admit(&engine, Unit::Samples)?;
+    let may = || {
+        app.admit_write()?;
+        let engine = app.engine(headers, Right::Write)?;
+        app.limits.admit(&engine, Unit::Samples)?;
+        Ok(engine)
+    };
+    let engine = match may() {
+        Ok(engine) => engine,
+        Err(r) => {
+            body::discard(headers, raw).await;
+            return Err(r);
+        }
+    };
     let max = MAX_DECODED.min(app.max_body_bytes());
     let mut room = app.room();
     let packed = body::read_into(&mut room, raw, max).await?;
