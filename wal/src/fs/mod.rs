@@ -94,6 +94,12 @@ pub trait FileWrite: Send {
     fn write_all(&mut self, buf: &[u8]) -> io::Result<()>;
     /// Makes the content durable.
     fn sync(&mut self) -> io::Result<()>;
+    /// Puts zeros behind what is written, for the next writes to go over: their syncs then have no new length to make
+    /// durable. A wish: the file may stay as it is.
+    fn make_room(&mut self, bytes: usize) -> io::Result<()> {
+        let _ = bytes;
+        Ok(())
+    }
 }
 
 /// A file open for reading; the content is taken as immutable up to its length at opening.

@@ -145,27 +145,29 @@ impl Stripe {
     }
 
     /// Decides on a sample, counting what is still pending here and in `batch` (not yet in the queue).
-    pub fn admit(&self, index: u32, t: i64, v: &Value, now_ms: i64, rules: &HeadRules, batch: &[PendingItem]) -> Verdict {
+    #[inline]
+    pub fn admit(&self, s: &Series, index: u32, t: i64, v: &Value, now_ms: i64, rules: &HeadRules, batch: &[PendingItem]) -> Verdict {
         if t > now_ms.saturating_add(rules.max_future_ms) {
             return Verdict::Refuse(Refusal::TooFarInFuture);
         }
         if t < now_ms.saturating_sub(rules.max_sample_age_ms) {
             return Verdict::Refuse(Refusal::TooOld);
         }
-        let Some(s) = self.series.get(index as usize) else { return Verdict::Refuse(Refusal::InvalidLabels) };
         let mut last_t = s.last_t();
         if let Value::Delta(_) | Value::DeltaHistogram(_) = v {
             return self.admit_delta(s, index, t, batch);
         }
         let mut newest: Option<&Value> = None;
+        let mut own = 0;
         // Samples of one series lie together in a batch: only its tail can be of this one.
         for p in batch.iter().rev().take_while(|p| p.index == index) {
             if p.t == t {
                 return if same(&p.value, v) { Verdict::Known } else { Verdict::Refuse(Refusal::Duplicate) };
             }
             last_t = last_t.max(p.t);
+            own += 1;
         }
-        if s.pending > 0
+        if s.pending > own
             && let Some((pt, pv)) = self.last_pending(index)
             && pt >= last_t
         {
@@ -201,13 +203,13 @@ impl Stripe {
         {
             return judge(&e.late[i].2);
         }
-        if let Some((encoding, data)) = s.open_chunk()
+        if s.open_min_t().is_some_and(|m| m <= t)
+            && let Some((encoding, data)) = s.open_copy()
             && encoding.is_float()
-            && s.open_min_t().is_some_and(|m| m <= t)
         {
             let mut out = crate::read::SampleBuf::default();
             let range = crate::model::TimeRange::new(t, t);
-            if crate::chunk::decode(encoding, data, range, &mut out).is_ok()
+            if crate::chunk::decode(encoding, &data, range, &mut out).is_ok()
                 && let Some(stored) = out.v.first()
             {
                 return judge(&Value::Float(*stored));
@@ -223,20 +225,11 @@ impl Stripe {
             return Verdict::Refuse(Refusal::DeltaLimit);
         }
         let applied = known.unwrap_or(i64::MIN);
-        let in_batch = batch.iter().rev().take_while(|p| p.index == index).map(|p| p.t).max();
-        let in_flight = if s.pending > 0 { self.last_pending(index).map(|(t, _)| t) } else { None };
+        let own = batch.iter().rev().take_while(|p| p.index == index);
+        let in_batch = own.clone().map(|p| p.t).max();
+        let in_flight = if s.pending as usize > own.count() { self.last_pending(index).map(|(t, _)| t) } else { None };
         let last = [Some(applied), in_batch, in_flight].into_iter().flatten().max().unwrap_or(i64::MIN);
         if t <= last.max(s.last_t()) { Verdict::Known } else { Verdict::Store }
-    }
-
-    /// Queues what was logged under `seq`.
-    pub fn push_pending(&mut self, batch: PendingBatch) {
-        for i in &batch.items {
-            if let Some(s) = self.series.get_mut(i.index as usize) {
-                s.pending = s.pending.saturating_add(1);
-            }
-        }
-        self.pending.push_back(batch);
     }
 
     /// Applies, in the order of their sequences, the batches that `done` says are durable. `done` gives `None` while a
@@ -251,7 +244,6 @@ impl Stripe {
             while !items.as_slice().is_empty() {
                 std::hint::black_box(items.as_slice().iter().take(WARM).fold(0, |x, i| x ^ self.warm(i.index)));
                 for i in items.by_ref().take(WARM) {
-                    self.unpend(i.index);
                     self.apply_one(i.index, i.t, i.st, i.value, rules);
                 }
             }
@@ -262,25 +254,26 @@ impl Stripe {
     /// that each miss the cache would: done for [`WARM`] series ahead, they are done in the time of a few.
     #[inline]
     pub fn warm(&self, index: u32) -> u8 {
-        self.series.get(index as usize).map_or(0, |s| s.open_edges())
-    }
-
-    fn unpend(&mut self, index: u32) {
-        if let Some(s) = self.series.get_mut(index as usize) {
-            s.pending = s.pending.saturating_sub(1);
-        }
+        self.series.get(index as usize).map_or(0, |s| s.open_edge())
     }
 
     /// Drops all that is pending: its commit failed. Gives the series that must be logged again.
     pub fn roll_back(&mut self) {
         while let Some(b) = self.pending.pop_front() {
-            for i in &b.items {
-                self.unpend(i.index);
+            self.forget(&b.items, &b.logged);
+        }
+    }
+
+    /// Takes back what was noted in the series of a batch that will not be applied.
+    pub fn forget(&mut self, items: &[PendingItem], logged: &[u32]) {
+        for i in items {
+            if let Some(s) = self.series.get_mut(i.index as usize) {
+                s.pending = s.pending.saturating_sub(1);
             }
-            for index in b.logged {
-                if let Some(s) = self.series.get_mut(index as usize) {
-                    s.logged = false;
-                }
+        }
+        for index in logged {
+            if let Some(s) = self.series.get_mut(*index as usize) {
+                s.logged = false;
             }
         }
     }
@@ -288,6 +281,8 @@ impl Stripe {
     /// Puts a durable sample into its series; replay comes here too.
     pub fn apply_one(&mut self, index: u32, t: i64, st: i64, mut value: Value, rules: &HeadRules) {
         let Some(s) = self.series.get_mut(index as usize) else { return };
+        // In a replay nothing is pending.
+        s.pending = s.pending.saturating_sub(1);
         if let Value::Delta(_) | Value::DeltaHistogram(_) = value {
             self.sums += s.extra().delta_last_t().is_none() as usize;
         }
@@ -315,7 +310,7 @@ impl Stripe {
         self.min_t = self.min_t.min(t);
         self.max_t = self.max_t.max(t);
         if t > s.last_t() {
-            let fresh = s.open_chunk().is_none();
+            let fresh = s.open_bytes() == 0;
             if let Some(done) = s.append(t, st, &value, rules.range_ms, rules.xor2) {
                 self.chunks += 1;
                 self.seal(index, done);
@@ -422,7 +417,7 @@ impl Stripe {
                 }
             }
             let held = s.extra.as_ref().is_some_and(|e| !e.sealed.is_empty() || !e.late.is_empty());
-            if s.pending == 0 && !held && s.open_chunk().is_none() {
+            if s.pending == 0 && !held && s.open_bytes() == 0 {
                 empty.push(index as u32);
             }
         }
