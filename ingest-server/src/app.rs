@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use axum::http::HeaderMap;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use strandline_storage::Engine;
+use strandline_storage::metrics::ReplayProgress;
 use strandline_storage::model::Matcher;
 
 use crate::auth::{Auth, Identity, Right};
@@ -48,8 +49,8 @@ pub struct App {
     pub disk_short: AtomicBool,
     /// Replay is done.
     pub ready: AtomicBool,
-    /// Samples replayed so far.
-    pub replayed: AtomicU64,
+    /// How far replay is.
+    pub replay: Mutex<ReplayProgress>,
     /// A log of OTLP logs refused was written once.
     pub logs_warned: AtomicBool,
     /// When the process began, Unix milliseconds.
@@ -111,7 +112,7 @@ impl App {
             pressed: AtomicBool::new(false),
             disk_short: AtomicBool::new(false),
             ready: AtomicBool::new(false),
-            replayed: AtomicU64::new(0),
+            replay: Mutex::default(),
             logs_warned: AtomicBool::new(false),
             started_ms,
             config,

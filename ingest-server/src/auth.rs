@@ -72,9 +72,16 @@ fn digest(salt_hex: &str, secret: &str) -> String {
     hash.map(|h| crate::otlp::attributes::hex(h.as_ref())).unwrap_or_default()
 }
 
-/// Compares in time that does not depend on where the texts differ.
+/// Compares in time that does not depend on where the texts differ: every byte is looked at.
 fn equal(a: &str, b: &str) -> bool {
-    a.len() == b.len() && a.bytes().zip(b.bytes()).fold(0u8, |d, (x, y)| d | (x ^ y)) == 0
+    a.len() == b.len() && a.bytes().zip(b.bytes()).fold(0u8, |d, (x, y)| d | difference(x, y)) == 0
+}
+
+#[inline]
+fn difference(x: u8, y: u8) -> u8 {
+    #[cfg(test)]
+    tests::LOOKED_AT.with(|n| n.set(n.get() + 1));
+    x ^ y
 }
 
 fn matches(stored: &str, given: &str) -> bool {
@@ -173,6 +180,39 @@ mod tests {
         assert_eq!(ask("Bearer root", Some("b"), Right::Read), Ok("b".into()));
         assert_eq!(ask("Bearer p", None, Right::Read), Err(Reason::Unauthenticated));
         assert_eq!(ask("", None, Right::Read), Err(Reason::Unauthenticated));
+    }
+
+    thread_local! {
+        /// Bytes that were compared.
+        pub(super) static LOOKED_AT: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+    }
+
+    fn looked_at(header: &str) -> usize {
+        LOOKED_AT.with(|n| n.set(0));
+        let _ = ask(header, None, Right::Admin);
+        LOOKED_AT.with(std::cell::Cell::get)
+    }
+
+    #[test]
+    fn equal_is_equality() {
+        for (a, b, same) in
+            [("", "", true), ("a", "a", true), ("ab", "aa", false), ("ba", "aa", false), ("a", "ab", false), ("é", "è", false)]
+        {
+            assert_eq!(equal(a, b), same, "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_about_a_secret_is_not_told_by_time() {
+        // Each stored hash is looked at whole, whatever was sent; tokens are two of the entries.
+        for wrong in ["x", "tokem", "uoken", "tokentoken", "roos", ""] {
+            assert_eq!(looked_at(&format!("Bearer {wrong}")), 2 * 64, "{wrong}");
+        }
+        // Names are as long as they are; passwords behind a right name cost a hash each.
+        let basic = |s: &str| looked_at(&format!("Basic {}", crate::otlp::attributes::base64(s.as_bytes())));
+        for wrong in ["u:x", "u:q", "u:", "u:pppp"] {
+            assert_eq!(basic(wrong), 1 + 64, "{wrong}");
+        }
     }
 
     #[test]

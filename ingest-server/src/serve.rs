@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::routing::post;
+use strandline_storage::metrics::ReplayProgress;
 
 use crate::app::App;
 use crate::auth::Auth;
@@ -176,14 +177,14 @@ async fn open_engine(app: Arc<App>) -> Result<(), String> {
     let opening = tokio::task::spawn_blocking(move || {
         let tenant = app.config.default_tenant.clone();
         let progress = app.clone();
-        let mut bar = crate::cli::progress::Progress::new("replaying, samples so far");
-        let mut told = |n| {
-            progress.replayed.store(n, Ordering::Relaxed);
-            bar.at(n, 0);
+        let mut bar = crate::cli::progress::Progress::new("replaying the log, bytes");
+        let mut told = |at: ReplayProgress| {
+            *progress.replay.lock() = at;
+            bar.at(at.done_bytes, at.all_bytes);
         };
         let engine = app.tenants.get_with(&tenant, &mut told).map_err(|e| e.to_string())?;
         drop(bar);
-        let replayed = app.replayed.load(Ordering::Relaxed);
+        let replayed = app.replay.lock().samples;
         let s = engine.metrics().stats();
         tracing::info!("ready: {replayed} samples replayed, {} series, {} metric blocks", s.head.series, s.blocks);
         if let Some(e) = s.bucket_error {

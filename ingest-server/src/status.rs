@@ -9,8 +9,10 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use strandline_storage::metrics::ReplayProgress;
 
 use crate::app::App;
+use crate::config::format_size;
 use crate::connections::Closed;
 
 /// `/-/healthy`, `/-/ready`, `/metrics`.
@@ -25,10 +27,15 @@ pub fn router(app: Arc<App>) -> Router {
 
 async fn ready(State(app): State<Arc<App>>) -> Response {
     if !app.ready.load(Ordering::Acquire) {
-        let n = app.replayed.load(Ordering::Relaxed);
-        return (StatusCode::SERVICE_UNAVAILABLE, format!("replaying the log: {n} samples so far\n")).into_response();
+        return (StatusCode::SERVICE_UNAVAILABLE, replaying(*app.replay.lock())).into_response();
     }
     "strandline is ready.\n".into_response()
+}
+
+fn replaying(at: ReplayProgress) -> String {
+    let part = at.done_bytes * 100 / at.all_bytes.max(1);
+    let (done, all) = (format_size(at.done_bytes), format_size(at.all_bytes));
+    format!("replaying the log: {done} of {all} ({part} %), {} samples so far\n", at.samples)
 }
 
 struct Page(String);
@@ -146,4 +153,32 @@ fn tenants(app: &App, p: &mut Page) {
 
 async fn metrics(State(app): State<Arc<App>>) -> Response {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page(&app)).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::config::Config;
+    use tower::ServiceExt;
+
+    #[tokio::test]
+    async fn not_ready_until_the_log_is_replayed() {
+        let data_dir = std::env::temp_dir().join(format!("strandline-status-{}", std::process::id()));
+        let app = App::new(Config { data_dir: data_dir.clone(), ..Config::default() }, 64 << 20, None, 0).unwrap();
+        let ask = || async {
+            let r =
+                router(app.clone()).oneshot(axum::http::Request::get("/-/ready").body(axum::body::Body::empty()).unwrap()).await.unwrap();
+            let status = r.status();
+            (status, axum::body::to_bytes(r.into_body(), 1 << 16).await.unwrap())
+        };
+        *app.replay.lock() = ReplayProgress { samples: 1234, done_bytes: 12 << 20, all_bytes: 48 << 20 };
+        let (status, text) = ask().await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(text, "replaying the log: 12.0 MiB of 48.0 MiB (25 %), 1234 samples so far\n");
+        assert!(app.admit_write().unwrap_err().is_retryable());
+        app.ready.store(true, Ordering::Release);
+        assert_eq!(ask().await.0, StatusCode::OK);
+        let _ = std::fs::remove_dir_all(data_dir);
+    }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use strandline_storage::bucket::{Bucket, LocalBucket, ObjectBucket, S3Settings};
 use strandline_storage::clock::{Clock, SystemClock};
-use strandline_storage::metrics::MetricOptions;
+use strandline_storage::metrics::{MetricOptions, ReplayProgress};
 use strandline_storage::traces::TraceStoreOptions;
 use strandline_storage::{Engine, EngineOptions, Error, ErrorKind, Result};
 use strandline_wal::fs::{Fs, IoMode, OverlayFs, RealFs};
@@ -59,7 +59,7 @@ impl Tenants {
     }
 
     /// As [`Tenants::get`], with the progress of replay.
-    pub fn get_with(&self, tenant: &str, progress: &mut dyn FnMut(u64)) -> Result<Engine> {
+    pub fn get_with(&self, tenant: &str, progress: &mut dyn FnMut(ReplayProgress)) -> Result<Engine> {
         let mut open = self.open.lock();
         if let Some(o) = open.get_mut(tenant) {
             o.used = Instant::now();

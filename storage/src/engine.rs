@@ -8,7 +8,7 @@ use parking_lot::{Condvar, Mutex};
 use strandline_wal::fs::{Fs, OverlayFs};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::metrics::{MetricOptions, MetricStore};
+use crate::metrics::{MetricOptions, MetricStore, ReplayProgress};
 #[cfg(feature = "traces")]
 use crate::traces::{TraceStore, TraceStoreOptions};
 
@@ -47,8 +47,8 @@ impl Engine {
         Self::open_with(options, &mut |_| {})
     }
 
-    /// As [`Engine::open`], telling the number of samples replayed so far.
-    pub fn open_with(options: EngineOptions, progress: &mut dyn FnMut(u64)) -> Result<Self> {
+    /// As [`Engine::open`], telling how far the replay of the metric log is.
+    pub fn open_with(options: EngineOptions, progress: &mut dyn FnMut(ReplayProgress)) -> Result<Self> {
         let (fs, dir) = (options.metrics.fs.clone(), options.metrics.dir.clone());
         fs.create_dir_all(&dir).map_err(|e| Error::io("creating the data folder", &dir, e))?;
         let lock = take_lock(&fs, &dir)?;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use strandline_storage::bucket::{Bucket, LocalBucket};
 use strandline_storage::clock::ManualClock;
-use strandline_storage::metrics::MetricOptions;
 use strandline_storage::metrics::head::{BatchBuilder, Value};
+use strandline_storage::metrics::{MetricOptions, MetricStore};
 use strandline_storage::model::{Labels, Matcher, Span, SpanId, TimeRange, TraceId};
 use strandline_storage::read::{SampleBuf, SelectRequest, SeriesSource};
 use strandline_storage::traces::TraceStoreOptions;
@@ -347,4 +347,36 @@ fn a_stuck_upload_of_one_store_does_not_keep_the_other_from_its_upkeep() {
         stuck.let_go();
         e.close().unwrap();
     }
+}
+
+/// How far a replay is: bytes of the log's files, up to all of them.
+#[test]
+fn a_replay_tells_how_far_it_is() {
+    let fs = SimFs::new();
+    let clock = ManualClock::new(1_700_000_000_000);
+    let options = || {
+        let mut o = MetricOptions::new(Arc::new(fs.clone()), Arc::new(clock.clone()), "/data");
+        o.wal = WalOptions { background: false, segment_size_bytes: 4096, ..WalOptions::default() };
+        o
+    };
+    let s = MetricStore::open(options()).unwrap();
+    for k in 0..300i64 {
+        let mut b = BatchBuilder::default();
+        let series = b.series(&Labels::from_pairs([("__name__", "m".to_owned()), ("i", k.to_string())]));
+        b.push(series, 1_700_000_000_000 + k, 0, Value::Float(k as f64));
+        s.append(&b.finish()).unwrap().commit.wait().unwrap();
+    }
+    drop(s);
+    let files = fs.read_dir(std::path::Path::new("/data/wal/metrics")).unwrap();
+    assert!(files.len() > 3, "several segments");
+    let lens: Vec<u64> = files.iter().map(|f| fs.open(&f.path).unwrap().len()).collect();
+    let mut told = Vec::new();
+    MetricStore::open_with(options(), &mut |at| told.push(at)).unwrap();
+    assert!(told.windows(2).all(|w| w[0].done_bytes <= w[1].done_bytes && w[0].samples <= w[1].samples));
+    assert!(told.iter().all(|at| at.all_bytes == told[0].all_bytes && at.done_bytes <= at.all_bytes), "{told:?}");
+    assert!(told[0].done_bytes < told[0].all_bytes / 50);
+    let last = told.last().unwrap();
+    assert_eq!((last.samples, last.all_bytes), (300, lens.iter().sum()));
+    // Behind the last frame there is room for more.
+    assert!(last.done_bytes > lens[..lens.len() - 1].iter().sum());
 }

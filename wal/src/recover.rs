@@ -19,6 +19,10 @@ pub struct Position {
     pub segment: u64,
     /// Its sequence number.
     pub seq: u64,
+    /// Bytes of the log's files up to the end of its frame: how far the replay is.
+    pub done_bytes: u64,
+    /// Bytes of all of the log's files.
+    pub all_bytes: u64,
 }
 
 /// Bytes that were durable once and can't be read any more.
@@ -69,6 +73,7 @@ pub(crate) fn recover(fs: &dyn Fs, dir: &Path, mend: bool, replay: Replay<'_>) -
         Err(e) => return Err(WalError::io("listing the log", dir, &e)),
     };
     numbers.sort();
+    let lens: Vec<u64> = numbers.iter().map(|(_, p)| fs.open(p).map_or(0, |f| f.len())).collect();
     let headers: Vec<Option<SegmentHeader>> = numbers.iter().map(|(n, p)| read_header(fs, *n, p)).collect::<Result<_, _>>()?;
     for (i, (number, path)) in numbers.iter().enumerate() {
         let last = i + 1 == numbers.len();
@@ -91,7 +96,9 @@ pub(crate) fn recover(fs: &dyn Fs, dir: &Path, mend: bool, replay: Replay<'_>) -
         if let Some(h) = headers[i] {
             report.next_seq = report.next_seq.max(h.first_seq);
         }
-        let mut s = Scan { fs, path, number: *number, report: &mut report, mend, dir };
+        let (done_bytes, all_bytes) = (lens[..i].iter().sum(), lens.iter().sum());
+        let start = Position { segment: *number, seq: 0, done_bytes, all_bytes };
+        let mut s = Scan { fs, path, number: *number, report: &mut report, mend, dir, start };
         s.run(good_len, last, replay)?;
     }
     Ok(report)
@@ -113,6 +120,7 @@ struct Scan<'a> {
     number: u64,
     report: &'a mut RecoveryReport,
     mend: bool,
+    start: Position,
 }
 
 impl Scan<'_> {
@@ -164,12 +172,13 @@ impl Scan<'_> {
             payload
         };
         let mut seq = h.first_seq;
+        let end = at + FRAME_HEADER_BYTES as u64 + h.stored_len as u64;
         for r in Records(raw) {
             let Some(r) = r else {
                 let text = format!("{} at offset {at}: the frame's records contradict its checksum", self.path.display());
                 return Err(WalError::new(WalErrorKind::Corrupt, text));
             };
-            replay(Position { segment: self.number, seq }, r)?;
+            replay(Position { seq, done_bytes: self.start.done_bytes + end, ..self.start }, r)?;
             seq += 1;
             self.report.records += 1;
             self.report.record_bytes += r.len() as u64;

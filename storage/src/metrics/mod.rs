@@ -21,5 +21,5 @@ mod version;
 pub use deletes::{Delete, DeleteSpec};
 pub use options::MetricOptions;
 pub use selection::MetricSelection;
-pub use store::{MetricStore, StoreStats};
+pub use store::{MetricStore, ReplayProgress, StoreStats};
 pub use version::{BlockEntry, Place};

@@ -67,14 +67,25 @@ pub struct StoreStats {
     pub bucket_error: Option<String>,
 }
 
+/// How far a replay of the log is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReplayProgress {
+    /// Samples replayed.
+    pub samples: u64,
+    /// Bytes of the log's files read.
+    pub done_bytes: u64,
+    /// Their bytes.
+    pub all_bytes: u64,
+}
+
 impl MetricStore {
     /// Opens the store in its folder: replays the log, opens what the manifest names, removes what it does not.
     pub fn open(options: MetricOptions) -> Result<Self> {
         Self::open_with(options, &mut |_| {})
     }
 
-    /// As [`MetricStore::open`], telling the number of samples replayed so far.
-    pub fn open_with(options: MetricOptions, progress: &mut dyn FnMut(u64)) -> Result<Self> {
+    /// As [`MetricStore::open`], telling how far the replay is.
+    pub fn open_with(options: MetricOptions, progress: &mut dyn FnMut(ReplayProgress)) -> Result<Self> {
         let fs = options.fs.clone();
         let dir = options.dir.join("metrics");
         fs.create_dir_all(&dir).map_err(|e| Error::io("creating the metrics folder", &dir, e))?;
@@ -95,7 +106,7 @@ impl MetricStore {
             {
                 failed.get_or_insert(e);
             }
-            progress(replay.samples);
+            progress(ReplayProgress { samples: replay.samples, done_bytes: at.done_bytes, all_bytes: at.all_bytes });
             Ok(())
         })
         .map_err(super::head::wal_error)?;
