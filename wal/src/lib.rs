@@ -11,6 +11,8 @@ pub mod fs;
 mod log;
 mod options;
 mod recover;
+#[doc(hidden)]
+pub mod sync;
 mod ticket;
 
 pub use error::{WalError, WalErrorKind};

@@ -11,13 +11,12 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Instant;
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
-
 use crate::error::{WalError, WalErrorKind};
 use crate::format::{self, MAX_FRAME_BYTES, SEGMENT_HEADER_BYTES, SegmentHeader, put_frame, put_uvarint};
 use crate::fs::{FileWrite, Fs};
 use crate::options::{SyncMode, WalOptions};
 use crate::recover::{RecoveryReport, Replay, recover};
+use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::ticket::Ticket;
 
 /// So much is zeroed ahead of the frames: their syncs then write data alone, without the file's new length.

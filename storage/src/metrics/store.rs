@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::{Mutex, RwLock};
 use strandline_wal::fs::Fs;
+use strandline_wal::sync::{Mutex, RwLock};
 use strandline_wal::{RecoveryReport, Wal, WalOptions};
 
 use super::block::BlockMeta;

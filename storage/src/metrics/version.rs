@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use strandline_wal::sync::Mutex;
 
 use super::block::{Block, BlockMeta};
 use super::deletes::Delete;

@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin as StdPin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
+use strandline_wal::sync::atomic::Ordering;
 
 use strandline_wal::Ticket;
 

@@ -3,7 +3,7 @@
 //! The cut is exact: with all stripes locked, what is queued is committed and applied, the log rotates, and every
 //! sealed chunk gets the cut's epoch. Records below the new segment and chunks with the epoch are the same samples.
 
-use std::sync::atomic::Ordering;
+use strandline_wal::sync::atomic::Ordering;
 
 use super::series::{Sealed, Series};
 use super::{Head, STRIPES, wal_error};

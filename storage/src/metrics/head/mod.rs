@@ -17,10 +17,10 @@ mod view;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
-use parking_lot::{Mutex, RwLock};
 use strandline_wal::fs::Fs;
+use strandline_wal::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use strandline_wal::sync::{Mutex, RwLock};
 use strandline_wal::{Wal, WalError};
 
 use crate::clock::Clock;

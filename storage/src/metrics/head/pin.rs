@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, Weak};
 
-use parking_lot::Mutex;
+use strandline_wal::sync::Mutex;
 
 /// Held while a snapshot is in use.
 #[derive(Clone, Debug)]

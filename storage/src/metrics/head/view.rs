@@ -42,7 +42,7 @@ enum Place {
     File { file: u32, at: u32, len: usize },
 }
 
-thread_local! {
+strandline_wal::sync::thread_local! {
     static SCRATCH: RefCell<Copied> = RefCell::default();
 }
 
@@ -114,7 +114,8 @@ impl HeadSelection {
 
     /// Appends the samples of series `i` in `range` to `out`; false if they may be out of order.
     pub fn read(&self, i: usize, range: TimeRange, out: &mut SampleBuf) -> Result<bool> {
-        SCRATCH.with_borrow_mut(|c| {
+        SCRATCH.with(|c| {
+            let c = &mut *c.borrow_mut();
             c.bytes.clear();
             c.parts.clear();
             c.late.clear();

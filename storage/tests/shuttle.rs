@@ -1,0 +1,164 @@
+//! The metric store under orders of threads that shuttle chooses: what readers see while a flush publishes its blocks, and
+//! slots of series that ended and are given to others.
+//!
+//! `RUSTFLAGS="--cfg shuttle" cargo test -p strandline-storage --test shuttle`
+#![cfg(shuttle)]
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use shuttle::scheduler::RandomScheduler;
+use shuttle::thread;
+use strandline_storage::clock::ManualClock;
+use strandline_storage::metrics::head::{BatchBuilder, Value};
+use strandline_storage::metrics::{MetricOptions, MetricStore};
+use strandline_storage::model::{Labels, MatchOp, Matcher, TimeRange};
+use strandline_storage::read::{SampleBuf, SelectRequest, SeriesSelection, SeriesSource};
+use strandline_wal::WalOptions;
+use strandline_wal::fs::SimFs;
+use strandline_wal::sync::Mutex;
+
+const T0: i64 = 1_700_006_400_000;
+const STEP: i64 = 15_000;
+
+type Model = BTreeMap<String, BTreeMap<i64, f64>>;
+
+/// Tries a test in many orders; each thread has room for what a debug build needs.
+fn in_many_orders(test: impl Fn() + Send + Sync + 'static) {
+    let orders = std::env::var("SHUTTLE_ORDERS").ok().and_then(|n| n.parse().ok()).unwrap_or(300);
+    let mut config = shuttle::Config::new();
+    config.stack_size = 4 << 20;
+    shuttle::Runner::new(RandomScheduler::new(orders), config).run(test);
+}
+
+fn open(clock: &ManualClock) -> MetricStore {
+    let mut o = MetricOptions::new(Arc::new(SimFs::new()), Arc::new(clock.clone()), "/data");
+    o.wal = WalOptions { background: false, ..WalOptions::default() };
+    o.series_idle_ms = 60_000;
+    MetricStore::open(o).unwrap()
+}
+
+fn append(s: &MetricStore, name: &str, t: i64, v: f64) {
+    let mut b = BatchBuilder::default();
+    let k = b.series(&Labels::from_pairs([("__name__", name)]));
+    b.push(k, t, 0, Value::Float(v));
+    let done = s.append(&b.finish()).unwrap();
+    assert!(done.rejected.is_empty());
+    done.commit.wait().unwrap();
+}
+
+fn select(s: &MetricStore, op: MatchOp, name: &str) -> Box<dyn SeriesSelection> {
+    s.select(&SelectRequest::new(vec![Matcher::new(op, "__name__", name).unwrap()], TimeRange::all())).unwrap()
+}
+
+fn read(sel: &dyn SeriesSelection) -> Model {
+    let mut out = Model::new();
+    let mut buf = SampleBuf::default();
+    for i in 0..sel.len() {
+        let name = sel.labels(i).get("__name__").unwrap_or_default().to_owned();
+        buf.clear();
+        sel.read(i, TimeRange::all(), &mut buf).unwrap();
+        assert!(buf.t.is_sorted_by(|a, b| a < b), "{name}: {:?}", buf.t);
+        if !buf.is_empty() {
+            let samples = buf.t.iter().copied().zip(buf.v.iter().copied()).collect();
+            assert!(out.insert(name.clone(), samples).is_none(), "{name} twice");
+        }
+    }
+    out
+}
+
+fn everything(s: &MetricStore) -> Model {
+    read(&*select(s, MatchOp::Regex, ".+"))
+}
+
+/// Whether all of `part` is in `whole`.
+fn within(part: &Model, whole: &Model) -> bool {
+    part.iter().all(|(name, samples)| samples.iter().all(|(t, v)| whole.get(name).and_then(|w| w.get(t)) == Some(v)))
+}
+
+#[test]
+fn a_flush_moves_readers_over_without_gap_or_double() {
+    in_many_orders(|| {
+        let clock = ManualClock::new(T0);
+        let s = open(&clock);
+        let acked = Arc::new(Mutex::new(Model::new()));
+        let note = |acked: &Mutex<Model>, name: &str, t, v| {
+            acked.lock().entry(name.to_owned()).or_default().insert(t, v);
+        };
+        for k in 0..3 {
+            append(&s, "a", T0 + k * STEP, k as f64);
+            note(&acked, "a", T0 + k * STEP, k as f64);
+        }
+        let writer = thread::spawn({
+            let (s, acked) = (s.clone(), acked.clone());
+            move || {
+                for k in 3..6 {
+                    for name in ["a", "b"] {
+                        append(&s, name, T0 + k * STEP, k as f64);
+                        note(&acked, name, T0 + k * STEP, k as f64);
+                    }
+                }
+            }
+        });
+        let flusher = thread::spawn({
+            let s = s.clone();
+            move || (0..2).for_each(|_| s.flush().unwrap())
+        });
+        for _ in 0..3 {
+            let before = acked.lock().clone();
+            let seen = everything(&s);
+            assert!(within(&before, &seen), "acknowledged {before:?}, seen {seen:?}");
+            thread::yield_now();
+        }
+        writer.join().unwrap();
+        flusher.join().unwrap();
+        assert_eq!(everything(&s), *acked.lock());
+        s.flush().unwrap();
+        assert_eq!(everything(&s), *acked.lock());
+    });
+}
+
+#[test]
+fn a_slot_is_nobody_elses_while_someone_looks_at_it() {
+    in_many_orders(|| {
+        let clock = ManualClock::new(T0);
+        let s = open(&clock);
+        // What a series' samples say is whose they are.
+        let whose = |name: &str| if name.starts_with("old") { 1.0 } else { 2.0 };
+        for k in 0..3 {
+            append(&s, &format!("old{k}"), T0, 1.0);
+        }
+        clock.advance(10 * 60_000);
+        let now = T0 + 10 * 60_000;
+        // They are idle: a flush drops them, and their slots go to whoever comes.
+        let keeper = thread::spawn({
+            let s = s.clone();
+            move || (0..3).for_each(|_| s.flush().unwrap())
+        });
+        let comer = thread::spawn({
+            let s = s.clone();
+            move || (0..3).for_each(|k| append(&s, &format!("new{k}"), now + k, 2.0))
+        });
+        // One of them comes back just then.
+        let returner = thread::spawn({
+            let s = s.clone();
+            move || append(&s, "old1", now, 1.0)
+        });
+        for _ in 0..2 {
+            let sel = select(&s, MatchOp::Regex, "old.+");
+            thread::yield_now();
+            for (name, samples) in read(&*sel) {
+                assert!(name.starts_with("old") && samples.values().all(|v| *v == 1.0), "{name}: {samples:?}");
+            }
+        }
+        [keeper, comer, returner].into_iter().for_each(|t| t.join().unwrap());
+        for _ in 0..2 {
+            let all = everything(&s);
+            assert_eq!(all.keys().map(String::as_str).collect::<Vec<_>>(), ["new0", "new1", "new2", "old0", "old1", "old2"]);
+            assert!(all.iter().all(|(name, samples)| samples.values().all(|v| *v == whose(name))), "{all:?}");
+            assert_eq!(all["old1"].len(), 2, "{all:?}");
+            s.flush().unwrap();
+        }
+    });
+}
