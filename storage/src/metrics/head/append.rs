@@ -90,7 +90,9 @@ impl Head {
         let order = ByStripe::of(batch.items.iter().enumerate().map(|(i, item)| (i as u32, w.slots[item.series as usize])));
         self.write_stripes(batch, &order, &mut w)?;
         if !w.again.is_empty() {
-            // A drop raced with us; once more by name finds or makes the series anew.
+            // A drop raced with us. It holds this lock until the index has forgotten the series too; once more by name then
+            // makes the series anew.
+            drop(self.creation.lock());
             let again = std::mem::take(&mut w.again);
             w.slots.iter_mut().for_each(|s| *s = NONE);
             self.resolve(batch, &mut w)?;
