@@ -120,6 +120,11 @@ def anon_mib(server):
     return int(next(l for l in text.splitlines() if l.startswith("RssAnon:")).split()[1]) / 1024
 
 
+def cpu_seconds(server):
+    fields = open(f"/proc/{server.p.pid}/stat").read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 class Watch(threading.Thread):
     """Asks and measures while the load runs."""
 
@@ -148,7 +153,9 @@ def overload():
     limit = 192
     s = Server("overload", "--memory-limit", f"{limit}MiB").start()
     unloaded = Load("overload-base", s, "--rate", "0", "--duration", f"{max(4, OVERLOAD_S // 2)}s")
+    began = cpu_seconds(s)
     base = unloaded.run()
+    base_cpu = cpu_seconds(s) - began
     throughput = base["spans_in_time"] / base["sending_s"]
     spans_per_trace = base["made_spans"] / (200 * base["ticks"])
     watch = Watch(s)
@@ -156,12 +163,15 @@ def overload():
     over = Load("overload", s, "--rate", str(int(5 * throughput / spans_per_trace)), "--duration", f"{OVERLOAD_S}s", "--senders", "16", "--instances", "4", "--seed", "2")
     # Sender and server share the machine: the server comes first.
     over.command = ["nice", "-n", "19", *over.command]
+    began = cpu_seconds(s)
     r = over.run()
+    over_cpu = cpu_seconds(s) - began
     watch.over.set()
     watch.join()
     accepted = r["spans_in_time"] / r["sending_s"]
     offered = r["made_spans"] / r["sending_s"]
     print(f"      unloaded {throughput:.0f} spans/s; offered {offered / throughput:.1f} x, taken {accepted / throughput:.2f} x, {r['retried_refusals']} refusals; "
+          f"spans a CPU second {base['acknowledged_spans'] / base_cpu:.0f} and {r['acknowledged_spans'] / over_cpu:.0f}; "
           f"anonymous memory at most {watch.peak:.0f} MiB of {limit}; {len(watch.took)} queries, the slowest {max(watch.took):.2f} s", flush=True)
     assert watch.peak <= limit * 1.1, watch.peak
     assert not watch.failed and len(watch.took) > 5, watch.failed[:3]
