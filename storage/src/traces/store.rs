@@ -21,7 +21,7 @@ use super::manifest::Manifest;
 use super::options::TraceStoreOptions;
 use super::otlp::encode_request;
 use super::record;
-use crate::bucket::{Lease, Ownership};
+use crate::bucket::{CachedBucket, Lease, Ownership, RangeCache};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Span, Trace, TraceId};
 
@@ -31,6 +31,7 @@ pub struct TraceStore(pub(super) Arc<Inner>);
 
 pub(super) struct Inner {
     pub(super) options: TraceStoreOptions,
+    pub(super) bucket: CachedBucket,
     pub(super) wal: Wal,
     /// Held shared from a record's place in the log to its place among the pending; alone by a cut.
     pub(super) gate: RwLock<()>,
@@ -70,6 +71,18 @@ impl State {
         }
     }
 }
+
+/// The same bytes in memory that is theirs alone and hardly more: live spans keep it.
+fn fitting(b: Bytes) -> Bytes {
+    match b.try_into_mut() {
+        Ok(m) if m.capacity() <= m.len() + m.len() / 16 => m.freeze(),
+        Ok(m) => Bytes::copy_from_slice(&m),
+        Err(b) => Bytes::copy_from_slice(&b),
+    }
+}
+
+/// Of a store that shares no cache.
+const DEFAULT_CACHE_BYTES: u64 = 32 << 20;
 
 /// What became of an append.
 #[must_use = "spans are stored once the ticket resolves"]
@@ -169,13 +182,15 @@ impl TraceStore {
         fs.create_dir_all(&dir).map_err(|e| Error::io("creating a folder", &dir, e))?;
         fs.sync_dir(&options.dir).map_err(|e| Error::io("syncing a folder", &options.dir, e))?;
         let manifest = Manifest::load(&fs, &dir)?;
+        let cache = options.cache.clone().unwrap_or_else(|| Arc::new(RangeCache::new(DEFAULT_CACHE_BYTES)));
+        let bucket = CachedBucket { bucket: options.bucket.clone(), cache };
         // Without the bucket ingest goes on; `maintain` lists it as soon as it answers.
-        let (mut handles, unlisted) = match blocks::list(&fs, &options.bucket, &options.tenant) {
+        let (mut handles, unlisted) = match blocks::list(&fs, &bucket, &options.tenant) {
             Ok(h) => (h, None),
             Err(e) if e.kind == ErrorKind::Corrupt => return Err(e),
             Err(e) => (Vec::new(), Some(e.to_string())),
         };
-        handles.extend(manifest.staged(&fs, &dir, &options.bucket, &handles)?);
+        handles.extend(manifest.staged(&fs, &dir, &bucket, &handles)?);
         let mut live = Live::default();
         let now = options.clock.now_ms();
         let mut replay = |at: strandline_wal::Position, bytes: &[u8]| {
@@ -197,6 +212,7 @@ impl TraceStore {
         let ownership = Ownership::new(&options.writer_id, Some(lease), options.adopt_after_ms);
         Ok(TraceStore(Arc::new(Inner {
             options,
+            bucket,
             wal,
             gate: RwLock::new(()),
             state: RwLock::new(state),
@@ -231,8 +247,7 @@ impl TraceStore {
         let inner = &self.0;
         inner.check_open()?;
         self.check_memory()?;
-        // The caller's buffer may be larger than its content.
-        let request = Bytes::copy_from_slice(&request);
+        let request = fitting(request);
         let parsed = LiveBody::parse(request.clone(), &inner.options.limits, inner.options.clock.now_ms())?;
         let (accepted, rejected) = (parsed.body.spans.len() as u64, parsed.refused.len() as u64);
         let reasons = parsed.reasons.iter().map(|(r, n)| format!("{r} ({n} spans)")).collect();
@@ -240,9 +255,9 @@ impl TraceStore {
         let wal = if accepted == 0 {
             None
         } else {
-            let bytes = record::encode(&request, &parsed.refused);
+            let head = record::head(&parsed.refused);
             let _shared = inner.gate.read();
-            let ticket = inner.wal.append(&bytes).map_err(wal_error)?;
+            let ticket = inner.wal.append_parts(&[&head, &request]).map_err(wal_error)?;
             let mut s = inner.state.write();
             s.pending_bytes += parsed.body.memory_bytes();
             s.pending.insert(ticket.seq(), parsed.body);
@@ -299,8 +314,8 @@ impl TraceStore {
         self.0.state.read().blocks.clone()
     }
 
-    /// A trace, whole: joined over live spans and all blocks, identical spans once.
-    pub fn trace(&self, id: TraceId) -> Result<Option<Trace>> {
+    /// The live spans of a trace, and the blocks of the same moment.
+    pub(super) fn places_of(&self, id: TraceId) -> Result<(Vec<Span>, Arc<Vec<Arc<BlockHandle>>>)> {
         let (live, blocks) = {
             let s = self.0.state.read();
             s.complete()?;
@@ -309,7 +324,13 @@ impl TraceStore {
             (live, s.blocks.clone())
         };
         let mut owner = Owner::default();
-        let mut spans = live.iter().map(|(b, i)| owner.span(b, &b.spans[*i as usize])).collect::<Result<Vec<_>>>()?;
+        let spans = live.iter().map(|(b, i)| owner.span(b, &b.spans[*i as usize])).collect::<Result<_>>()?;
+        Ok((spans, blocks))
+    }
+
+    /// A trace, whole: joined over live spans and all blocks, identical spans once.
+    pub fn trace(&self, id: TraceId) -> Result<Option<Trace>> {
+        let (mut spans, blocks) = self.places_of(id)?;
         for block in blocks.iter() {
             spans.extend(super::scan::trace_in(block, id)?);
         }
@@ -395,7 +416,7 @@ impl TraceStore {
         manifest.save(&inner.options.fs, &dir)?;
         let new = metas.into_iter().map(|m| {
             let at = dir.join(&m.ulid);
-            BlockHandle::staged(m, inner.options.fs.clone(), at, inner.options.bucket.clone())
+            BlockHandle::staged(m, inner.options.fs.clone(), at, inner.bucket.clone())
         });
         {
             let mut s = inner.state.write();

@@ -112,6 +112,10 @@ pub trait FileRead: Send + Sync {
     }
     /// Exactly `len` bytes from `offset`; `UnexpectedEof` if there are fewer. Without a copy where mapped.
     fn read_at(&self, offset: u64, len: usize) -> io::Result<Bytes>;
+    /// Says that these bytes will be read soon, so that the disk may be asked before they are.
+    fn will_read(&self, offset: u64, len: usize) {
+        let _ = (offset, len);
+    }
     /// The whole file as memory, where it is mapped.
     fn mapped(&self) -> Option<&[u8]> {
         None

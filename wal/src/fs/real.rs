@@ -97,8 +97,17 @@ fn read_exact_at(f: &File, buf: &mut [u8], offset: u64) -> io::Result<()> {
     f.read_exact(buf)
 }
 
+struct Map(Arc<memmap2::Mmap>);
+
+impl AsRef<[u8]> for Map {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
 struct MappedFile {
     map: Bytes,
+    inner: Arc<memmap2::Mmap>,
 }
 
 impl FileRead for MappedFile {
@@ -111,6 +120,12 @@ impl FileRead for MappedFile {
             Some(end) => Ok(self.map.slice(end - len..end)),
             None => Err(eof(offset, len, self.map.len() as u64)),
         }
+    }
+    #[cfg(unix)]
+    fn will_read(&self, offset: u64, len: usize) {
+        let Ok(offset) = usize::try_from(offset) else { return };
+        // Advice: reading says what is wrong, if something is.
+        let _ = self.inner.advise_range(memmap2::Advice::WillNeed, offset, len.min(self.map.len().saturating_sub(offset)));
     }
     fn mapped(&self) -> Option<&[u8]> {
         Some(&self.map)
@@ -135,8 +150,8 @@ impl Fs for RealFs {
         // read up to the length at opening); nothing truncates them while mapped but `Fs::truncate`, which only
         // the WAL calls, before it maps. The newest segment of another process' log may get its room written over
         // while it is mapped: a frame's bytes turn from zero to what they stay, and count only once the checksum fits.
-        let map = unsafe { memmap2::Mmap::map(&file)? };
-        Ok(Arc::new(MappedFile { map: Bytes::from_owner(map) }))
+        let inner = Arc::new(unsafe { memmap2::Mmap::map(&file)? });
+        Ok(Arc::new(MappedFile { map: Bytes::from_owner(Map(inner.clone())), inner }))
     }
     fn read_dir(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
         let mut out = Vec::new();

@@ -14,7 +14,7 @@ use strandline_wal::Ticket;
 use super::batch::{Batch, Rejected, SeriesHandle, SeriesKey};
 use super::pin::Pin;
 use super::series::{Series, Value};
-use super::stripe::{PendingBatch, PendingItem, Refusal, Verdict};
+use super::stripe::{PendingBatch, PendingFloat, PendingItem, Refusal, Verdict};
 use super::{Head, STRIPES, wal_error};
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::{NO_SLOT, RawLabels, RawPair, canonical};
@@ -277,8 +277,7 @@ impl Head {
     ) -> Result<()> {
         let mut deltas: Vec<FloatRecord> = Vec::new();
         let (mut histograms, mut delta_histograms) = (Vec::new(), Vec::new());
-        let mut pending: Vec<PendingItem> = Vec::with_capacity(items.len());
-        let mut logged = Vec::new();
+        let mut pending = PendingBatch::default();
         let mut labels = Vec::new();
         floats.clear();
         let mut s = self.stripes[k].lock();
@@ -325,7 +324,7 @@ impl Head {
                 labels.clear();
                 self.registry.read().pack(slot, &mut labels);
                 record.series_packed(id, &labels);
-                logged.push(index);
+                pending.logged.push(index);
             }
             if let Some(x) = s.series.get_mut(index as usize) {
                 x.logged = true;
@@ -338,7 +337,15 @@ impl Head {
                 Value::Histogram(h) => histograms.push((id, item.t, st, h)),
                 Value::DeltaHistogram(h) => delta_histograms.push((id, item.t, h)),
             }
-            pending.push(PendingItem { index, t: item.t, st, value: item.value.clone() });
+            match item.value {
+                Value::Float(v) if !self.rules.xor2 => {
+                    if pending.floats.capacity() == 0 {
+                        pending.floats.reserve_exact(items.len());
+                    }
+                    pending.floats.push(PendingFloat { t: item.t, v, index });
+                }
+                _ => pending.rest.push(PendingItem { index, t: item.t, st, value: item.value.clone() }),
+            }
         }
         if pending.is_empty() {
             return Ok(());
@@ -353,9 +360,12 @@ impl Head {
         }
         match self.wal.append(&record.out) {
             // The ticket of the whole batch is taken at its end; a sequence covers all before it.
-            Ok(ticket) => s.pending.push_back(PendingBatch { seq: ticket.seq(), items: pending, logged }),
+            Ok(ticket) => {
+                pending.seq = ticket.seq();
+                s.pending.push_back(pending);
+            }
             Err(e) => {
-                s.forget(&pending, &logged);
+                s.forget(&pending);
                 drop(s);
                 self.roll_back();
                 return Err(wal_error(e));
