@@ -13,6 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 const SOON: Duration = Duration::from_millis(60);
+const STUCK: Duration = Duration::from_secs(60);
 const LATE: Duration = Duration::from_secs(3600);
 
 /// Everything in an hour, to be shortened by the test.
@@ -68,17 +69,20 @@ impl Rig {
         (c, heard)
     }
 
-    async fn until_open(&self, n: usize) {
-        while self.all.open.lock().len() != n {
-            tokio::task::yield_now().await;
-        }
+    async fn until(&self, done: impl Fn(&Connections) -> bool) {
+        let waiting = async {
+            while !done(&self.all) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(STUCK, waiting).await.expect("it never comes to that");
     }
 }
 
 async fn to_end(c: &mut TcpStream) -> String {
     let mut heard = Vec::new();
-    // A reset is an end too.
-    let _ = c.read_to_end(&mut heard).await;
+    // A reset is an end too. What never ends is a failure, not a test that hangs.
+    let _ = tokio::time::timeout(STUCK, c.read_to_end(&mut heard)).await.expect("the connection stays open");
     String::from_utf8_lossy(&heard).into_owned()
 }
 
@@ -131,7 +135,10 @@ async fn a_body_must_go_on_and_come_to_an_end() {
         std::future::pending::<()>().await
     };
     let mut heard = [0; 4096];
-    let n = tokio::select! { () = trickle => 0, n = from.read(&mut heard) => n.unwrap() };
+    let answered = async {
+        tokio::select! { () = trickle => 0, n = from.read(&mut heard) => n.unwrap() }
+    };
+    let n = tokio::time::timeout(STUCK, answered).await.expect("a body may come byte after byte");
     let heard = String::from_utf8_lossy(&heard[..n]);
     assert!(heard.starts_with("HTTP/1.1 503") && heard.contains("server.body_timeout"), "{heard}");
     // Who is honest has time.
@@ -159,10 +166,8 @@ async fn who_does_not_read_the_answer_is_closed() {
     let r = rig(Bounds { write: SOON, ..patient() }, None);
     let mut c = r.connect().await;
     c.write_all(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
-    while r.all.closed(Closed::Unread) == 0 {
-        tokio::task::yield_now().await;
-    }
-    r.until_open(0).await;
+    r.until(|all| all.closed(Closed::Unread) > 0).await;
+    r.until(|all| all.open.lock().is_empty()).await;
     // HTTP/2: the socket takes everything, the stream's window takes nothing.
     let mut c = r.connect().await;
     c.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
@@ -204,9 +209,7 @@ async fn a_flood_displaces_itself() {
         flood.push(r.connect().await);
         flood.last_mut().unwrap().write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
     }
-    while r.all.accepted_by_listener()["test"] < 201 {
-        tokio::task::yield_now().await;
-    }
+    r.until(|all| all.accepted_by_listener()["test"] == 201).await;
     // Who has asked before stays, and who comes now gets in.
     assert!(ask_on(&mut honest, "/").await.ends_with("here"));
     assert!(r.ask("/").await.1.ends_with("here"));
@@ -225,10 +228,8 @@ async fn with_all_at_work_a_new_one_is_told_to_come_again() {
         let mut c = r.connect().await;
         c.write_all(b"GET /wait HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
         busy.push(c);
-        r.until_open(k + 1).await;
-        while r.all.open.lock().values().any(|s| s.rank().is_some()) {
-            tokio::task::yield_now().await;
-        }
+        r.until(|all| all.open.lock().len() == k + 1).await;
+        r.until(|all| all.open.lock().values().all(|s| s.rank().is_none())).await;
     }
     let heard = r.hear(b"POST /read HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc").await;
     assert!(heard.starts_with("HTTP/1.1 503") && heard.contains("Retry-After: 1") && heard.contains("all 3 connections"), "{heard}");
@@ -237,7 +238,7 @@ async fn with_all_at_work_a_new_one_is_told_to_come_again() {
         r.go.notify_one();
         assert!(to_end(c).await.starts_with("HTTP/1.1 200"));
     }
-    r.until_open(0).await;
+    r.until(|all| all.open.lock().is_empty()).await;
     assert!(r.ask("/").await.1.ends_with("here"));
 }
 
@@ -247,9 +248,7 @@ async fn at_the_end_requests_under_way_are_answered() {
     let mut at_work = r.connect().await;
     at_work.write_all(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
     let (mut idle, _) = r.ask("/").await;
-    while !r.all.open.lock().values().any(|s| s.rank().is_none()) {
-        tokio::task::yield_now().await;
-    }
+    r.until(|all| all.open.lock().values().any(|s| s.rank().is_none())).await;
     let ending = tokio::spawn({
         let all = r.all.clone();
         async move { all.end(LATE).await }
