@@ -84,6 +84,9 @@ fn fitting(b: Bytes) -> Bytes {
 /// Of a store that shares no cache.
 const DEFAULT_CACHE_BYTES: u64 = 32 << 20;
 
+/// Blocks as of one moment.
+pub(super) type Blocks = Arc<Vec<Arc<BlockHandle>>>;
+
 /// What became of an append.
 #[must_use = "spans are stored once the ticket resolves"]
 pub struct SpanAppend {
@@ -315,7 +318,7 @@ impl TraceStore {
     }
 
     /// The live spans of a trace, and the blocks of the same moment.
-    pub(super) fn places_of(&self, id: TraceId) -> Result<(Vec<Span>, Arc<Vec<Arc<BlockHandle>>>)> {
+    pub(super) fn places_of(&self, id: TraceId) -> Result<(Vec<Span>, Blocks)> {
         let (live, blocks) = {
             let s = self.0.state.read();
             s.complete()?;
