@@ -342,15 +342,19 @@ impl SpanSource for TraceStore {
     fn trace_batch(&self, id: TraceId) -> Result<Option<Box<dyn SpanBatch>>> {
         let (live, blocks) = self.places_of(id)?;
         let mut places = Vec::new();
-        if !live.is_empty() {
-            places.push(Place::live(vec![Trace::new(id, live)]));
-        }
         for handle in blocks.iter() {
             let block = handle.open()?;
             for g in block.groups_with(id) {
                 let loaded = if block.is_remote() { Some(block.read_group(g)?) } else { None };
                 places.push(Place::Block(BlockBatch::new(block.clone(), g, loaded)?));
             }
+        }
+        if !live.is_empty() {
+            let trace = vec![Trace::new(id, live)];
+            if places.is_empty() {
+                return Ok(Some(Box::new(RowBatch::new(trace))));
+            }
+            places.push(Place::live(trace));
         }
         let batch = MergedBatch::new(places, &[u128::from_be_bytes(id.0)])?;
         self.trim_indexes(&blocks);
