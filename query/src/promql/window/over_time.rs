@@ -85,9 +85,9 @@ pub(super) fn call(spec: &WindowSpec, w: &Window<'_>, work: &mut Work<'_>, name:
             }
         }
         Deriv | PredictLinear | DoubleExponentialSmoothing if v.len() < 2 => return Ok(Out::None),
-        Deriv => regression(w, w.ft[0]).0,
+        Deriv => regression(w.ft, v, w.ft[0]).0,
         PredictLinear => {
-            let (slope, intercept) = regression(w, w.ts);
+            let (slope, intercept) = regression(w.ft, v, w.ts);
             slope * param(0) + intercept
         }
         DoubleExponentialSmoothing => smooth(v, param(0), param(1)),
@@ -146,7 +146,7 @@ fn extreme(w: &Window<'_>, better: impl Fn(f64, f64) -> bool) -> (f64, i64) {
     best
 }
 
-fn variance(v: &[f64]) -> f64 {
+pub(super) fn variance(v: &[f64]) -> f64 {
     let (mut n, mut mean, mut cm, mut aux, mut ca) = (0.0, 0.0, 0.0, 0.0, 0.0);
     for x in v {
         n += 1.0;
@@ -158,20 +158,24 @@ fn variance(v: &[f64]) -> f64 {
 }
 
 /// Slope and value at `at` of the least-squares line.
-fn regression(w: &Window<'_>, at: i64) -> (f64, f64) {
-    let first = w.fv[0];
-    if w.fv.iter().all(|y| *y == first) {
-        return if first.is_infinite() { (f64::NAN, f64::NAN) } else { (0.0, first) };
-    }
-    let n = w.fv.len() as f64;
+pub(super) fn regression(t: &[i64], v: &[f64], at: i64) -> (f64, f64) {
     let mut sums = [(0.0, 0.0); 4];
-    for (t, y) in w.ft.iter().zip(w.fv) {
+    for (t, y) in t.iter().zip(v) {
         let x = (t - at) as f64 / 1e3;
         for ((s, c), d) in sums.iter_mut().zip([x, *y, x * y, x * x]) {
             (*s, *c) = kahan(d, *s, *c);
         }
     }
-    let [x, y, xy, xx] = sums.map(|(s, c)| s + c);
+    line(v, sums.map(|(s, c)| s + c))
+}
+
+/// The same from the sums of x, y, xy and xx.
+pub(super) fn line(v: &[f64], [x, y, xy, xx]: [f64; 4]) -> (f64, f64) {
+    let first = v[0];
+    if v.iter().all(|y| *y == first) {
+        return if first.is_infinite() { (f64::NAN, f64::NAN) } else { (0.0, first) };
+    }
+    let n = v.len() as f64;
     let slope = (xy - x * y / n) / (xx - x * x / n);
     (slope, y / n - slope * x / n)
 }

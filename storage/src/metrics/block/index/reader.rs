@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use hashbrown::HashMap;
 use roaring::RoaringBitmap;
 
 use super::super::source::RangeRead;
@@ -232,6 +233,10 @@ impl IndexReader {
             if found.as_ref().is_some_and(|f| f.is_empty()) {
                 break;
             }
+            if let Some(f) = found.as_ref().filter(|f| f.len() < 2 * self.about_values(&m.name) && m.alternatives().is_none()) {
+                found = Some(self.filter(f, m)?);
+                continue;
+            }
             let by_absence = m.matches_empty();
             let hit = self.matching(m, by_absence)?;
             found = Some(match (found, by_absence) {
@@ -245,6 +250,42 @@ impl IndexReader {
             Some(f) => Ok(f),
             None => self.postings(self.all),
         }
+    }
+
+    /// How many values a label has, to the next multiple of [`SAMPLE`].
+    fn about_values(&self, name: &str) -> u64 {
+        self.names.get(name).map_or(0, |(samples, _)| (samples.len() * SAMPLE) as u64)
+    }
+
+    /// Those of a few candidates that the matcher lets through, by their entries. Each value is looked at once.
+    fn filter(&self, candidates: &RoaringBitmap, m: &Matcher) -> Result<RoaringBitmap> {
+        let without = m.matches_empty();
+        let mut known: HashMap<u32, bool, foldhash::fast::RandomState> = HashMap::default();
+        let mut name = None;
+        let mut entry = SeriesEntry::default();
+        let mut kept = RoaringBitmap::new();
+        for reference in candidates {
+            self.series(reference, &mut entry)?;
+            let mut passes = without;
+            for (n, v) in &entry.labels {
+                let is_it = match name {
+                    Some(id) => id == *n,
+                    None => self.symbol(*n)? == m.name,
+                };
+                if is_it {
+                    name = Some(*n);
+                    passes = match known.get(v) {
+                        Some(p) => *p,
+                        None => *known.entry(*v).insert(m.matches(self.symbol(*v)?)).get(),
+                    };
+                    break;
+                }
+            }
+            if passes {
+                kept.insert(reference);
+            }
+        }
+        Ok(kept)
     }
 
     /// Series that the matcher lets through by a value; or, if it lets absence through, those it stops.
