@@ -159,6 +159,11 @@ pub(super) fn variance(v: &[f64]) -> f64 {
 
 /// Slope and value at `at` of the least-squares line.
 pub(super) fn regression(t: &[i64], v: &[f64], at: i64) -> (f64, f64) {
+    let first = v[0];
+    if v.iter().all(|y| *y == first) {
+        return if first.is_infinite() { (f64::NAN, f64::NAN) } else { (0.0, first) };
+    }
+    let n = v.len() as f64;
     let mut sums = [(0.0, 0.0); 4];
     for (t, y) in t.iter().zip(v) {
         let x = (t - at) as f64 / 1e3;
@@ -166,16 +171,7 @@ pub(super) fn regression(t: &[i64], v: &[f64], at: i64) -> (f64, f64) {
             (*s, *c) = kahan(d, *s, *c);
         }
     }
-    line(v, sums.map(|(s, c)| s + c))
-}
-
-/// The same from the sums of x, y, xy and xx.
-pub(super) fn line(v: &[f64], [x, y, xy, xx]: [f64; 4]) -> (f64, f64) {
-    let first = v[0];
-    if v.iter().all(|y| *y == first) {
-        return if first.is_infinite() { (f64::NAN, f64::NAN) } else { (0.0, first) };
-    }
-    let n = v.len() as f64;
+    let [x, y, xy, xx] = sums.map(|(s, c)| s + c);
     let slope = (xy - x * y / n) / (xx - x * x / n);
     (slope, y / n - slope * x / n)
 }

@@ -37,8 +37,8 @@ pub(super) fn try_run(spec: &WindowSpec, s: &Floats<'_>, out: &mut [f64], work: 
         Changes => s.count_pairs(out, work.counts, |a, b| b != a && !(a.is_nan() && b.is_nan())),
         Resets => s.count_pairs(out, work.counts, |a, b| b < a),
         Irate | Idelta => s.last_two(out, spec.func == Irate),
-        StdvarOverTime => s.variance(out, |x| x),
-        StddevOverTime => s.variance(out, f64::sqrt),
+        StdvarOverTime => s.variance(out, work.values, |x| x),
+        StddevOverTime => s.variance(out, work.values, f64::sqrt),
         Deriv => s.regression(out, |_, b| t[b.lo as usize], |_, slope, _| slope),
         PredictLinear => {
             let ahead = spec.params.first()?;
@@ -132,53 +132,67 @@ impl Floats<'_> {
         })
     }
 
-    fn variance(&self, out: &mut [f64], end: impl Fn(f64) -> f64) -> bool {
+    /// Two passes, mean and distances from it; `means` gets the means. They are taken from the first sample on, so that
+    /// samples that don't differ have a variance of exactly zero.
+    fn variance(&self, out: &mut [f64], means: &mut Vec<f64>, end: impl Fn(f64) -> f64) -> bool {
+        let v = self.v;
+        means.clear();
+        means.resize(out.len(), 0.0);
+        let first = |b: Bounds| v[b.lo as usize];
+        let from_first = |_, b| (first(b), 0.0);
+        self.in_lanes::<4, _>(means, from_first, |(from, s), i, _| (from, s + (v[i] - from)), |(from, s), b, _| from + s / b.len() as f64);
         self.in_lanes::<4, _>(
             out,
-            |_, _| [(0.0, 0.0); 2],
-            |[mean, aux], i, nth| {
-                let x = self.v[i];
-                let delta = x - (mean.0 + mean.1);
-                let mean = add(mean, delta / (nth + 1) as f64);
-                [mean, add(aux, delta * (x - (mean.0 + mean.1)))]
+            |step, _| (means[step], 0.0, 0.0),
+            |(mean, off, squares), i, _| {
+                let d = v[i] - mean;
+                (mean, off + d, squares + d * d)
             },
-            |[_, (aux, c)], b, _| {
-                let x = (aux + c) / b.len() as f64;
-                end(if x.is_finite() { x } else { over_time::variance(b.of(self.v)) })
+            |(_, off, squares), b, _| {
+                let n = b.len() as f64;
+                // What the mean was rounded by is taken out again.
+                let x = ((squares - off * off / n) / n).max(0.0);
+                end(if (squares + off).is_finite() { x } else { over_time::variance(b.of(v)) })
             },
         )
     }
 
     /// The least-squares line over each window, as `end` of step, slope and value at the time that `at` gives.
     fn regression(&self, out: &mut [f64], at: impl Fn(usize, Bounds) -> i64, end: impl Fn(usize, f64, f64) -> f64) -> bool {
-        // Milliseconds and their squares are whole: their sums are exact, and taken once for all windows.
-        let first = self.t.first().copied().unwrap_or(0);
-        let mut sums = Vec::with_capacity(self.t.len() + 1);
+        let (t, v) = (self.t, self.v);
+        // From its first sample on the numbers of a window are small. Milliseconds and their squares are whole: sums of
+        // them are exact, and taken once for all windows.
+        let mut sums = Vec::with_capacity(t.len() + 1);
         sums.push((0i64, 0i128));
-        sums.extend(self.t.iter().scan((0i64, 0i128), |s, t| {
-            let ms = t - first;
+        sums.extend(t.iter().scan((0i64, 0i128), |s, x| {
+            let ms = x - t[0];
             *s = (s.0 + ms, s.1 + i128::from(ms) * i128::from(ms));
             Some(*s)
         }));
         self.in_lanes::<4, _>(
             out,
-            |step, b| (at(step, b), (0.0, 0.0), (0.0, 0.0)),
-            |(at, sy, sxy), i, _| (at, add(sy, self.v[i]), add(sxy, (self.t[i] - at) as f64 * self.v[i])),
-            |(at, sy, sxy), b, step| {
+            |_, b| (t[b.lo as usize], v[b.lo as usize], 0.0, 0.0),
+            |(from, first, y, xy), i, _| {
+                let d = v[i] - first;
+                (from, first, y + d, xy + (t[i] - from) as f64 * d)
+            },
+            |(from, first, y, xy), b, step| {
                 if b.len() < 2 {
                     return ABSENT;
                 }
-                let ((x1, xx1), (x0, xx0)) = (sums[b.hi as usize], sums[b.lo as usize]);
-                let (x, from, n) = (i128::from(x1 - x0), i128::from(at - first), b.len() as i128);
-                let xx = xx1 - xx0 - 2 * from * x + n * from * from;
-                let [x, xx] = [(x - n * from) as f64 / 1e3, xx as f64 / 1e6];
-                let (slope, intercept) = over_time::line(b.of(self.v), [x, sy.0 + sy.1, (sxy.0 + sxy.1) / 1e3, xx]);
-                let y = end(step, slope, intercept);
-                if y.is_finite() {
-                    return y;
+                let at = at(step, b);
+                let ((x1, xx1), (x0, xx0), shift) = (sums[b.hi as usize], sums[b.lo as usize], i128::from(from - t[0]));
+                let (x, n) = (i128::from(x1 - x0), b.len() as i128);
+                let xx = (xx1 - xx0 - 2 * shift * x + n * shift * shift) as f64;
+                let (x, n) = ((x - n * shift) as f64, n as f64);
+                let slope = (xy - x * y / n) / (xx - x * x / n);
+                let value = first + y / n + slope * ((at - from) as f64 - x / n);
+                let result = end(step, slope * 1e3, value);
+                if result.is_finite() {
+                    return result;
                 }
-                let (slope, intercept) = over_time::regression(b.of(self.t), b.of(self.v), at);
-                end(step, slope, intercept)
+                let (slope, value) = over_time::regression(b.of(t), b.of(v), at);
+                end(step, slope, value)
             },
         )
     }

@@ -1,14 +1,16 @@
 //! How series of a block end, as far as reads have met it.
 //!
 //! Whether a series is there at a time is told by the times of its chunks, but for one thing: its last sample may be
-//! a staleness marker. A block never changes, so what one read saw spares the next one the decoding.
+//! a staleness marker. A block never changes, so what one read saw spares the next one the decoding; and of a block that
+//! was just flushed the head knew.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 /// The kind of a series' last sample.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ending {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Ending {
+    #[default]
     Unknown = 0,
     Value = 1,
     Stale = 2,

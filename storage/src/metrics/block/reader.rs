@@ -82,6 +82,18 @@ impl Block {
         Ok(Block { meta, index, chunks, tombstones, endings, id })
     }
 
+    /// Takes over how its series end, in their order, from who wrote it.
+    pub(crate) fn note_endings(&self, endings: &[Ending]) -> Result<()> {
+        if endings.is_empty() {
+            return Ok(());
+        }
+        let all = self.index.all()?;
+        if all.len() == endings.len() as u64 {
+            all.iter().zip(endings).for_each(|(reference, e)| self.endings.set(reference, *e));
+        }
+        Ok(())
+    }
+
     /// Its description.
     pub fn meta(&self) -> &BlockMeta {
         &self.meta
