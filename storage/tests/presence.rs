@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use strandline_storage::bucket::{Bucket, LocalBucket};
 use strandline_storage::clock::ManualClock;
 use strandline_storage::metrics::head::{BatchBuilder, Value};
 use strandline_storage::metrics::{MetricOptions, MetricStore};
@@ -20,7 +21,9 @@ fn store(clock: &ManualClock) -> MetricStore {
 }
 
 fn store_on(fs: Arc<SimFs>, clock: &ManualClock) -> MetricStore {
+    let bucket: Arc<dyn Bucket> = Arc::new(LocalBucket::open(fs.clone(), "/data/bucket").unwrap());
     let mut o = MetricOptions::new(fs, Arc::new(clock.clone()), "/data");
+    o.bucket = Some(bucket);
     o.wal = WalOptions { background: false, ..WalOptions::default() };
     MetricStore::open(o).unwrap()
 }
@@ -85,25 +88,31 @@ fn short_ways_agree_with_reading() {
 
 #[test]
 fn a_flush_knows_how_its_series_end() {
-    let clock = ManualClock::new(T0);
-    let fs = Arc::new(SimFs::new());
-    let s = store_on(fs.clone(), &clock);
-    fill(&s, &clock, 0..130);
-    let range = TimeRange::new(T0 + 130 * STEP - 299_999, T0 + 130 * STEP);
-    let select = || s.select(&SelectRequest::new(vec![Matcher::equal("__name__", "m")], range)).unwrap();
-    let mut scratch = SampleBuf::default();
-    let mut live =
-        |sel: &dyn SeriesSelection| -> Vec<bool> { (0..sel.len()).map(|i| sel.is_live(i, range, &mut scratch).unwrap()).collect() };
-    let before = live(&*select());
-    assert_eq!((before.len(), before.iter().filter(|l| **l).count()), (40, 30));
-    s.flush().unwrap();
-    // No chunk can be read any more: nothing is left but what the flush knew.
-    let blocks = Path::new("/data/metrics/blocks");
-    for block in fs.read_dir(blocks).unwrap() {
-        fs.write_atomic(&blocks.join(block.name()).join("chunks/000001"), &[0; 100_000]).unwrap();
+    for uploaded in [false, true] {
+        let clock = ManualClock::new(T0);
+        let fs = Arc::new(SimFs::new());
+        let s = store_on(fs.clone(), &clock);
+        fill(&s, &clock, 0..130);
+        let range = TimeRange::new(T0 + 130 * STEP - 299_999, T0 + 130 * STEP);
+        let select = || s.select(&SelectRequest::new(vec![Matcher::equal("__name__", "m")], range)).unwrap();
+        let mut scratch = SampleBuf::default();
+        let mut live =
+            |sel: &dyn SeriesSelection| -> Vec<bool> { (0..sel.len()).map(|i| sel.is_live(i, range, &mut scratch).unwrap()).collect() };
+        let before = live(&*select());
+        assert_eq!((before.len(), before.iter().filter(|l| **l).count()), (40, 30));
+        s.flush().unwrap();
+        let blocks = Path::new(if uploaded { "/data/bucket/metrics/anonymous" } else { "/data/metrics/blocks" });
+        if uploaded {
+            s.maintain().unwrap();
+        }
+        // No chunk can be read any more: nothing is left but what the flush knew.
+        let all = fs.read_dir(blocks).unwrap();
+        for chunks in all.iter().map(|b| blocks.join(b.name()).join("chunks/000001")).filter(|c| fs.exists(c)) {
+            fs.write_atomic(&chunks, &[0; 100_000]).unwrap();
+        }
+        assert_eq!(live(&*select()), before, "uploaded: {uploaded}");
+        assert!(select().read(0, range, &mut SampleBuf::default()).is_err(), "uploaded: {uploaded}");
     }
-    assert_eq!(live(&*select()), before);
-    assert!(select().read(0, range, &mut SampleBuf::default()).is_err());
 }
 
 #[test]

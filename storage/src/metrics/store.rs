@@ -238,6 +238,7 @@ impl MetricStore {
             self.version().blocks.iter().map(|b| (b.meta.ulid.clone(), b.clone())).collect();
         let entry = |meta: BlockMeta, place: Place| match known.get(&meta.ulid) {
             Some(e) if e.place == place => e.clone(),
+            Some(e) => Arc::new(e.moved(meta, place)),
             _ => Arc::new(BlockEntry::new(meta, place, self.0.opener.clone())),
         };
         let mut local = std::collections::HashSet::new();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::block::{Block, BlockMeta, Ending};
+use super::block::{Block, BlockMeta, Ending, Endings};
 use super::deletes::Delete;
 use super::head::Pin;
 use super::remote::Opener;
@@ -28,20 +28,23 @@ pub struct BlockEntry {
     pub place: Place,
     opener: Arc<dyn Opener>,
     opened: Mutex<Option<Arc<Block>>>,
-    /// How its series end, in their order, until the block is open and keeps that itself.
-    endings: Mutex<Vec<Ending>>,
+    endings: Arc<Endings>,
 }
 
 impl BlockEntry {
     /// An entry that `opener` opens.
     pub fn new(meta: BlockMeta, place: Place, opener: Arc<dyn Opener>) -> Self {
-        BlockEntry { meta, place, opener, opened: Mutex::new(None), endings: Mutex::default() }
+        BlockEntry { meta, place, opener, opened: Mutex::new(None), endings: Arc::default() }
     }
 
-    /// With what its writer knew of how its series end.
-    pub(crate) fn ending(self, endings: Vec<Ending>) -> Self {
-        *self.endings.lock() = endings;
-        self
+    /// With what its writer knew of how its series end, in their order.
+    pub(crate) fn ending(self, known: Vec<Ending>) -> Self {
+        BlockEntry { endings: Arc::new(Endings::known(known)), ..self }
+    }
+
+    /// The same block at another place.
+    pub(crate) fn moved(&self, meta: BlockMeta, place: Place) -> Self {
+        BlockEntry { endings: self.endings.clone(), ..BlockEntry::new(meta, place, self.opener.clone()) }
     }
 
     /// The open block. A failure is not remembered: the next query tries again.
@@ -50,15 +53,14 @@ impl BlockEntry {
         if let Some(b) = &*opened {
             return Ok(b.clone());
         }
-        let b = Arc::new(self.opener.open(&self.meta, &self.place)?);
-        b.note_endings(&std::mem::take(&mut *self.endings.lock()))?;
+        let b = Arc::new(self.opener.open(&self.meta, &self.place)?.share(self.endings.clone())?);
         *opened = Some(b.clone());
         Ok(b)
     }
 
     /// Bytes kept in memory for it.
     pub fn memory_bytes(&self) -> usize {
-        self.opened.lock().as_ref().map_or(0, |b| b.memory_bytes()) + self.endings.lock().capacity()
+        self.opened.lock().as_ref().map_or(0, |b| b.memory_bytes())
     }
 }
 
