@@ -313,7 +313,15 @@ impl SeriesSource for MetricStore {
             }
         } else {
             let sel = self.select(&SelectRequest { sorted: false, ..SelectRequest::new(q.matchers.clone(), q.range) })?;
+            let (mut last, mut ids): (Vec<u32>, Vec<u32>) = Default::default();
             for i in 0..sel.len() {
+                // Most series have the names of the one before.
+                ids.clear();
+                let numbered = sel.visit_symbols(i, &mut |n, _| ids.push(n));
+                if numbered && i > 0 && ids == last {
+                    continue;
+                }
+                std::mem::swap(&mut last, &mut ids);
                 sel.visit_labels(i, &mut |n, _| {
                     if !names.contains(n) {
                         names.insert(n.to_owned());
