@@ -51,6 +51,10 @@ fn main() -> Fallible<()> {
     if std::path::Path::new(&dir).exists() {
         return replay(&dir);
     }
+    if args.next().is_some_and(|a| a == "speed") {
+        CountingAllocator::stop();
+        return speed(&dir, hosts, steps);
+    }
     memory(&dir, hosts, steps)?;
     CountingAllocator::stop();
     replay(&dir)?;
@@ -183,6 +187,7 @@ fn append(store: &MetricStore, handles: &[SeriesHandle], values: &mut [f64], fro
             }
             aside += made.elapsed();
             let mut b = BatchBuilder::default();
+            b.reserve(some.len(), 0);
             for (i, h) in some.iter().enumerate() {
                 let s = b.handle(*h);
                 b.push(s, T0 + step as i64 * 15_000, 0, Value::Float(values[k * COMMIT + i]));

@@ -55,7 +55,11 @@ impl Engine {
         check_version(&fs, &dir)?;
         let metrics = MetricStore::open_with(options.metrics, progress)?;
         #[cfg(feature = "traces")]
-        let traces = TraceStore::open(TraceStoreOptions { writer_id: metrics.writer_id().to_owned(), ..options.traces })?;
+        let traces = TraceStore::open(TraceStoreOptions {
+            writer_id: metrics.writer_id().to_owned(),
+            cache: Some(options.traces.cache.unwrap_or_else(|| metrics.cache().clone())),
+            ..options.traces
+        })?;
         let engine = Engine(Arc::new(Inner {
             metrics,
             #[cfg(feature = "traces")]

@@ -222,3 +222,43 @@ fn what_was_read_once_is_read_from_the_disk_after_a_restart() {
     assert_eq!(count(&again).unwrap(), 2000);
     assert_eq!(taken(), 0, "all ranges were on the disk");
 }
+
+#[cfg(feature = "traces")]
+#[test]
+fn spans_read_once_are_read_from_the_disk_after_a_restart() {
+    use strandline_storage::engine::{Engine, EngineOptions};
+    use strandline_storage::model::{Span, SpanId, TraceId};
+    use strandline_storage::traces::TraceStoreOptions;
+    let (fs, clock) = (SimFs::new(), ManualClock::new(T0 + 3_600_000));
+    let b = bucket(&fs);
+    let open = |dir: &str| {
+        let (shared, clock): (Arc<dyn Fs>, _) = (Arc::new(fs.clone()), Arc::new(clock.clone()));
+        let mut metrics = MetricOptions::new(shared.clone(), clock.clone(), dir);
+        metrics.bucket = Some(Arc::new(b.clone()));
+        let traces = TraceStoreOptions::new(shared, clock, dir, Arc::new(b.clone()));
+        Engine::open(EngineOptions { metrics, traces, background: false }).unwrap()
+    };
+    let id = |n: u32| TraceId([n.to_be_bytes(), [1; 4], [2; 4], [3; 4]].concat().try_into().unwrap());
+    let spans: Vec<Span> = (0..3000)
+        .map(|n| Span {
+            trace_id: id(n),
+            span_id: SpanId([7; 8]),
+            start_unix_nano: T0 as u64 * 1_000_000 + n as u64,
+            end_unix_nano: T0 as u64 * 1_000_000 + 2 * n as u64 + 5,
+            name: format!("op {}", n % 17),
+            ..Span::default()
+        })
+        .collect();
+    let writer = open("/a");
+    writer.traces().append(&spans).unwrap().ticket.wait().unwrap();
+    writer.flush().unwrap();
+    let taken = || b.ranges.swap(0, Ordering::SeqCst);
+    let fresh = open("/c");
+    assert_eq!(fresh.traces().trace(id(41)).unwrap().unwrap().spans[0].name, "op 7");
+    assert!(taken() > 0);
+    drop(fresh);
+    let again = open("/c");
+    assert_eq!(again.traces().trace(id(41)).unwrap().unwrap().spans[0].name, "op 7");
+    assert_eq!(taken(), 0, "all ranges were on the disk");
+    assert!(again.traces().trace(id(9999)).unwrap().is_none());
+}

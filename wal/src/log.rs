@@ -20,6 +20,9 @@ use crate::options::{SyncMode, WalOptions};
 use crate::recover::{RecoveryReport, Replay, recover};
 use crate::ticket::Ticket;
 
+/// So much is zeroed ahead of the frames: their syncs then write data alone, without the file's new length.
+const ROOM_BYTES: usize = 256 << 10;
+
 /// A segmented log; clones share it.
 #[derive(Clone)]
 pub struct Wal(Arc<Handle>);
@@ -88,6 +91,8 @@ struct Writer {
     number: u64,
     len: u64,
     durable: u64,
+    /// How far the zeros reach that frames are written over.
+    room: u64,
     sealed: VecDeque<Segment>,
     taken: Vec<u8>,
     frame: Vec<u8>,
@@ -113,6 +118,7 @@ impl Wal {
             number,
             len,
             durable: len,
+            room: 0,
             sealed,
             taken: Vec::new(),
             frame: Vec::new(),
@@ -450,6 +456,11 @@ impl Writer {
         }
         self.unsynced = true;
         if shared.options.sync == SyncMode::Always {
+            let end = self.len + n;
+            if end > self.room {
+                // Without room all is as right, only slower: the disk may be nearly full.
+                self.room = file.make_room(ROOM_BYTES).map_or(0, |()| end + ROOM_BYTES as u64);
+            }
             let good = self.len;
             self.len += n;
             if let Err(e) = self.sync_now(shared) {
@@ -512,6 +523,7 @@ impl Writer {
         self.number = number;
         self.len = SEGMENT_HEADER_BYTES as u64;
         self.durable = self.len;
+        self.room = 0;
         Ok(())
     }
 

@@ -130,6 +130,8 @@ impl Scan<'_> {
                     self.frame(at, &h, &payload, replay)?;
                     at += FRAME_HEADER_BYTES as u64 + h.stored_len as u64;
                 }
+                // Room that no frame was written into.
+                None if good_len.is_none() && written_until(&*f, at, end) == at => return self.cut(at, at, end),
                 None => {
                     // A sealed segment was durable to its end; in the last one a later frame must vouch for it.
                     let sealed = good_len.is_some() || !last;
@@ -142,7 +144,7 @@ impl Scan<'_> {
                             self.damage(&*f, at, end);
                             at = end;
                         }
-                        None => return self.cut(at, f.len()),
+                        None => return self.cut(at, written_until(&*f, at, end), f.len()),
                     }
                 }
             }
@@ -176,10 +178,11 @@ impl Scan<'_> {
         Ok(())
     }
 
-    fn cut(&mut self, at: u64, len: u64) -> Result<(), WalError> {
-        self.report.torn_bytes += len - at;
+    /// Ends the segment at `at`; what was written reaches to `written`, the file to `len`.
+    fn cut(&mut self, at: u64, written: u64, len: u64) -> Result<(), WalError> {
+        self.report.torn_bytes += written - at;
         self.report.segments.push((self.number, at));
-        if self.mend {
+        if self.mend && at < len {
             self.fs.truncate(self.path, at).map_err(|e| WalError::io("cutting the log's torn tail", self.path, &e))?;
         }
         Ok(())
@@ -214,6 +217,22 @@ fn read_frame(f: &dyn FileRead, segment: u64, at: u64, end: u64) -> Option<(Fram
     }
     let payload = f.read_at(at + FRAME_HEADER_BYTES as u64, h.stored_len as usize).ok()?;
     (h.checksum(segment, &payload) == h.crc).then_some((h, payload))
+}
+
+/// Where the zeros begin that `from..end` ends with; what can't be read counts as written.
+fn written_until(f: &dyn FileRead, from: u64, mut end: u64) -> u64 {
+    const STEP: u64 = 64 << 10;
+    while from < end {
+        let start = end.saturating_sub(STEP).max(from);
+        match f.read_at(start, (end - start) as usize) {
+            Ok(b) => match b.iter().rposition(|x| *x != 0) {
+                Some(last) => return start + last as u64 + 1,
+                None => end = start,
+            },
+            Err(_) => return end,
+        }
+    }
+    from
 }
 
 /// The first good frame at or behind `from` whose durable mark is at least `vouches`.

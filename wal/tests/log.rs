@@ -122,6 +122,61 @@ fn a_bad_last_frame_is_a_torn_tail() {
 }
 
 #[test]
+fn room_behind_the_frames_is_neither_a_torn_tail_nor_damage() {
+    let path = Path::new(DIR).join("00000001.wal");
+    let fs = SimFs::new();
+    let (w, _, _) = open(&fs, 1 << 20);
+    w.append(&record(0)).unwrap().wait().unwrap();
+    let len = fs.open(&path).unwrap().len();
+    w.append(&record(1)).unwrap().wait().unwrap();
+    assert!(len > w.size_bytes() && fs.open(&path).unwrap().len() == len, "the second frame found room");
+    let end = w.size_bytes();
+    drop(w);
+    let (_, report, seen) = open(&fs, 1 << 20);
+    assert_eq!((seen.len(), report.torn_bytes, report.damage.len()), (2, 0, 0));
+    assert_eq!(fs.open(&path).unwrap().len(), end, "the room is given back");
+}
+
+#[test]
+fn a_frame_torn_within_the_room_is_cut() {
+    for style in [CrashStyle::LoseUnsynced, CrashStyle::Torn, CrashStyle::Reordered] {
+        for seed in 1..20 {
+            let fs = SimFs::new();
+            let (w, _, _) = open(&fs, 1 << 20);
+            for i in 0..3 {
+                w.append(&record(i)).unwrap().wait().unwrap();
+            }
+            fs.crash_at_sync(fs.syncs() + 1);
+            assert!(w.append(&[7; 3000]).unwrap().wait().is_err());
+            fs.restart(style, seed);
+            let (_, report, seen) = open(&fs, 1 << 20);
+            assert_eq!(seen[..3], [record(0), record(1), record(2)], "{style:?} {seed}");
+            assert!(report.damage.is_empty() && report.torn_bytes < 3100, "{style:?} {seed}: {report:?}");
+        }
+    }
+}
+
+#[test]
+fn a_disk_without_space_for_room_still_takes_frames() {
+    let fs = SimFs::new();
+    let (w, _, _) = open(&fs, 1 << 20);
+    w.append(&record(0)).unwrap().wait().unwrap();
+    // Writes the frame, then asks for room.
+    fs.fail_call(fs.calls() + 2, FaultKind::Enospc);
+    let mut x = 1u64;
+    let mut unpackable = || {
+        x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (x >> 56) as u8
+    };
+    let large: Vec<u8> = (0..300_000).map(|_| unpackable()).collect();
+    w.append(&large).unwrap().wait().unwrap();
+    w.append(&record(1)).unwrap().wait().unwrap();
+    assert_eq!(w.stats().failures, 0);
+    drop(w);
+    assert_eq!(open(&fs, 1 << 20).2, [record(0), large, record(1)]);
+}
+
+#[test]
 fn a_full_disk_refuses_and_writing_resumes_by_itself() {
     for fault in [FaultKind::Enospc, FaultKind::Eio] {
         let fs = SimFs::new();

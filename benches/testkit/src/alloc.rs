@@ -1,10 +1,12 @@
 //! An allocator that counts: bytes alive, their peak, and calls.
 #![allow(unsafe_code)]
 
-use std::alloc::{GlobalAlloc, Layout, System};
+use std::alloc::{GlobalAlloc, Layout};
+
+use mimalloc::MiMalloc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
-/// The system's allocator, counted. Install it with `#[global_allocator]` in a bench or test.
+/// The allocator of the server, counted. Install it with `#[global_allocator]` in a bench or test.
 pub struct CountingAllocator;
 
 static STOPPED: AtomicBool = AtomicBool::new(false);
@@ -66,27 +68,27 @@ fn shrunk(bytes: usize) {
     LIVE.fetch_sub(bytes as u64, Relaxed);
 }
 
-// SAFETY: every call goes to `System` with the caller's own layout and pointer; only counters are added.
+// SAFETY: every call goes to `MiMalloc` with the caller's own layout and pointer; only counters are added.
 unsafe impl GlobalAlloc for CountingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         grown(layout.size());
         // SAFETY: the caller's contract is passed on.
-        unsafe { System.alloc(layout) }
+        unsafe { MiMalloc.alloc(layout) }
     }
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         grown(layout.size());
         // SAFETY: the caller's contract is passed on.
-        unsafe { System.alloc_zeroed(layout) }
+        unsafe { MiMalloc.alloc_zeroed(layout) }
     }
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
         shrunk(layout.size());
         // SAFETY: the caller's contract is passed on.
-        unsafe { System.dealloc(ptr, layout) }
+        unsafe { MiMalloc.dealloc(ptr, layout) }
     }
     unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         grown(new_size);
         shrunk(layout.size());
         // SAFETY: the caller's contract is passed on.
-        unsafe { System.realloc(ptr, layout, new_size) }
+        unsafe { MiMalloc.realloc(ptr, layout, new_size) }
     }
 }

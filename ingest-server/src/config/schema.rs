@@ -177,7 +177,7 @@ keys! {
     "bucket.ca_file" Kind::Path, "", "CA certificates (PEM) to trust instead of the system's.", bucket_ca_file = path;
     "bucket.timeout" Kind::Duration, "30s", "Give up on a request to the bucket after this.", bucket_timeout_ms = ms;
     "bucket.cache" Kind::Size, "64MiB", "The bucket's bytes kept in memory.", bucket_cache_bytes = n;
-    "bucket.disk_cache" Kind::Size, "1GiB", "A remote bucket's bytes kept on disk, in cache of the data folder, for metrics; 0: none.", bucket_disk_cache_bytes = n;
+    "bucket.disk_cache" Kind::Size, "1GiB", "A remote bucket's bytes kept on disk, in cache of the data folder; 0: none.", bucket_disk_cache_bytes = n;
     "metrics.retention" Kind::Duration, "90d", "Metric blocks older than this are removed.", metrics_retention_ms = ms;
     "metrics.retention_size" Kind::Size, "0", "The oldest metric blocks are removed above this.", metrics_retention_bytes = n;
     "metrics.local_retention" Kind::Duration, "24h", "How long a block stays on the local disk once it is in the bucket.", local_retention_ms = ms;

@@ -30,6 +30,26 @@ struct State {
     names: HashMap<String, Arc<str>>,
 }
 
+/// A bucket whose objects are read in pages through a cache.
+#[derive(Clone)]
+pub struct CachedBucket {
+    /// The bucket.
+    pub bucket: Arc<dyn Bucket>,
+    /// Its pages.
+    pub cache: Arc<RangeCache>,
+}
+
+impl CachedBucket {
+    /// `len` bytes of an object of `total` bytes from `offset`.
+    pub fn read(&self, key: &str, total: u64, offset: u64, len: usize) -> Result<Bytes> {
+        self.cache.read(&*self.bucket, key, total, offset, len)
+    }
+    /// Fetches what is missing of the ranges; see [`RangeCache::prefetch`].
+    pub fn prefetch(&self, key: &str, total: u64, ranges: &[(u64, usize)]) {
+        self.cache.prefetch(&*self.bucket, key, total, ranges);
+    }
+}
+
 /// A bounded cache of pages with second-chance eviction, in front of one on disk.
 pub struct RangeCache {
     state: Mutex<State>,

@@ -15,7 +15,7 @@ use bytes::Bytes;
 
 use crate::error::Result;
 
-pub use cache::RangeCache;
+pub use cache::{CachedBucket, RangeCache};
 pub use lease::{Lease, Ownership};
 pub use local::LocalBucket;
 #[cfg(feature = "s3")]

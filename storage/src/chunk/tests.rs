@@ -51,7 +51,8 @@ proptest! {
             got.v.iter().map(|v| v.to_bits()).collect::<Vec<_>>(),
             samples.iter().map(|s| s.1.to_bits()).collect::<Vec<_>>()
         );
-        prop_assert!(a.capacity_bytes() <= a.bytes().len() * 5 / 4 + 16);
+        prop_assert!(a.capacity_bytes() <= a.size_bytes() * 5 / 4 + 16);
+        prop_assert_eq!(a.first_time(), Some(samples[0].0));
     }
 
     #[test]

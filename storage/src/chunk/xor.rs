@@ -6,7 +6,8 @@ use crate::error::Result;
 use crate::model::TimeRange;
 use crate::read::SampleBuf;
 
-/// The state of an open XOR chunk; the bytes are always a valid chunk.
+/// The state of an open XOR chunk. The number of samples at the start of the bytes is put there when they are asked for:
+/// an append touches their end alone.
 #[derive(Clone, Debug)]
 pub struct XorAppender {
     buf: Vec<u8>,
@@ -48,7 +49,6 @@ impl XorAppender {
         self.t = t;
         self.v = bits;
         self.n += 1;
-        self.buf[..2].copy_from_slice(&self.n.to_be_bytes());
     }
 
     fn first_two(&mut self, t: i64, bits: u64) {
@@ -68,8 +68,23 @@ impl XorAppender {
     }
 
     /// The chunk so far.
-    pub fn bytes(&self) -> &[u8] {
+    pub fn bytes(&mut self) -> &[u8] {
+        if let Some(count) = self.buf.first_chunk_mut() {
+            *count = self.n.to_be_bytes();
+        }
         &self.buf
+    }
+    /// Length of [`XorAppender::bytes`].
+    pub fn size_bytes(&self) -> usize {
+        self.buf.len()
+    }
+    /// The time of the first sample.
+    pub fn first_time(&self) -> Option<i64> {
+        Reader::new(self.buf.get(2..)?).varint().ok()
+    }
+    /// The last byte, which the next sample is written to.
+    pub(crate) fn edge(&self) -> u8 {
+        self.buf.last().copied().unwrap_or(0)
     }
     /// Number of samples.
     pub fn len(&self) -> u16 {
@@ -89,6 +104,7 @@ impl XorAppender {
     }
     /// Takes the bytes, leaving an empty chunk that still knows the last sample.
     pub fn take(&mut self) -> Vec<u8> {
+        self.bytes();
         let kept = XorAppender { t: self.t, v: self.v, ..XorAppender::default() };
         std::mem::replace(self, kept).buf
     }

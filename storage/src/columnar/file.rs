@@ -10,7 +10,7 @@ use parquet::errors::ParquetError;
 use parquet::file::reader::{ChunkReader, Length};
 use strandline_wal::fs::FileRead;
 
-use crate::bucket::Bucket;
+use crate::bucket::CachedBucket;
 use crate::error::{Error, Result};
 
 /// A sum covers so many bytes.
@@ -52,7 +52,7 @@ pub enum Source {
     /// A local file.
     Local(Arc<dyn FileRead>),
     /// An object.
-    Bucket(Arc<dyn Bucket>, String),
+    Bucket(CachedBucket, String),
 }
 
 /// A file with its sums.
@@ -92,10 +92,19 @@ impl CheckedFile {
         matches!(self.source, Source::Bucket(..))
     }
 
+    /// Says what will be read soon, so that waits overlap: for the network, or for the disk while something else is
+    /// computed. Failures show when the data is read.
+    pub fn prefetch(&self, ranges: &[(u64, usize)]) {
+        match &self.source {
+            Source::Local(f) => ranges.iter().for_each(|(o, n)| f.will_read(*o, *n)),
+            Source::Bucket(b, key) => b.prefetch(key, self.len, ranges),
+        }
+    }
+
     fn fetch(&self, offset: u64, len: usize) -> Result<Bytes> {
         match &self.source {
             Source::Local(f) => f.read_at(offset, len).map_err(|e| Error::io("reading a block", &self.name, e).offset(offset)),
-            Source::Bucket(b, key) => b.get_range(key, offset, len),
+            Source::Bucket(b, key) => b.read(key, self.len, offset, len),
         }
     }
 

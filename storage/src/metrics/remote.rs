@@ -8,7 +8,7 @@ use strandline_wal::fs::Fs;
 
 use super::block::{self, Block, BlockMeta, RangeRead, Tombstones};
 use super::version::Place;
-use crate::bucket::{Bucket, RangeCache};
+use crate::bucket::CachedBucket;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Opens blocks.
@@ -22,11 +22,9 @@ pub struct StoreOpener {
     /// Files.
     pub fs: Arc<dyn Fs>,
     /// The bucket.
-    pub bucket: Option<Arc<dyn Bucket>>,
+    pub bucket: Option<CachedBucket>,
     /// Where the tenant's blocks lie in it.
     pub prefix: String,
-    /// Ranges of the bucket's objects.
-    pub cache: Arc<RangeCache>,
 }
 
 impl Opener for StoreOpener {
@@ -41,7 +39,7 @@ impl Opener for StoreOpener {
             },
             Place::Bucket(prefix) => {
                 let bucket = self.bucket.as_ref().ok_or_else(|| Error::new(ErrorKind::Unavailable, "there is no bucket"))?;
-                match bucket.local_path(prefix) {
+                match bucket.bucket.local_path(prefix) {
                     Some(dir) => Block::open(&self.fs, &dir),
                     None => self.open_remote(bucket, meta, prefix),
                 }
@@ -52,7 +50,8 @@ impl Opener for StoreOpener {
 }
 
 impl StoreOpener {
-    fn open_remote(&self, bucket: &Arc<dyn Bucket>, meta: &BlockMeta, prefix: &str) -> Result<Block> {
+    fn open_remote(&self, cached: &CachedBucket, meta: &BlockMeta, prefix: &str) -> Result<Block> {
+        let bucket = &cached.bucket;
         let known = |rel: &str| {
             let files = meta.thanos.as_ref().map_or(&[][..], |t| &t.files);
             files.iter().find(|f| f.rel_path == rel).map(|f| f.size_bytes).filter(|s| *s > 0)
@@ -63,7 +62,7 @@ impl StoreOpener {
                 Some(n) => n,
                 None => bucket.size(&key)?,
             };
-            Ok(Arc::new(ObjectSource { bucket: bucket.clone(), cache: self.cache.clone(), key, len }))
+            Ok(Arc::new(ObjectSource { bucket: cached.clone(), key, len }))
         };
         let mut segments = Vec::new();
         let listed = bucket.list(&format!("{prefix}/{}/", block::CHUNKS))?;
@@ -81,8 +80,7 @@ impl StoreOpener {
 
 /// An object read by ranges through the cache.
 struct ObjectSource {
-    bucket: Arc<dyn Bucket>,
-    cache: Arc<RangeCache>,
+    bucket: CachedBucket,
     key: String,
     len: u64,
 }
@@ -92,12 +90,12 @@ impl RangeRead for ObjectSource {
         self.len
     }
     fn read(&self, offset: u64, len: usize) -> Result<Bytes> {
-        self.cache.read(&*self.bucket, &self.key, self.len, offset, len)
+        self.bucket.read(&self.key, self.len, offset, len)
     }
     fn prefetch(&self, ranges: &[(u64, usize)]) {
-        self.cache.prefetch(&*self.bucket, &self.key, self.len, ranges);
+        self.bucket.prefetch(&self.key, self.len, ranges);
     }
     fn name(&self) -> String {
-        format!("{}/{}", self.bucket.name(), self.key)
+        format!("{}/{}", self.bucket.bucket.name(), self.key)
     }
 }

@@ -16,7 +16,7 @@ use super::options::MetricOptions;
 use super::remote::StoreOpener;
 use super::selection::MetricSelection;
 use super::version::{BlockEntry, Place, Version};
-use crate::bucket::{Lease, Ownership, RangeCache};
+use crate::bucket::{CachedBucket, Lease, Ownership, RangeCache};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Labels, Matcher, MetricMetadata, TimeRange};
 use crate::read::{ExemplarSeries, LabelQuery, SelectRequest, SeriesSelection, SeriesSource, Warnings};
@@ -33,6 +33,8 @@ pub(super) struct Inner {
     /// One flush, compaction or upload at a time.
     pub work: Mutex<Work>,
     pub opener: Arc<StoreOpener>,
+    /// Pages of a remote bucket's objects.
+    pub cache: Arc<RangeCache>,
     pub writer: String,
     pub ownership: Ownership,
     pub recovery: RecoveryReport,
@@ -109,11 +111,11 @@ impl MetricStore {
         let parts = HeadParts { fs: fs.clone(), wal, clock: options.clock.clone(), rules: options.rules, limits: options.limits };
         let head = Head::new(parts, &dir.join("head"), replay)?;
         head.spill(options.spill_bytes)?;
+        let cache = Arc::new(open_cache(&options)?);
         let opener = Arc::new(StoreOpener {
             fs: fs.clone(),
-            bucket: options.bucket.clone(),
+            bucket: options.bucket.clone().map(|bucket| CachedBucket { bucket, cache: cache.clone() }),
             prefix: format!("metrics/{}", options.tenant),
-            cache: Arc::new(open_cache(&options)?),
         });
         let version = Version { pin: head.pin(), flushed_epoch: 0, blocks: Vec::new(), incomplete: None, deletes: Vec::new() };
         let first_ulid = u128::from(manifest.names);
@@ -126,6 +128,7 @@ impl MetricStore {
             manifest: Mutex::new(manifest),
             work: Mutex::new(Work { ulid_counter: first_ulid, ..Work::default() }),
             opener,
+            cache,
             writer,
             ownership,
             recovery,
@@ -178,6 +181,11 @@ impl MetricStore {
         &self.0.writer
     }
 
+    /// Pages of a remote bucket's objects, for whoever reads the same bucket to share.
+    pub fn cache(&self) -> &Arc<RangeCache> {
+        &self.0.cache
+    }
+
     /// The blocks that queries see.
     pub fn blocks(&self) -> Vec<Arc<BlockEntry>> {
         self.version().blocks.clone()
@@ -209,7 +217,7 @@ impl MetricStore {
     /// A rough count of heap bytes in use, cheap enough to ask often.
     pub fn heap_bytes_estimate(&self) -> usize {
         let s = self.0.head.stats();
-        s.series * 300 + s.chunks as usize * 160 + self.0.head.sealed_heap_bytes() + self.0.opener.cache.size_bytes() as usize
+        s.series * 300 + s.chunks as usize * 160 + self.0.head.sealed_heap_bytes() + self.0.cache.size_bytes() as usize
     }
 
     /// Makes all acknowledged data durable and ends the log. Further appends fail.

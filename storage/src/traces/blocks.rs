@@ -8,7 +8,7 @@ use strandline_wal::fs::Fs;
 
 use super::block::meta::{BlockMeta, DELETION_MARK_FILE, META_FILE};
 use super::block::reader::{Location, OpenBlock};
-use crate::bucket::Bucket;
+use crate::bucket::{Bucket, CachedBucket};
 use crate::error::{Error, ErrorKind, Result};
 
 /// A block of the store.
@@ -26,13 +26,13 @@ pub struct BlockHandle {
 
 impl BlockHandle {
     /// A block that waits for its upload.
-    pub fn staged(meta: BlockMeta, fs: Arc<dyn Fs>, dir: PathBuf, bucket: Arc<dyn Bucket>) -> Arc<Self> {
+    pub fn staged(meta: BlockMeta, fs: Arc<dyn Fs>, dir: PathBuf, bucket: CachedBucket) -> Arc<Self> {
         let location = Location::Folder(fs.clone(), dir);
         let later = Some(Location::Bucket(bucket, prefix(&meta.tenant, &meta.ulid)));
         Arc::new(BlockHandle { meta, staged: true, location, later, fs, open: Mutex::new(None) })
     }
     /// A block in the bucket.
-    pub fn in_bucket(meta: BlockMeta, fs: Arc<dyn Fs>, bucket: Arc<dyn Bucket>) -> Arc<Self> {
+    pub fn in_bucket(meta: BlockMeta, fs: Arc<dyn Fs>, bucket: CachedBucket) -> Arc<Self> {
         let location = Location::Bucket(bucket, prefix(&meta.tenant, &meta.ulid));
         Arc::new(BlockHandle { meta, staged: false, location, later: None, fs, open: Mutex::new(None) })
     }
@@ -129,8 +129,8 @@ pub fn look_around(bucket: &Arc<dyn Bucket>, tenant: &str, wanted: &dyn Fn(&str)
 }
 
 /// The blocks in the bucket that count: described, of a known format, not marked for deletion, not merged into others.
-pub fn list(fs: &Arc<dyn Fs>, bucket: &Arc<dyn Bucket>, tenant: &str) -> Result<Vec<Arc<BlockHandle>>> {
-    let found = look_around(bucket, tenant, &|_| true)?.found;
+pub fn list(fs: &Arc<dyn Fs>, bucket: &CachedBucket, tenant: &str) -> Result<Vec<Arc<BlockHandle>>> {
+    let found = look_around(&bucket.bucket, tenant, &|_| true)?.found;
     let described = |(_, f)| if let Found::Block(m) = f { Some(*m) } else { None };
     let mut metas: Vec<BlockMeta> = found.into_iter().filter_map(described).collect();
     let merged: foldhash::HashSet<String> = metas.iter().flat_map(|m: &BlockMeta| m.sources.clone()).collect();

@@ -63,7 +63,7 @@ impl TraceStore {
         for (ulid, found) in found {
             match found {
                 Found::Nothing => {}
-                Found::Block(meta) => fresh.push(BlockHandle::in_bucket(*meta, o.fs.clone(), o.bucket.clone())),
+                Found::Block(meta) => fresh.push(BlockHandle::in_bucket(*meta, o.fs.clone(), inner.bucket.clone())),
                 Found::Marked { at_ms, by, meta } => {
                     if let Some(m) = &meta {
                         inner.ownership.tend(std::iter::once((Some(&*m.writer_id), &*ulid)), now_ms)?;
@@ -109,7 +109,7 @@ impl TraceStore {
                 let prefix = blocks::prefix(&inner.options.tenant, &ulid);
                 inner.options.bucket.put_file(&format!("{prefix}{SPANS_FILE}"), &at.join(SPANS_FILE))?;
                 inner.options.bucket.put_file(&format!("{prefix}{META_FILE}"), &at.join(META_FILE))?;
-                let uploaded = BlockHandle::in_bucket(h.meta.clone(), inner.options.fs.clone(), inner.options.bucket.clone());
+                let uploaded = BlockHandle::in_bucket(h.meta.clone(), inner.options.fs.clone(), inner.bucket.clone());
                 self.replace(&[ulid.as_str()], Some(uploaded));
             }
             manifest.staged.retain(|u| *u != ulid);

@@ -10,7 +10,7 @@ use strandline_wal::fs::Fs;
 
 use super::block::meta::{BlockMeta, META_FILE};
 use super::blocks::BlockHandle;
-use crate::bucket::Bucket;
+use crate::bucket::CachedBucket;
 use crate::error::{Error, Result};
 
 const NAME: &str = "manifest.json";
@@ -50,13 +50,7 @@ impl Manifest {
 
     /// Handles of staged blocks that are not in `known`. Folders that no manifest names are what a crash left of a
     /// flush whose spans are still in the log: they are removed.
-    pub fn staged(
-        &self,
-        fs: &Arc<dyn Fs>,
-        dir: &Path,
-        bucket: &Arc<dyn Bucket>,
-        known: &[Arc<BlockHandle>],
-    ) -> Result<Vec<Arc<BlockHandle>>> {
+    pub fn staged(&self, fs: &Arc<dyn Fs>, dir: &Path, bucket: &CachedBucket, known: &[Arc<BlockHandle>]) -> Result<Vec<Arc<BlockHandle>>> {
         let mut out = Vec::new();
         for e in fs.read_dir(dir).map_err(|e| Error::io("listing staged blocks", dir, e))? {
             let name = e.name().to_owned();

@@ -8,7 +8,7 @@ use strandline_wal::fs::Fs;
 
 use super::block::writer::WriteOptions;
 use super::limits::SpanLimits;
-use crate::bucket::Bucket;
+use crate::bucket::{Bucket, RangeCache};
 use crate::clock::Clock;
 
 /// Options of a span store. All but `fs`, `clock`, `dir` and `bucket` have defaults by [`TraceStoreOptions::new`].
@@ -22,6 +22,8 @@ pub struct TraceStoreOptions {
     pub dir: PathBuf,
     /// Where blocks go.
     pub bucket: Arc<dyn Bucket>,
+    /// Pages of a remote bucket's objects. An engine's stores share one; a store by itself has 32 MiB in memory.
+    pub cache: Option<Arc<RangeCache>>,
     /// Whose spans; part of the blocks' keys.
     pub tenant: String,
     /// The process that compacts and deletes the blocks it writes.
@@ -70,6 +72,7 @@ impl TraceStoreOptions {
             clock,
             dir: dir.into(),
             bucket,
+            cache: None,
             tenant: "anonymous".into(),
             writer_id: "strandline".into(),
             wal: WalOptions::default(),

@@ -1,7 +1,7 @@
 //! The store as a source of batches: live spans and blocks, traces that lie in several places put together.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeSet, BinaryHeap};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -18,6 +18,8 @@ use crate::read::{AttributeScope, RowBatch, ScanRequest, ScanStats, SpanBatch, S
 
 /// Spans of a batch of live ones, about.
 const LIVE_BATCH_SPANS: usize = 16 << 10;
+/// Row groups whose columns are read ahead together.
+const AHEAD: usize = 4;
 /// Traces put together at a time.
 const MERGED_TRACES: usize = 2048;
 
@@ -152,6 +154,8 @@ struct Scan<'a> {
     visit: &'a mut dyn FnMut(&dyn SpanBatch) -> Result<Visit>,
     /// Traces that start earlier are not wanted any more.
     not_before: u64,
+    /// Paths of the columns that the visitor has asked for.
+    asked: BTreeSet<String>,
 }
 
 impl Scan<'_> {
@@ -285,27 +289,46 @@ impl Scan<'_> {
     }
 
     fn block(&mut self, block: &Arc<OpenBlock>, both: &[u128]) -> Result<bool> {
-        for g in 0..block.row_groups() {
-            if !block.may_satisfy(g, &self.request.conditions) {
-                continue;
-            }
+        let groups: Vec<usize> = (0..block.row_groups()).filter(|g| block.may_satisfy(*g, &self.request.conditions)).collect();
+        for (i, g) in groups.iter().copied().enumerate() {
+            self.look_ahead(block, &groups, i);
             let mut batch = BlockBatch::new(block.clone(), g, None)?;
             if !both.is_empty() {
                 let excluded: Vec<bool> = batch.ids_of_traces().iter().map(|id| both.binary_search(id).is_ok()).collect();
                 batch.excluded = excluded.contains(&true).then_some(excluded);
             }
-            if self.show(&batch, || batch.bytes_read())? {
+            let done = self.show(&batch, || batch.bytes_read())?;
+            self.asked.extend(batch.leaves_read().into_iter().map(|leaf| block.path(leaf)));
+            if done {
                 return Ok(true);
             }
         }
         Ok(false)
+    }
+
+    /// Has the columns that were asked for before read for some row groups together. From the network that is waited for
+    /// once; a disk reads while the row groups before are worked on.
+    fn look_ahead(&self, block: &OpenBlock, groups: &[usize], at: usize) {
+        if !at.is_multiple_of(AHEAD) {
+            return;
+        }
+        let ahead = if block.is_remote() { AHEAD } else { 2 * AHEAD };
+        let leaves: Vec<usize> = self.asked.iter().filter_map(|path| block.leaf_at(path)).collect();
+        block.prefetch(&groups[at..(at + ahead).min(groups.len())], &leaves);
     }
 }
 
 impl SpanSource for TraceStore {
     fn scan(&self, request: &ScanRequest, visit: &mut dyn FnMut(&dyn SpanBatch) -> Result<Visit>) -> Result<ScanStats> {
         let snapshot = Snapshot::take(self, request)?;
-        let mut scan = Scan { snapshot: &snapshot, request, stats: ScanStats::default(), visit, not_before: 0 };
+        let mut scan = Scan {
+            snapshot: &snapshot,
+            request,
+            stats: ScanStats::default(),
+            visit,
+            not_before: 0,
+            asked: BTreeSet::from(["trace_id".to_owned()]),
+        };
         scan.run()?;
         let stats = scan.stats;
         self.trim_indexes(&self.blocks());

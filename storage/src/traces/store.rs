@@ -21,7 +21,7 @@ use super::manifest::Manifest;
 use super::options::TraceStoreOptions;
 use super::otlp::encode_request;
 use super::record;
-use crate::bucket::{Lease, Ownership};
+use crate::bucket::{CachedBucket, Lease, Ownership, RangeCache};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Span, Trace, TraceId};
 
@@ -31,6 +31,7 @@ pub struct TraceStore(pub(super) Arc<Inner>);
 
 pub(super) struct Inner {
     pub(super) options: TraceStoreOptions,
+    pub(super) bucket: CachedBucket,
     pub(super) wal: Wal,
     /// Held shared from a record's place in the log to its place among the pending; alone by a cut.
     pub(super) gate: RwLock<()>,
@@ -70,6 +71,9 @@ impl State {
         }
     }
 }
+
+/// Of a store that shares no cache.
+const DEFAULT_CACHE_BYTES: u64 = 32 << 20;
 
 /// What became of an append.
 #[must_use = "spans are stored once the ticket resolves"]
@@ -169,13 +173,15 @@ impl TraceStore {
         fs.create_dir_all(&dir).map_err(|e| Error::io("creating a folder", &dir, e))?;
         fs.sync_dir(&options.dir).map_err(|e| Error::io("syncing a folder", &options.dir, e))?;
         let manifest = Manifest::load(&fs, &dir)?;
+        let cache = options.cache.clone().unwrap_or_else(|| Arc::new(RangeCache::new(DEFAULT_CACHE_BYTES)));
+        let bucket = CachedBucket { bucket: options.bucket.clone(), cache };
         // Without the bucket ingest goes on; `maintain` lists it as soon as it answers.
-        let (mut handles, unlisted) = match blocks::list(&fs, &options.bucket, &options.tenant) {
+        let (mut handles, unlisted) = match blocks::list(&fs, &bucket, &options.tenant) {
             Ok(h) => (h, None),
             Err(e) if e.kind == ErrorKind::Corrupt => return Err(e),
             Err(e) => (Vec::new(), Some(e.to_string())),
         };
-        handles.extend(manifest.staged(&fs, &dir, &options.bucket, &handles)?);
+        handles.extend(manifest.staged(&fs, &dir, &bucket, &handles)?);
         let mut live = Live::default();
         let now = options.clock.now_ms();
         let mut replay = |at: strandline_wal::Position, bytes: &[u8]| {
@@ -197,6 +203,7 @@ impl TraceStore {
         let ownership = Ownership::new(&options.writer_id, Some(lease), options.adopt_after_ms);
         Ok(TraceStore(Arc::new(Inner {
             options,
+            bucket,
             wal,
             gate: RwLock::new(()),
             state: RwLock::new(state),
@@ -395,7 +402,7 @@ impl TraceStore {
         manifest.save(&inner.options.fs, &dir)?;
         let new = metas.into_iter().map(|m| {
             let at = dir.join(&m.ulid);
-            BlockHandle::staged(m, inner.options.fs.clone(), at, inner.options.bucket.clone())
+            BlockHandle::staged(m, inner.options.fs.clone(), at, inner.bucket.clone())
         });
         {
             let mut s = inner.state.write();

@@ -94,6 +94,12 @@ pub trait FileWrite: Send {
     fn write_all(&mut self, buf: &[u8]) -> io::Result<()>;
     /// Makes the content durable.
     fn sync(&mut self) -> io::Result<()>;
+    /// Puts zeros behind what is written, for the next writes to go over: their syncs then have no new length to make
+    /// durable. A wish: the file may stay as it is.
+    fn make_room(&mut self, bytes: usize) -> io::Result<()> {
+        let _ = bytes;
+        Ok(())
+    }
 }
 
 /// A file open for reading; the content is taken as immutable up to its length at opening.
@@ -106,6 +112,10 @@ pub trait FileRead: Send + Sync {
     }
     /// Exactly `len` bytes from `offset`; `UnexpectedEof` if there are fewer. Without a copy where mapped.
     fn read_at(&self, offset: u64, len: usize) -> io::Result<Bytes>;
+    /// Says that these bytes will be read soon, so that the disk may be asked before they are.
+    fn will_read(&self, offset: u64, len: usize) {
+        let _ = (offset, len);
+    }
     /// The whole file as memory, where it is mapped.
     fn mapped(&self) -> Option<&[u8]> {
         None

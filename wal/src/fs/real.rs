@@ -34,14 +34,30 @@ impl RealFs {
     }
 }
 
-struct Writer(File);
+struct Writer {
+    file: File,
+    len: u64,
+}
 
 impl FileWrite for Writer {
     fn write_all(&mut self, buf: &[u8]) -> io::Result<()> {
-        self.0.write_all(buf)
+        self.file.write_all(buf)?;
+        self.len += buf.len() as u64;
+        Ok(())
     }
     fn sync(&mut self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
+    }
+    // Zeros, and not an allocation: where the disk must first be told that the bytes are no longer unwritten, a sync
+    // costs as much as for a new length.
+    #[cfg(unix)]
+    fn make_room(&mut self, bytes: usize) -> io::Result<()> {
+        static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+        for at in (0..bytes).step_by(ZEROS.len()) {
+            let some = &ZEROS[..ZEROS.len().min(bytes - at)];
+            std::os::unix::fs::FileExt::write_all_at(&self.file, some, self.len + at as u64)?;
+        }
+        Ok(())
     }
 }
 
@@ -81,8 +97,17 @@ fn read_exact_at(f: &File, buf: &mut [u8], offset: u64) -> io::Result<()> {
     f.read_exact(buf)
 }
 
+struct Map(Arc<memmap2::Mmap>);
+
+impl AsRef<[u8]> for Map {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
 struct MappedFile {
     map: Bytes,
+    inner: Arc<memmap2::Mmap>,
 }
 
 impl FileRead for MappedFile {
@@ -96,6 +121,12 @@ impl FileRead for MappedFile {
             None => Err(eof(offset, len, self.map.len() as u64)),
         }
     }
+    #[cfg(unix)]
+    fn will_read(&self, offset: u64, len: usize) {
+        let Ok(offset) = usize::try_from(offset) else { return };
+        // Advice: reading says what is wrong, if something is.
+        let _ = self.inner.advise_range(memmap2::Advice::WillNeed, offset, len.min(self.map.len().saturating_sub(offset)));
+    }
     fn mapped(&self) -> Option<&[u8]> {
         Some(&self.map)
     }
@@ -106,7 +137,8 @@ impl Fs for RealFs {
         fs::create_dir_all(dir)
     }
     fn create(&self, path: &Path) -> io::Result<Box<dyn FileWrite>> {
-        Ok(Box::new(Writer(OpenOptions::new().create(true).write(true).truncate(true).open(path)?)))
+        let file = OpenOptions::new().create(true).write(true).truncate(true).open(path)?;
+        Ok(Box::new(Writer { file, len: 0 }))
     }
     fn open(&self, path: &Path) -> io::Result<Arc<dyn FileRead>> {
         let file = File::open(path)?;
@@ -116,9 +148,10 @@ impl Fs for RealFs {
         }
         // SAFETY: files opened here are immutable once named (written under another name, or append-only and
         // read up to the length at opening); nothing truncates them while mapped but `Fs::truncate`, which only
-        // the WAL calls, before it maps.
-        let map = unsafe { memmap2::Mmap::map(&file)? };
-        Ok(Arc::new(MappedFile { map: Bytes::from_owner(map) }))
+        // the WAL calls, before it maps. The newest segment of another process' log may get its room written over
+        // while it is mapped: a frame's bytes turn from zero to what they stay, and count only once the checksum fits.
+        let inner = Arc::new(unsafe { memmap2::Mmap::map(&file)? });
+        Ok(Arc::new(MappedFile { map: Bytes::from_owner(Map(inner.clone())), inner }))
     }
     fn read_dir(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
         let mut out = Vec::new();

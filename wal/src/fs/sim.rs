@@ -46,8 +46,24 @@ impl FaultKind {
 
 #[derive(Default, Clone)]
 struct File {
+    /// What was written, and behind it the zeros of [`FileWrite::make_room`].
     data: Vec<u8>,
+    /// How much of what was written is durable, and how long the file is if the machine goes down.
     synced: usize,
+    durable_len: usize,
+}
+
+impl File {
+    fn all_is_durable(&mut self) {
+        self.synced = self.data.len();
+        self.durable_len = self.data.len();
+    }
+
+    /// What comes behind `end` was never written: gone, or zeros where room was made.
+    fn lose_behind(&mut self, end: usize) {
+        self.data.truncate(end.max(self.durable_len));
+        self.data[end..].fill(0);
+    }
 }
 
 type FileRef = Arc<Mutex<File>>;
@@ -148,10 +164,14 @@ impl SimFs {
             let tail = file.data.len() - file.synced;
             match style {
                 CrashStyle::KeepAll => {}
-                CrashStyle::LoseUnsynced => file.data.truncate(file.synced),
+                CrashStyle::LoseUnsynced => {
+                    let end = file.synced;
+                    file.lose_behind(end);
+                }
                 CrashStyle::Torn => {
                     let keep = if tail == 0 { 0 } else { next(&mut seed) as usize % (tail + 1) };
-                    file.data.truncate(file.synced + keep);
+                    let end = file.synced + keep;
+                    file.lose_behind(end);
                 }
                 CrashStyle::Reordered => {
                     let from = file.synced;
@@ -162,7 +182,7 @@ impl SimFs {
                     }
                 }
             }
-            file.synced = file.data.len();
+            file.all_is_durable();
             // A fresh cell: handles of the dead process write into the old one.
             *f = Arc::new(Mutex::new(file));
         }
@@ -210,12 +230,21 @@ impl SimFs {
 struct Writer {
     fs: SimFs,
     file: FileRef,
+    written: usize,
     generation: u64,
 }
 
 impl Writer {
     fn alive(&self, s: &State) -> io::Result<()> {
         if s.generation == self.generation { Ok(()) } else { Err(down()) }
+    }
+
+    fn put(&mut self, buf: &[u8]) {
+        let mut f = self.file.lock();
+        let over = buf.len().min(f.data.len() - self.written);
+        f.data[self.written..self.written + over].copy_from_slice(&buf[..over]);
+        f.data.extend_from_slice(&buf[over..]);
+        self.written += buf.len();
     }
 }
 
@@ -224,15 +253,16 @@ impl FileWrite for Writer {
         let s = self.fs.0.lock();
         self.alive(&s)?;
         drop(s);
-        match self.fs.enter_write() {
+        let fs = self.fs.clone();
+        match fs.enter_write() {
             Ok(_s) => {
-                self.file.lock().data.extend_from_slice(buf);
+                self.put(buf);
                 Ok(())
             }
             Err(e) => {
                 // A failed write may have left a part behind.
-                if !self.fs.is_down() {
-                    self.file.lock().data.extend_from_slice(&buf[..buf.len() / 2]);
+                if !fs.is_down() {
+                    self.put(&buf[..buf.len() / 2]);
                 }
                 Err(e)
             }
@@ -243,7 +273,16 @@ impl FileWrite for Writer {
         self.alive(&s)?;
         SimFs::count_sync(&mut s)?;
         let mut f = self.file.lock();
-        f.synced = f.data.len();
+        f.synced = self.written;
+        f.durable_len = f.data.len();
+        Ok(())
+    }
+    fn make_room(&mut self, bytes: usize) -> io::Result<()> {
+        let s = self.fs.enter_write()?;
+        self.alive(&s)?;
+        let mut f = self.file.lock();
+        let len = f.data.len().max(self.written + bytes);
+        f.data.resize(len, 0);
         Ok(())
     }
 }
@@ -277,7 +316,7 @@ impl Fs for SimFs {
         let file = FileRef::default();
         s.live.insert(path.to_owned(), file.clone());
         let generation = s.generation;
-        Ok(Box::new(Writer { fs: self.clone(), file, generation }))
+        Ok(Box::new(Writer { fs: self.clone(), file, written: 0, generation }))
     }
     fn open(&self, path: &Path) -> io::Result<Arc<dyn FileRead>> {
         let s = self.enter()?;
@@ -392,7 +431,7 @@ impl Fs for SimFs {
         let f = s.live.get(path).ok_or_else(|| not_found(path))?;
         let mut f = f.lock();
         f.data.truncate(len as usize);
-        f.synced = f.data.len();
+        f.all_is_durable();
         Ok(())
     }
     fn exists(&self, path: &Path) -> bool {

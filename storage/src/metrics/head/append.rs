@@ -14,7 +14,7 @@ use strandline_wal::Ticket;
 use super::batch::{Batch, Rejected, SeriesHandle, SeriesKey};
 use super::pin::Pin;
 use super::series::{Series, Value};
-use super::stripe::{PendingBatch, PendingItem, Refusal, Verdict};
+use super::stripe::{PendingBatch, PendingFloat, PendingItem, Refusal, Verdict};
 use super::{Head, STRIPES, wal_error};
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::{NO_SLOT, RawLabels, RawPair, canonical};
@@ -87,20 +87,14 @@ impl Head {
         let _pin: Pin = self.pin();
         let mut w = Work { slots: vec![NONE; batch.series.len()], ..Work::default() };
         self.resolve(batch, &mut w)?;
-        let order = by_stripe(batch.items.iter().map(|i| w.slots[i.series as usize]));
+        let order = ByStripe::of(batch.items.iter().enumerate().map(|(i, item)| (i as u32, w.slots[item.series as usize])));
         self.write_stripes(batch, &order, &mut w)?;
         if !w.again.is_empty() {
             // A drop raced with us; once more by name finds or makes the series anew.
             let again = std::mem::take(&mut w.again);
             w.slots.iter_mut().for_each(|s| *s = NONE);
             self.resolve(batch, &mut w)?;
-            let mut order: Vec<Vec<u32>> = vec![Vec::new(); STRIPES];
-            for i in again {
-                let slot = w.slots[batch.items[i as usize].series as usize];
-                if slot != NONE {
-                    order[slot as usize % STRIPES].push(i);
-                }
-            }
+            let order = ByStripe::of(again.iter().map(|i| (*i, w.slots[batch.items[*i as usize].series as usize])));
             self.write_stripes(batch, &order, &mut w)?;
             if !w.again.is_empty() {
                 return Err(Error::new(ErrorKind::Unavailable, "series were dropped while being written; send the batch again"));
@@ -257,11 +251,11 @@ impl Head {
         Ok(pairs)
     }
 
-    fn write_stripes(&self, batch: &Batch, order: &[Vec<u32>], w: &mut Work) -> Result<()> {
+    fn write_stripes(&self, batch: &Batch, order: &ByStripe, w: &mut Work) -> Result<()> {
         let now_ms = self.clock.now_ms();
         let mut record = RecordWriter::default();
         let mut floats = Vec::new();
-        for (k, items) in order.iter().enumerate().filter(|(_, i)| !i.is_empty()) {
+        for (k, items) in order.stripes().filter(|(_, i)| !i.is_empty()) {
             record.clear();
             self.write_stripe(k, batch, items, now_ms, &mut record, &mut floats, w)?;
         }
@@ -281,8 +275,7 @@ impl Head {
     ) -> Result<()> {
         let mut deltas: Vec<FloatRecord> = Vec::new();
         let (mut histograms, mut delta_histograms) = (Vec::new(), Vec::new());
-        let mut pending: Vec<PendingItem> = Vec::with_capacity(items.len());
-        let mut logged = Vec::new();
+        let mut pending = PendingBatch::default();
         let mut labels = Vec::new();
         floats.clear();
         let mut s = self.stripes[k].lock();
@@ -296,7 +289,8 @@ impl Head {
             let item = &batch.items[*i as usize];
             let slot = w.slots[item.series as usize];
             let index = slot / STRIPES as u32;
-            let Some((id, was_logged, in_flight)) = s.series.get(index as usize).map(|x| (x.id, x.logged, x.pending)) else { continue };
+            let Some(x) = s.series.get(index as usize) else { continue };
+            let (id, was_logged) = (x.id, x.logged);
             let stale_handle = matches!(batch.series[item.series as usize], SeriesKey::Handle(h) if h.id != id);
             if stale_handle {
                 let detail = Some("the handle's series was dropped; resolve it again".into());
@@ -307,9 +301,14 @@ impl Head {
                 w.again.push(*i);
                 continue;
             }
-            match self.judge(&s, index, item.t, &item.value, now_ms, &pending) {
+            let verdict = match invalid(&item.value) {
+                true => Verdict::Refuse(Refusal::InvalidHistogram),
+                false => s.admit(x, index, item.t, &item.value, now_ms, &self.rules, &pending),
+            };
+            match verdict {
                 Verdict::Known => {
-                    w.in_flight |= in_flight > 0;
+                    // This batch's own samples are waited for anyway.
+                    w.in_flight |= x.pending > 0;
                     w.accepted += 1;
                     continue;
                 }
@@ -323,10 +322,11 @@ impl Head {
                 labels.clear();
                 self.registry.read().pack(slot, &mut labels);
                 record.series_packed(id, &labels);
-                logged.push(index);
-                if let Some(x) = s.series.get_mut(index as usize) {
-                    x.logged = true;
-                }
+                pending.logged.push(index);
+            }
+            if let Some(x) = s.series.get_mut(index as usize) {
+                x.logged = true;
+                x.pending = x.pending.saturating_add(1);
             }
             let st = if self.rules.xor2 { item.st } else { 0 };
             match &item.value {
@@ -335,7 +335,15 @@ impl Head {
                 Value::Histogram(h) => histograms.push((id, item.t, st, h)),
                 Value::DeltaHistogram(h) => delta_histograms.push((id, item.t, h)),
             }
-            pending.push(PendingItem { index, t: item.t, st, value: item.value.clone() });
+            match item.value {
+                Value::Float(v) if !self.rules.xor2 => {
+                    if pending.floats.capacity() == 0 {
+                        pending.floats.reserve_exact(items.len());
+                    }
+                    pending.floats.push(PendingFloat { t: item.t, v, index });
+                }
+                _ => pending.rest.push(PendingItem { index, t: item.t, st, value: item.value.clone() }),
+            }
         }
         if pending.is_empty() {
             return Ok(());
@@ -350,13 +358,12 @@ impl Head {
         }
         match self.wal.append(&record.out) {
             // The ticket of the whole batch is taken at its end; a sequence covers all before it.
-            Ok(ticket) => s.push_pending(PendingBatch { seq: ticket.seq(), items: pending, logged }),
+            Ok(ticket) => {
+                pending.seq = ticket.seq();
+                s.pending.push_back(pending);
+            }
             Err(e) => {
-                for index in logged {
-                    if let Some(x) = s.series.get_mut(index as usize) {
-                        x.logged = false;
-                    }
-                }
+                s.forget(&pending);
                 drop(s);
                 self.roll_back();
                 return Err(wal_error(e));
@@ -364,18 +371,6 @@ impl Head {
         }
         w.stripes |= 1 << k;
         Ok(())
-    }
-
-    fn judge(&self, s: &super::Stripe, index: u32, t: i64, v: &Value, now_ms: i64, pending: &[PendingItem]) -> Verdict {
-        let invalid = match v {
-            Value::DeltaHistogram(h) | Value::Histogram(AnyHistogram::Int(h)) => h.validate().is_err(),
-            Value::Histogram(AnyHistogram::Float(h)) => h.validate().is_err(),
-            _ => false,
-        };
-        if invalid {
-            return Verdict::Refuse(Refusal::InvalidHistogram);
-        }
-        s.admit(index, t, v, now_ms, &self.rules, pending)
     }
 
     fn write_extras(&self, batch: &Batch, w: &mut Work) -> Result<()> {
@@ -424,11 +419,41 @@ impl Head {
     }
 }
 
-/// Item indices by stripe, order kept.
-fn by_stripe(slots: impl Iterator<Item = u32>) -> Vec<Vec<u32>> {
-    let mut out: Vec<Vec<u32>> = vec![Vec::new(); STRIPES];
-    for (i, slot) in slots.enumerate().filter(|(_, s)| *s != NONE) {
-        out[slot as usize % STRIPES].push(i as u32);
+/// Whether a histogram contradicts itself.
+fn invalid(v: &Value) -> bool {
+    match v {
+        Value::DeltaHistogram(h) | Value::Histogram(AnyHistogram::Int(h)) => h.validate().is_err(),
+        Value::Histogram(AnyHistogram::Float(h)) => h.validate().is_err(),
+        _ => false,
     }
-    out
+}
+
+/// Item indices by stripe, order kept.
+struct ByStripe {
+    items: Vec<u32>,
+    ends: [usize; STRIPES],
+}
+
+impl ByStripe {
+    /// Items with their slots; those without one are left out.
+    fn of(slots: impl Iterator<Item = (u32, u32)> + Clone) -> Self {
+        let known = slots.filter(|(_, slot)| *slot != NONE);
+        let mut counts = [0usize; STRIPES];
+        known.clone().for_each(|(_, slot)| counts[slot as usize % STRIPES] += 1);
+        let mut at = [0usize; STRIPES];
+        for k in 1..STRIPES {
+            at[k] = at[k - 1] + counts[k - 1];
+        }
+        let mut items = vec![0; counts.iter().sum()];
+        for (i, slot) in known {
+            let next = &mut at[slot as usize % STRIPES];
+            items[*next] = i;
+            *next += 1;
+        }
+        ByStripe { items, ends: at }
+    }
+
+    fn stripes(&self) -> impl Iterator<Item = (usize, &[u32])> {
+        (0..STRIPES).map(|k| (k, &self.items[k.checked_sub(1).map_or(0, |p| self.ends[p])..self.ends[k]]))
+    }
 }

@@ -241,7 +241,7 @@ impl Head {
     }
 
     fn any_idle(&self) -> bool {
-        self.stripes.iter().any(|s| s.lock().series.iter().any(|x| x.id != 0 && x.open_chunk().is_none() && x.extra.is_none()))
+        self.stripes.iter().any(|s| s.lock().series.iter().any(|x| x.id != 0 && x.open_bytes() == 0 && x.extra.is_none()))
     }
 
     fn free_limbo(&self, oldest: u64) {

@@ -242,7 +242,7 @@ impl Head {
                 if let series::OpenChunk::Xor(a) = &s.open {
                     m.open_chunk_bytes += a.capacity_bytes();
                 }
-                m.open_chunk_content_bytes += s.open_chunk().map_or(0, |(_, b)| b.len());
+                m.open_chunk_content_bytes += s.open_bytes();
                 if let Some(e) = &s.extra {
                     m.sealed_refs_bytes += size_of::<series::Extra>() + e.sealed.capacity() * 24;
                 }

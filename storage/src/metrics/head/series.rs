@@ -35,6 +35,26 @@ pub enum OtherChunk {
     Empty(i64),
 }
 
+impl OtherChunk {
+    fn encoding(&self) -> Option<Encoding> {
+        match self {
+            OtherChunk::Xor2(_) => Some(Encoding::Xor2),
+            OtherChunk::Histogram(_) => Some(Encoding::Histogram),
+            OtherChunk::FloatHistogram(_) => Some(Encoding::FloatHistogram),
+            OtherChunk::Empty(_) => None,
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            OtherChunk::Xor2(a) => a.bytes(),
+            OtherChunk::Histogram(a) => a.bytes(),
+            OtherChunk::FloatHistogram(a) => a.bytes(),
+            OtherChunk::Empty(_) => &[],
+        }
+    }
+}
+
 /// A finished chunk: 24 bytes, its data in the stripe's heap or in a spill file.
 #[derive(Clone, Copy, Debug)]
 pub struct Sealed {
@@ -146,11 +166,11 @@ impl Series {
         Series { id, ..Series::default() }
     }
 
-    /// The first and last byte of an open float chunk, folded: to have them in the cache.
+    /// The byte that the next float is written to: to have it in the cache.
     #[inline]
-    pub fn open_edges(&self) -> u8 {
+    pub fn open_edge(&self) -> u8 {
         match &self.open {
-            OpenChunk::Xor(a) => a.bytes().first().unwrap_or(&0) ^ a.bytes().last().unwrap_or(&0),
+            OpenChunk::Xor(a) => a.edge(),
             OpenChunk::Other(_) => 0,
         }
     }
@@ -195,27 +215,44 @@ impl Series {
     }
 
     /// The open chunk's bytes and encoding, if it holds a sample.
-    pub fn open_chunk(&self) -> Option<(Encoding, &[u8])> {
-        let (e, b): (Encoding, &[u8]) = match &self.open {
+    pub fn open_chunk(&mut self) -> Option<(Encoding, &[u8])> {
+        let (e, b): (Encoding, &[u8]) = match &mut self.open {
             OpenChunk::Xor(a) => (Encoding::Xor, a.bytes()),
-            OpenChunk::Other(o) => match &**o {
-                OtherChunk::Xor2(a) => (Encoding::Xor2, a.bytes()),
-                OtherChunk::Histogram(a) => (Encoding::Histogram, a.bytes()),
-                OtherChunk::FloatHistogram(a) => (Encoding::FloatHistogram, a.bytes()),
-                OtherChunk::Empty(_) => return None,
-            },
+            OpenChunk::Other(o) => (o.encoding()?, o.bytes()),
         };
         (!b.is_empty()).then_some((e, b))
     }
 
+    /// A copy of the open chunk.
+    pub fn open_copy(&self) -> Option<(Encoding, Vec<u8>)> {
+        let (e, b) = match &self.open {
+            OpenChunk::Xor(a) => (Encoding::Xor, a.clone().bytes().to_vec()),
+            OpenChunk::Other(o) => (o.encoding()?, o.bytes().to_vec()),
+        };
+        (!b.is_empty()).then_some((e, b))
+    }
+
+    /// Bytes of the open chunk; 0 if it holds no sample.
+    pub fn open_bytes(&self) -> usize {
+        match &self.open {
+            OpenChunk::Xor(a) => a.size_bytes(),
+            OpenChunk::Other(o) => o.bytes().len(),
+        }
+    }
+
     fn open_len(&self) -> u16 {
-        self.open_chunk().map_or(0, |(_, b)| chunk::num_samples(b) as u16)
+        match &self.open {
+            OpenChunk::Xor(a) => a.len(),
+            OpenChunk::Other(o) => chunk::num_samples(o.bytes()) as u16,
+        }
     }
 
     /// The first sample's time of the open chunk.
     pub fn open_min_t(&self) -> Option<i64> {
-        let (e, b) = self.open_chunk()?;
-        first_time(e, b)
+        match &self.open {
+            OpenChunk::Xor(a) => a.first_time(),
+            OpenChunk::Other(o) => first_time(o.encoding()?, o.bytes()),
+        }
     }
 
     /// Appends a sample later than all before; gives the chunk that had to end for it.
@@ -274,7 +311,7 @@ impl Series {
     fn is_full(&self, t: i64, n: u16, range_ms: i64) -> bool {
         let range_of = |t: i64| t.div_euclid(range_ms);
         let last = self.last_t();
-        let bytes = self.open_chunk().map_or(0, |(_, b)| b.len());
+        let bytes = self.open_bytes();
         range_of(t) != range_of(last)
             || t - range_of(t) * range_ms >= self.next_at as i64
             || n >= chunk::MAX_SAMPLES
@@ -284,7 +321,7 @@ impl Series {
 
     fn append_histogram(&mut self, t: i64, h: &AnyHistogram, range_ms: i64) -> Option<Finished> {
         let n = self.open_len();
-        let bytes = self.open_chunk().map_or(0, |(_, b)| b.len());
+        let bytes = self.open_bytes();
         let other_range = n > 0 && t.div_euclid(range_ms) != self.last_t().div_euclid(range_ms);
         let full = other_range || (bytes >= 1024 && n >= 10) || bytes >= 1 << 16 || n >= chunk::MAX_SAMPLES;
         let mut reset = CounterReset::Unknown;
@@ -319,17 +356,16 @@ impl Series {
 
     /// Ends the open chunk, if it holds a sample; the series still knows its last time.
     pub fn finish(&mut self) -> Option<Finished> {
-        let (encoding, data) = self.open_chunk()?;
-        let range = TimeRange::new(first_time(encoding, data)?, self.last_t());
-        let copy = if matches!(self.open, OpenChunk::Xor(_)) { Vec::new() } else { data.to_vec() };
-        let data = match &mut self.open {
+        let range = TimeRange::new(self.open_min_t()?, self.last_t());
+        let (encoding, data) = match &mut self.open {
             OpenChunk::Xor(a) => {
                 self.next_at = self.next_at.max(1);
-                a.take()
+                (Encoding::Xor, a.take())
             }
             OpenChunk::Other(o) => {
+                let whole = (o.encoding()?, o.bytes().to_vec());
                 **o = OtherChunk::Empty(range.max_ms);
-                copy
+                whole
             }
         };
         Some(Finished { range, encoding, data })

@@ -93,12 +93,61 @@ pub struct PendingItem {
     pub value: Value,
 }
 
-#[derive(Debug)]
+/// A float without a start timestamp: nearly all there is, so it is kept small.
+#[derive(Clone, Copy, Debug)]
+pub struct PendingFloat {
+    pub t: i64,
+    pub v: f64,
+    pub index: u32,
+}
+
+/// What was admitted together and is not durable yet. Floats are applied before the rest, as a replay does.
+#[derive(Debug, Default)]
 pub struct PendingBatch {
     pub seq: u64,
-    pub items: Vec<PendingItem>,
+    pub floats: Vec<PendingFloat>,
+    pub rest: Vec<PendingItem>,
     /// Series whose labels this batch's record carries.
     pub logged: Vec<u32>,
+}
+
+/// The value of something pending.
+#[derive(Clone, Copy)]
+enum Known<'a> {
+    Float(f64),
+    Other(&'a Value),
+}
+
+impl Known<'_> {
+    fn is(self, v: &Value) -> bool {
+        match self {
+            Known::Float(f) => same(&Value::Float(f), v),
+            Known::Other(o) => same(o, v),
+        }
+    }
+}
+
+impl PendingBatch {
+    fn latest_first(&self) -> impl Iterator<Item = (u32, i64, Known<'_>)> {
+        let floats = self.floats.iter().rev().map(|f| (f.index, f.t, Known::Float(f.v)));
+        floats.chain(self.rest.iter().rev().map(|i| (i.index, i.t, Known::Other(&i.value))))
+    }
+
+    /// Those of one series, if they were the last to be put in: samples of a series lie together in a batch.
+    #[inline]
+    fn tail_of(&self, index: u32) -> impl Iterator<Item = (i64, Known<'_>)> {
+        let floats = self.floats.iter().rev().take_while(move |f| f.index == index).map(|f| (f.t, Known::Float(f.v)));
+        let rest = self.rest.iter().rev().take_while(move |i| i.index == index).map(|i| (i.t, Known::Other(&i.value)));
+        floats.chain(rest)
+    }
+
+    fn indices(&self) -> impl Iterator<Item = u32> {
+        self.floats.iter().map(|f| f.index).chain(self.rest.iter().map(|i| i.index))
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.floats.is_empty() && self.rest.is_empty()
+    }
 }
 
 /// So many appends are prepared for at once.
@@ -139,33 +188,34 @@ impl Stripe {
     }
 
     /// The last sample of a series in flight: later batches first, items behind one another in a batch.
-    fn last_pending(&self, index: u32) -> Option<(i64, &Value)> {
-        let items = self.pending.iter().rev().flat_map(|b| b.items.iter().rev());
-        items.filter(|i| i.index == index).map(|i| (i.t, &i.value)).max_by_key(|(t, _)| *t)
+    fn last_pending(&self, index: u32) -> Option<(i64, Known<'_>)> {
+        let items = self.pending.iter().rev().flat_map(|b| b.latest_first());
+        items.filter(|(i, ..)| *i == index).map(|(_, t, v)| (t, v)).max_by_key(|(t, _)| *t)
     }
 
     /// Decides on a sample, counting what is still pending here and in `batch` (not yet in the queue).
-    pub fn admit(&self, index: u32, t: i64, v: &Value, now_ms: i64, rules: &HeadRules, batch: &[PendingItem]) -> Verdict {
+    #[inline]
+    pub fn admit(&self, s: &Series, index: u32, t: i64, v: &Value, now_ms: i64, rules: &HeadRules, batch: &PendingBatch) -> Verdict {
         if t > now_ms.saturating_add(rules.max_future_ms) {
             return Verdict::Refuse(Refusal::TooFarInFuture);
         }
         if t < now_ms.saturating_sub(rules.max_sample_age_ms) {
             return Verdict::Refuse(Refusal::TooOld);
         }
-        let Some(s) = self.series.get(index as usize) else { return Verdict::Refuse(Refusal::InvalidLabels) };
         let mut last_t = s.last_t();
         if let Value::Delta(_) | Value::DeltaHistogram(_) = v {
             return self.admit_delta(s, index, t, batch);
         }
-        let mut newest: Option<&Value> = None;
-        // Samples of one series lie together in a batch: only its tail can be of this one.
-        for p in batch.iter().rev().take_while(|p| p.index == index) {
-            if p.t == t {
-                return if same(&p.value, v) { Verdict::Known } else { Verdict::Refuse(Refusal::Duplicate) };
+        let mut newest: Option<Known<'_>> = None;
+        let mut own = 0;
+        for (pt, p) in batch.tail_of(index) {
+            if pt == t {
+                return if p.is(v) { Verdict::Known } else { Verdict::Refuse(Refusal::Duplicate) };
             }
-            last_t = last_t.max(p.t);
+            last_t = last_t.max(pt);
+            own += 1;
         }
-        if s.pending > 0
+        if s.pending > own
             && let Some((pt, pv)) = self.last_pending(index)
             && pt >= last_t
         {
@@ -177,7 +227,7 @@ impl Stripe {
         }
         if t == last_t {
             let known = match (newest, s.last_float(), v) {
-                (Some(p), _, v) => Some(same(p, v)),
+                (Some(p), _, v) => Some(p.is(v)),
                 (None, Some(f), Value::Float(v)) => Some(f.to_bits() == v.to_bits()),
                 _ => None,
             };
@@ -201,13 +251,13 @@ impl Stripe {
         {
             return judge(&e.late[i].2);
         }
-        if let Some((encoding, data)) = s.open_chunk()
+        if s.open_min_t().is_some_and(|m| m <= t)
+            && let Some((encoding, data)) = s.open_copy()
             && encoding.is_float()
-            && s.open_min_t().is_some_and(|m| m <= t)
         {
             let mut out = crate::read::SampleBuf::default();
             let range = crate::model::TimeRange::new(t, t);
-            if crate::chunk::decode(encoding, data, range, &mut out).is_ok()
+            if crate::chunk::decode(encoding, &data, range, &mut out).is_ok()
                 && let Some(stored) = out.v.first()
             {
                 return judge(&Value::Float(*stored));
@@ -217,26 +267,16 @@ impl Stripe {
     }
 
     /// A point that ends at or before what is accumulated is a retry.
-    fn admit_delta(&self, s: &Series, index: u32, t: i64, batch: &[PendingItem]) -> Verdict {
+    fn admit_delta(&self, s: &Series, index: u32, t: i64, batch: &PendingBatch) -> Verdict {
         let known = s.extra.as_ref().and_then(|e| e.delta_last_t());
         if known.is_none() && self.sums >= self.max_sums {
             return Verdict::Refuse(Refusal::DeltaLimit);
         }
         let applied = known.unwrap_or(i64::MIN);
-        let in_batch = batch.iter().rev().take_while(|p| p.index == index).map(|p| p.t).max();
-        let in_flight = if s.pending > 0 { self.last_pending(index).map(|(t, _)| t) } else { None };
+        let in_batch = batch.tail_of(index).map(|(t, _)| t).max();
+        let in_flight = if s.pending as usize > batch.tail_of(index).count() { self.last_pending(index).map(|(t, _)| t) } else { None };
         let last = [Some(applied), in_batch, in_flight].into_iter().flatten().max().unwrap_or(i64::MIN);
         if t <= last.max(s.last_t()) { Verdict::Known } else { Verdict::Store }
-    }
-
-    /// Queues what was logged under `seq`.
-    pub fn push_pending(&mut self, batch: PendingBatch) {
-        for i in &batch.items {
-            if let Some(s) = self.series.get_mut(i.index as usize) {
-                s.pending = s.pending.saturating_add(1);
-            }
-        }
-        self.pending.push_back(batch);
     }
 
     /// Applies, in the order of their sequences, the batches that `done` says are durable. `done` gives `None` while a
@@ -247,13 +287,14 @@ impl Stripe {
                 return;
             }
             let Some(b) = self.pending.pop_front() else { return };
-            let mut items = b.items.into_iter();
-            while !items.as_slice().is_empty() {
-                std::hint::black_box(items.as_slice().iter().take(WARM).fold(0, |x, i| x ^ self.warm(i.index)));
-                for i in items.by_ref().take(WARM) {
-                    self.unpend(i.index);
-                    self.apply_one(i.index, i.t, i.st, i.value, rules);
+            for some in b.floats.chunks(WARM) {
+                std::hint::black_box(some.iter().fold(0, |x, f| x ^ self.warm(f.index)));
+                for f in some {
+                    self.apply_one(f.index, f.t, 0, Value::Float(f.v), rules);
                 }
+            }
+            for i in b.rest {
+                self.apply_one(i.index, i.t, i.st, i.value, rules);
             }
         }
     }
@@ -262,25 +303,26 @@ impl Stripe {
     /// that each miss the cache would: done for [`WARM`] series ahead, they are done in the time of a few.
     #[inline]
     pub fn warm(&self, index: u32) -> u8 {
-        self.series.get(index as usize).map_or(0, |s| s.open_edges())
-    }
-
-    fn unpend(&mut self, index: u32) {
-        if let Some(s) = self.series.get_mut(index as usize) {
-            s.pending = s.pending.saturating_sub(1);
-        }
+        self.series.get(index as usize).map_or(0, |s| s.open_edge())
     }
 
     /// Drops all that is pending: its commit failed. Gives the series that must be logged again.
     pub fn roll_back(&mut self) {
         while let Some(b) = self.pending.pop_front() {
-            for i in &b.items {
-                self.unpend(i.index);
+            self.forget(&b);
+        }
+    }
+
+    /// Takes back what was noted in the series of a batch that will not be applied.
+    pub fn forget(&mut self, batch: &PendingBatch) {
+        for index in batch.indices() {
+            if let Some(s) = self.series.get_mut(index as usize) {
+                s.pending = s.pending.saturating_sub(1);
             }
-            for index in b.logged {
-                if let Some(s) = self.series.get_mut(index as usize) {
-                    s.logged = false;
-                }
+        }
+        for index in &batch.logged {
+            if let Some(s) = self.series.get_mut(*index as usize) {
+                s.logged = false;
             }
         }
     }
@@ -288,6 +330,8 @@ impl Stripe {
     /// Puts a durable sample into its series; replay comes here too.
     pub fn apply_one(&mut self, index: u32, t: i64, st: i64, mut value: Value, rules: &HeadRules) {
         let Some(s) = self.series.get_mut(index as usize) else { return };
+        // In a replay nothing is pending.
+        s.pending = s.pending.saturating_sub(1);
         if let Value::Delta(_) | Value::DeltaHistogram(_) = value {
             self.sums += s.extra().delta_last_t().is_none() as usize;
         }
@@ -315,7 +359,7 @@ impl Stripe {
         self.min_t = self.min_t.min(t);
         self.max_t = self.max_t.max(t);
         if t > s.last_t() {
-            let fresh = s.open_chunk().is_none();
+            let fresh = s.open_bytes() == 0;
             if let Some(done) = s.append(t, st, &value, rules.range_ms, rules.xor2) {
                 self.chunks += 1;
                 self.seal(index, done);
@@ -422,7 +466,7 @@ impl Stripe {
                 }
             }
             let held = s.extra.as_ref().is_some_and(|e| !e.sealed.is_empty() || !e.late.is_empty());
-            if s.pending == 0 && !held && s.open_chunk().is_none() {
+            if s.pending == 0 && !held && s.open_bytes() == 0 {
                 empty.push(index as u32);
             }
         }

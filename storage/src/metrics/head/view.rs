@@ -147,8 +147,9 @@ impl HeadSelection {
 
     fn copy(&self, slot: u32, range: TimeRange, c: &mut Copied) {
         let (stripe, index) = Head::stripe_of(slot);
-        let s = self.head.stripes[stripe].lock();
-        let Some(x) = s.series.get(index as usize) else { return };
+        let mut s = self.head.stripes[stripe].lock();
+        let s = &mut *s;
+        let Some(x) = s.series.get_mut(index as usize) else { return };
         for k in x.sealed().iter().filter(|k| k.range().overlaps(range) && !self.head.is_flushed(k.epoch(), self.flushed)) {
             let place = if k.file == 0 {
                 let from = c.bytes.len();
@@ -159,12 +160,12 @@ impl HeadSelection {
             };
             c.parts.push(Part { encoding: k.encoding(), min_t: k.min_t, place });
         }
-        if let Some((encoding, data)) = x.open_chunk()
-            && x.last_t() >= range.min_ms
+        let min_t = x.open_min_t().unwrap_or(i64::MIN);
+        if x.last_t() >= range.min_ms
+            && let Some((encoding, data)) = x.open_chunk()
         {
             let from = c.bytes.len();
             c.bytes.extend_from_slice(data);
-            let min_t = super::series::first_time(encoding, data).unwrap_or(i64::MIN);
             c.parts.push(Part { encoding, min_t, place: Place::Copy { from, to: c.bytes.len() } });
         }
         if let Some(e) = &x.extra {
@@ -178,7 +179,7 @@ impl HeadSelection {
         let s = self.head.stripes[stripe].lock();
         let x = s.series.get(index as usize)?;
         let t = x.last_t();
-        x.open_chunk()?;
+        x.open_min_t()?;
         // Late samples are older than the last by nature.
         if !range.contains(t) || self.head.rules.xor2 {
             return None;
@@ -192,7 +193,7 @@ impl Head {
         let (stripe, index) = Self::stripe_of(slot);
         let s = self.stripes[stripe].lock();
         let Some(x) = s.series.get(index as usize) else { return false };
-        let open = x.open_chunk().is_some() && x.last_t() >= range.min_ms && x.open_min_t().is_some_and(|t| t <= range.max_ms);
+        let open = x.last_t() >= range.min_ms && x.open_min_t().is_some_and(|t| t <= range.max_ms);
         open || x.sealed().iter().any(|k| k.range().overlaps(range) && !self.is_flushed(k.epoch(), flushed))
             || x.extra.as_ref().is_some_and(|e| e.late.iter().any(|l| range.contains(l.0)))
     }

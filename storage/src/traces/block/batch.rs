@@ -34,6 +34,7 @@ struct Cache {
     durations: Option<Arc<Vec<u64>>>,
     ids: Option<Arc<SpanIds>>,
     bytes: u64,
+    leaves: Vec<usize>,
 }
 
 fn damaged(e: VariantError) -> Error {
@@ -89,12 +90,21 @@ impl BlockBatch {
         self.cache.borrow().bytes
     }
 
+    /// The columns read so far.
+    pub fn leaves_read(&self) -> Vec<usize> {
+        self.cache.borrow().leaves.clone()
+    }
+
     fn find(&self, path: &[&str]) -> Result<usize> {
         self.block.leaf(path).ok_or_else(|| Error::corrupt(format!("a block without the column {}", path.join("."))))
     }
     fn leaf<T: Item>(&self, path: &[&str]) -> Result<Leaf<T>> {
         let leaf = self.find(path)?;
-        self.cache.borrow_mut().bytes += self.block.column_bytes(self.group, leaf);
+        {
+            let mut cache = self.cache.borrow_mut();
+            cache.bytes += self.block.column_bytes(self.group, leaf);
+            cache.leaves.push(leaf);
+        }
         self.block.read(self.group, leaf, self.loaded.as_ref())
     }
     /// None if the column is empty here.

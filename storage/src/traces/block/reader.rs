@@ -11,7 +11,7 @@ use parquet::file::statistics::Statistics;
 
 use super::layout::{GROUPS, Layout, ShredKey, ShredType};
 use super::meta::{BlockMeta, SPANS_FILE};
-use crate::bucket::Bucket;
+use crate::bucket::CachedBucket;
 use crate::columnar::file::{CheckedFile, Part, Source};
 use crate::columnar::leaf::{self, Item, Leaf};
 use crate::columnar::parquet_error;
@@ -42,7 +42,7 @@ pub enum Location {
     /// In a folder.
     Folder(Arc<dyn Fs>, std::path::PathBuf),
     /// In a bucket, below a key that ends in `/`.
-    Bucket(Arc<dyn Bucket>, String),
+    Bucket(CachedBucket, String),
 }
 
 fn key(path: &[&str]) -> String {
@@ -60,9 +60,9 @@ impl OpenBlock {
             Location::Folder(fs, dir) => open_local(fs, dir.join(SPANS_FILE))?,
             Location::Bucket(bucket, prefix) => {
                 let object = format!("{prefix}{SPANS_FILE}");
-                match bucket.local_path(&object) {
+                match bucket.bucket.local_path(&object) {
                     Some(path) => open_local(fs, path)?,
-                    None => (Source::Bucket(bucket.clone(), object.clone()), format!("{}/{object}", bucket.name()).into()),
+                    None => (Source::Bucket(bucket.clone(), object.clone()), format!("{}/{object}", bucket.bucket.name()).into()),
                 }
             }
         };
@@ -127,6 +127,22 @@ impl OpenBlock {
         let exact = s.min_is_exact() && s.max_is_exact() && s.null_count_opt() == Some(0);
         let same = s.min_bytes_opt().is_some() && s.min_bytes_opt() == s.max_bytes_opt();
         (exact && same && c.column_descr().max_rep_level() == 0).then_some(s)
+    }
+
+    /// Says that columns of row groups will be read soon.
+    pub fn prefetch(&self, groups: &[usize], leaves: &[usize]) {
+        let chunks = groups.iter().flat_map(|g| leaves.iter().map(|leaf| self.metadata.row_group(*g).column(*leaf).byte_range()));
+        let ranges: Vec<(u64, usize)> = chunks.filter_map(|(start, len)| Some((start, usize::try_from(len).ok()?))).collect();
+        self.file.prefetch(&ranges);
+    }
+
+    /// The path of a leaf column, as [`OpenBlock::leaf_at`] takes it.
+    pub fn path(&self, leaf: usize) -> String {
+        self.metadata.file_metadata().schema_descr().column(leaf).path().parts().join("\0")
+    }
+    /// The leaf column of a path of [`OpenBlock::path`].
+    pub fn leaf_at(&self, path: &str) -> Option<usize> {
+        self.leaves.get(path).copied()
     }
 
     /// The whole of a row group in one read, for blocks that lie far away.

@@ -184,7 +184,7 @@ impl TraceStore {
         let prefix = blocks::prefix(&o.tenant, &ulid);
         o.bucket.put_file(&format!("{prefix}{SPANS_FILE}"), &dir.join(SPANS_FILE))?;
         o.bucket.put_file(&format!("{prefix}{META_FILE}"), &dir.join(META_FILE))?;
-        let merged = BlockHandle::in_bucket(meta, o.fs.clone(), o.bucket.clone());
+        let merged = BlockHandle::in_bucket(meta, o.fs.clone(), self.0.bucket.clone());
         let old: Vec<&str> = inputs.iter().map(|b| b.meta.ulid.as_str()).collect();
         self.replace(&old, Some(merged));
         o.fs.remove_dir_all(&dir).map_err(|e| Error::io("removing a merged block's copy", &dir, e))
