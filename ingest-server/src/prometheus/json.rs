@@ -22,9 +22,11 @@ pub fn string(out: &mut Vec<u8>, s: &str) {
 fn is_plain(s: &[u8]) -> bool {
     const LOW: u64 = u64::MAX / 0xff;
     const HIGH: u64 = LOW << 7;
-    // The top bit of each byte that is zero, as long as no byte before it is.
-    let zero = |w: u64| w.wrapping_sub(LOW) & !w & HIGH;
-    let special = |w: u64| (w.wrapping_sub(LOW * 0x20) & !w & HIGH) | zero(w ^ LOW * u64::from(b'"')) | zero(w ^ LOW * u64::from(b'\\'));
+    const QUOTE: u64 = LOW * b'"' as u64;
+    const BACKSLASH: u64 = LOW * b'\\' as u64;
+    // The top bit of bytes below `than`; whether there is any at all is certain.
+    let below = |w: u64, than: u64| w.wrapping_sub(LOW * than) & !w & HIGH;
+    let special = |w: u64| below(w, 0x20) | below(w ^ QUOTE, 1) | below(w ^ BACKSLASH, 1);
     let (words, rest) = s.as_chunks::<8>();
     words.iter().all(|w| special(u64::from_le_bytes(*w)) == 0) && rest.iter().all(|b| *b >= 0x20 && *b != b'"' && *b != b'\\')
 }
