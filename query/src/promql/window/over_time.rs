@@ -7,7 +7,7 @@ use super::super::error::{Error, Result};
 use super::super::eval::series::Hist;
 use super::super::histogram::arith::{Accumulator, Incompatible, div, kahan};
 use super::super::histogram::quantile::of_values;
-use super::{Name, Out, Window, WindowFn, WindowSpec, Work};
+use super::{Name, Out, Window, WindowFn, WindowSpec, Work, sliding};
 
 pub(super) fn call(spec: &WindowSpec, w: &Window<'_>, work: &mut Work<'_>, name: Name<'_>, ann: &mut Annotations) -> Result<Out> {
     use WindowFn::*;
@@ -66,8 +66,6 @@ pub(super) fn call(spec: &WindowSpec, w: &Window<'_>, work: &mut Work<'_>, name:
         MaxOverTime => extreme(w, |a, b| a > b).0,
         TsOfMin => extreme(w, |a, b| a <= b).1 as f64 / 1000.0,
         TsOfMax => extreme(w, |a, b| a >= b).1 as f64 / 1000.0,
-        StdvarOverTime => variance(v),
-        StddevOverTime => variance(v).sqrt(),
         QuantileOverTime => {
             work.values.clear();
             work.values.extend_from_slice(v);
@@ -85,11 +83,7 @@ pub(super) fn call(spec: &WindowSpec, w: &Window<'_>, work: &mut Work<'_>, name:
             }
         }
         Deriv | PredictLinear | DoubleExponentialSmoothing if v.len() < 2 => return Ok(Out::None),
-        Deriv => regression(w.ft, v, w.ft[0]).0,
-        PredictLinear => {
-            let (slope, intercept) = regression(w.ft, v, w.ts);
-            slope * param(0) + intercept
-        }
+        StdvarOverTime | StddevOverTime | Deriv | PredictLinear => sliding::one(spec.func, w, param(0), work),
         DoubleExponentialSmoothing => smooth(v, param(0), param(1)),
         _ => return Err(Error::Internal(format!("{:?} is no function over a window", spec.func))),
     };

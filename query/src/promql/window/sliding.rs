@@ -6,7 +6,7 @@ use super::super::histogram::arith::kahan;
 use super::super::histogram::quantile::of_values;
 use super::frames::Bounds;
 use super::over_time;
-use super::{WindowFn, WindowSpec, Work};
+use super::{Window, WindowFn, WindowSpec, Work};
 
 /// Windows of fewer samples are gone through one by one: that is as fast, and exact in the order of the samples.
 const SMALL: usize = 64;
@@ -59,6 +59,20 @@ pub(super) fn try_run(spec: &WindowSpec, s: &Floats<'_>, out: &mut [f64], work: 
         }
         _ => return None,
     })
+}
+
+/// One window by itself, rounded as among others.
+pub(super) fn one(func: WindowFn, w: &Window<'_>, param: f64, work: &mut Work<'_>) -> f64 {
+    let bounds = [Bounds { lo: 0, hi: w.fv.len() as u32 }];
+    let s = Floats { t: w.ft, v: w.fv, bounds: &bounds };
+    let mut out = [ABSENT];
+    match func {
+        WindowFn::StdvarOverTime => s.variance(&mut out, work.values, |x| x),
+        WindowFn::StddevOverTime => s.variance(&mut out, work.values, f64::sqrt),
+        WindowFn::Deriv => s.regression(&mut out, |_, _| w.ft[0], |_, slope, _| slope),
+        _ => s.regression(&mut out, |_, _| w.ts, |_, slope, value| slope * param + value),
+    };
+    out[0]
 }
 
 impl Floats<'_> {
