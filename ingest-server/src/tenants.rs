@@ -166,9 +166,14 @@ impl Tenants {
 
 /// The bucket that the configuration names.
 pub fn open_bucket(c: &Config, fs: &Arc<dyn Fs>) -> Result<Arc<dyn Bucket>> {
-    if c.bucket_url.starts_with("s3://") {
+    open_bucket_at(c, &c.bucket_url, fs)
+}
+
+/// A bucket at `url`, spoken to as the configuration says.
+pub fn open_bucket_at(c: &Config, url: &str, fs: &Arc<dyn Fs>) -> Result<Arc<dyn Bucket>> {
+    if url.starts_with("s3://") {
         let settings = S3Settings {
-            url: c.bucket_url.clone(),
+            url: url.to_owned(),
             endpoint: c.bucket_endpoint.clone(),
             region: c.bucket_region.clone(),
             access_key_id: c.bucket_access_key_id.clone(),
@@ -180,7 +185,7 @@ pub fn open_bucket(c: &Config, fs: &Arc<dyn Fs>) -> Result<Arc<dyn Bucket>> {
         };
         return Ok(Arc::new(ObjectBucket::s3(&settings, fs.clone())?));
     }
-    let dir = match c.bucket_url.strip_prefix("file://") {
+    let dir = match url.strip_prefix("file://") {
         Some(p) => PathBuf::from(p),
         None => c.data_dir.join("bucket"),
     };

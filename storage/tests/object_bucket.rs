@@ -262,3 +262,50 @@ fn spans_read_once_are_read_from_the_disk_after_a_restart() {
     assert_eq!(taken(), 0, "all ranges were on the disk");
     assert!(again.traces().trace(id(9999)).unwrap().is_none());
 }
+
+#[test]
+fn blocks_of_thanos_and_mimir_are_taken_over_from_their_bucket() {
+    use strandline_storage::metrics::Imported;
+    let (fs, clock) = (SimFs::new(), ManualClock::new(T0 + 3_600_000));
+    let theirs = bucket(&fs);
+    let writer = open(&fs, &clock, "/a", &theirs);
+    append(&writer, T0, 100);
+    writer.flush().unwrap();
+    writer.upload().unwrap();
+    // Two shards of one compaction have the same sources and range; their names alone tell them apart.
+    let of = |name: &str| format!("tenant/{name}/");
+    let original = writer.blocks()[0].meta.clone();
+    let copy = |name: &str, edit: &dyn Fn(&mut serde_json::Value)| {
+        let from = format!("metrics/anonymous/{}/", original.ulid);
+        for o in theirs.list(&from).unwrap() {
+            let mut content = theirs.get(&o.key).unwrap();
+            if o.key.ends_with("meta.json") {
+                let mut meta: serde_json::Value = serde_json::from_slice(&content).unwrap();
+                meta["ulid"] = name.into();
+                meta["compaction"]["sources"] = serde_json::json!(["01ARZ3NDEKTSV4RRFFQ69G5FA1", "01ARZ3NDEKTSV4RRFFQ69G5FA2"]);
+                edit(&mut meta);
+                content = meta.to_string().into();
+            }
+            theirs.put(&o.key.replace(&from, &of(name)), content).unwrap();
+        }
+    };
+    let names: Vec<String> = (3..8).map(|n| format!("01ARZ3NDEKTSV4RRFFQ69G5FA{n}")).collect();
+    copy(&names[0], &|m| m["thanos"]["labels"] = serde_json::json!({}));
+    copy(&names[1], &|m| m["thanos"]["labels"] = serde_json::json!({"cluster": "x"}));
+    copy(&names[2], &|m| m["thanos"]["downsample"]["resolution"] = 300_000.into());
+    copy(&names[3], &|_| {});
+    theirs.put(&format!("{}deletion-mark.json", of(&names[3])), "{}".into()).unwrap();
+    copy(&names[4], &|_| {});
+    theirs.delete(&format!("{}meta.json", of(&names[4]))).unwrap();
+
+    let ours = open(&fs, &clock, "/b", &bucket(&fs));
+    let import = |name: &str| ours.import_from(&theirs, &of(name)).unwrap();
+    assert_eq!(import(&names[0]), Imported::Taken { external_labels: vec![] });
+    assert_eq!(import(&names[1]), Imported::Taken { external_labels: vec!["cluster=\"x\"".into()] });
+    assert!(names[2..].iter().all(|n| matches!(import(n), Imported::Skipped(_))));
+    assert_eq!(import(&names[0]), Imported::Known);
+    assert_eq!((ours.blocks().len(), count(&ours).unwrap()), (2, 2000));
+    assert!(!fs.exists(Path::new("/b/import")), "what was copied is gone");
+    theirs.down.store(true, Ordering::SeqCst);
+    assert!(ours.import_from(&theirs, &of(&names[0])).is_err());
+}

@@ -138,6 +138,11 @@ impl Wal {
 
     /// Queues a record and gives the ticket of its commit. Blocks only while too much is queued.
     pub fn append(&self, record: &[u8]) -> Result<Ticket, WalError> {
+        self.append_parts(&[record])
+    }
+
+    /// As [`Wal::append`], of a record that lies in several places.
+    pub fn append_parts(&self, record: &[&[u8]]) -> Result<Ticket, WalError> {
         let seq = self.0.shared.enqueue(record)?;
         Ok(Ticket::new(self.0.shared.clone(), seq))
     }
@@ -248,9 +253,10 @@ fn spawn_committer(shared: Arc<Shared>) -> Result<std::thread::JoinHandle<()>, W
 }
 
 impl Shared {
-    fn enqueue(&self, record: &[u8]) -> Result<u64, WalError> {
-        if record.len() > MAX_FRAME_BYTES / 2 {
-            let text = format!("a record of {} bytes is larger than the {} a frame takes", record.len(), MAX_FRAME_BYTES / 2);
+    fn enqueue(&self, record: &[&[u8]]) -> Result<u64, WalError> {
+        let len: usize = record.iter().map(|p| p.len()).sum();
+        if len > MAX_FRAME_BYTES / 2 {
+            let text = format!("a record of {len} bytes is larger than the {} a frame takes", MAX_FRAME_BYTES / 2);
             return Err(WalError::new(WalErrorKind::TooLarge, text));
         }
         let mut q = self.queue.lock();
@@ -268,11 +274,11 @@ impl Shared {
         }
         let seq = q.next_seq;
         q.next_seq += 1;
-        put_uvarint(&mut q.pending, record.len() as u64);
-        q.pending.extend_from_slice(record);
+        put_uvarint(&mut q.pending, len as u64);
+        record.iter().for_each(|p| q.pending.extend_from_slice(p));
         q.pending_count += 1;
         q.stats.records += 1;
-        q.stats.record_bytes += record.len() as u64;
+        q.stats.record_bytes += len as u64;
         Ok(seq)
     }
 

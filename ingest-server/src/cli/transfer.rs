@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use strandline_storage::metrics::Imported;
 use strandline_wal::fs::Fs;
 
 use super::progress::Progress;
@@ -11,8 +12,11 @@ use super::{local, say};
 /// Take over blocks.
 #[derive(Args)]
 pub struct ImportArgs {
-    /// A folder with ULID folders in it.
-    dir: PathBuf,
+    /// A folder with ULID folders in it, or `s3://bucket/prefix` of Thanos (its prefix) or Mimir (a tenant's folder).
+    from: String,
+    /// Where the S3 service listens, e.g. http://127.0.0.1:9000; keys are those of the environment, as for our own bucket.
+    #[arg(long)]
+    endpoint: Option<String>,
     /// Where to.
     #[arg(long, default_value = "strandline-data")]
     data_dir: PathBuf,
@@ -50,25 +54,52 @@ pub struct RestoreArgs {
 
 /// Imports every block of a folder.
 pub fn import(a: ImportArgs) -> Result<(), String> {
-    let c = local::config(Some(&a.data_dir), None)?;
+    let mut c = local::config(Some(&a.data_dir), None)?;
     let (store, _lock) = local::open_store(&c)?;
-    let mut n = 0;
-    let all = local::fs().read_dir(&a.dir).map_err(|e| format!("{}: {e}", a.dir.display()))?;
-    let mut progress = Progress::new("importing");
-    for (i, e) in all.iter().enumerate() {
-        progress.at(i as u64, all.len() as u64);
-        if e.is_dir && e.name().parse::<ulid::Ulid>().is_ok() {
-            store.import_block(&e.path).map_err(|e| e.to_string())?;
-            progress.hide();
-            say(&format!("{}  imported", e.name()));
-            n += 1;
+    let theirs = match a.from.starts_with("s3://") {
+        true => {
+            c.bucket_endpoint = a.endpoint.unwrap_or(c.bucket_endpoint);
+            Some(crate::tenants::open_bucket_at(&c, &a.from, &local::fs()).map_err(|e| e.to_string())?)
         }
+        false => None,
+    };
+    let folders = match &theirs {
+        Some(bucket) => bucket.list_folders("").map_err(|e| e.to_string())?,
+        None => {
+            let all = local::fs().read_dir(Path::new(&a.from)).map_err(|e| format!("{}: {e}", a.from))?;
+            all.iter().filter(|e| e.is_dir).map(|e| e.name().to_owned()).collect()
+        }
+    };
+    let (blocks, others): (Vec<&String>, Vec<&String>) = folders.iter().partition(|n| n.parse::<ulid::Ulid>().is_ok());
+    if blocks.is_empty() {
+        let names: Vec<&str> = others.iter().take(5).map(|n| n.as_str()).collect();
+        let below = if names.is_empty() { String::new() } else { format!("; below it are {}", names.join(", ")) };
+        return Err(format!("{} holds no blocks (folders named by ULIDs): give the folder that holds them{below}", a.from));
     }
-    if n == 0 {
-        return Err(format!("{} holds no blocks (folders named by ULIDs): give the folder that holds them", a.dir.display()));
+    let mut progress = Progress::new("importing");
+    for (i, name) in blocks.iter().enumerate() {
+        progress.at(i as u64, blocks.len() as u64);
+        let done = match &theirs {
+            Some(bucket) => store.import_from(&**bucket, &format!("{name}/")),
+            None => store.import_block(&Path::new(&a.from).join(name)),
+        };
+        let done = done.map_err(|e| format!("{name}: {e}"))?;
+        progress.hide();
+        say(&format!("{name}  {}", told(&done)));
     }
     store.upload().map_err(|e| e.to_string())?;
     store.close().map_err(|e| e.to_string())
+}
+
+fn told(done: &Imported) -> String {
+    match done {
+        Imported::Taken { external_labels } if external_labels.is_empty() => "imported".into(),
+        Imported::Taken { external_labels } => {
+            format!("imported; its external labels {{{}}} are not on its series", external_labels.join(", "))
+        }
+        Imported::Known => "is here already".into(),
+        Imported::Skipped(why) => format!("left alone: {why}"),
+    }
 }
 
 /// Exports everything as Prometheus blocks.

@@ -4,8 +4,8 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::ops::ControlFlow;
 
-use strandline_storage::model::{Trace, TraceId};
-use strandline_storage::read::{AttributeScope, Condition, Field, RowBatch, ScanRequest, ScanStats, SpanBatch, SpanSource, Value};
+use strandline_storage::model::TraceId;
+use strandline_storage::read::{AttributeScope, Column, Condition, Field, ScanRequest, ScanStats, SpanBatch, SpanSource, Value};
 
 use super::ast::{Attr, BinOp, Expr, ExprNode, Intrinsic, Pipeline, Scalar, SetExpr, Stage, Static};
 use super::error::Result;
@@ -198,8 +198,8 @@ pub fn search(source: &dyn SpanSource, pipeline: &Pipeline, options: &SearchOpti
     attrs.dedup();
     let mut traces = Vec::new();
     for (_, Reverse(id)) in newest {
-        if let Some(trace) = source.trace(id)? {
-            traces.extend(describe(trace, pipeline, &attrs, options)?);
+        if let Some(trace) = source.trace_batch(id)? {
+            traces.extend(describe(&*trace, pipeline, &attrs, options)?);
         }
     }
     Ok(SearchResult { traces, stats })
@@ -249,22 +249,37 @@ fn candidates(
     Ok(())
 }
 
-fn describe(trace: Trace, pipeline: &Pipeline, attrs: &[Attr], options: &SearchOptions) -> Result<Option<TraceMatch>> {
-    let id = trace.trace_id;
-    let mut services: BTreeMap<String, (u32, u32)> = BTreeMap::new();
-    for s in &trace.spans {
-        let e = services.entry(s.service_name().unwrap_or_default().to_owned()).or_default();
+/// Spans and errors by service.
+fn count_services(batch: &dyn SpanBatch, service: &Column) -> Result<BTreeMap<String, (u32, u32)>> {
+    let status = batch.column(&Field::Status)?;
+    let mut counts = vec![(0u32, 0u32); service.values.len()];
+    for (s, i) in service.idx.iter().zip(&status.idx) {
+        let e = &mut counts[*s as usize];
         e.0 += 1;
-        e.1 += u32::from(s.status_code == 2);
+        e.1 += u32::from(status.values[*i as usize] == Value::Int(2));
     }
-    let root = trace.spans.iter().find(|s| s.parent_span_id.is_none());
-    let root_name = root.map_or_else(|| ROOT_NOT_RECEIVED.to_owned(), |r| r.name.clone());
-    let root_service = root.map_or_else(|| ROOT_NOT_RECEIVED.to_owned(), |r| r.service_name().unwrap_or_default().to_owned());
-    let batch = RowBatch::new(vec![trace]);
-    let rows = Rows::new(&batch);
+    let mut out: BTreeMap<String, (u32, u32)> = BTreeMap::new();
+    for (value, n) in service.values.iter().zip(counts).filter(|(_, n)| n.0 > 0) {
+        let e = out.entry(text(value)).or_default();
+        *e = (e.0 + n.0, e.1 + n.1);
+    }
+    Ok(out)
+}
+
+fn text(v: &Value) -> String {
+    if let Value::String(s) = v { s.to_string() } else { String::new() }
+}
+
+fn describe(batch: &dyn SpanBatch, pipeline: &Pipeline, attrs: &[Attr], options: &SearchOptions) -> Result<Option<TraceMatch>> {
+    let rows = Rows::new(batch);
     let facts = rows.facts()?;
     let (starts, durations, ids) = (batch.starts()?, batch.durations()?, batch.ids()?);
     let names = rows.attr(&Attr::Intrinsic(Intrinsic::Name))?;
+    let service = batch.column(&Field::Attribute(AttributeScope::Resource, "service.name".to_owned()))?;
+    let services = count_services(batch, &service)?;
+    let root = ids.parent.iter().position(|p| *p == 0);
+    let root_name = root.map_or_else(|| ROOT_NOT_RECEIVED.to_owned(), |r| names.get(r).text());
+    let root_service = root.map_or_else(|| ROOT_NOT_RECEIVED.to_owned(), |r| text(&service.values[service.idx[r] as usize]));
     let shown = attrs.iter().map(|a| Ok((a.short_name().to_owned(), rows.attr(a)?))).collect::<Result<Vec<_>>>()?;
     let mut sets = Vec::new();
     for set in run(&rows, pipeline)?.into_sets(batch.traces()) {
@@ -288,5 +303,5 @@ fn describe(trace: Trace, pipeline: &Pipeline, attrs: &[Attr], options: &SearchO
         return Ok(None);
     }
     let (start_unix_nano, duration_nano) = (facts.start[0], facts.duration[0]);
-    Ok(Some(TraceMatch { trace_id: id, root_service, root_name, start_unix_nano, duration_nano, sets, services }))
+    Ok(Some(TraceMatch { trace_id: batch.trace_id(0), root_service, root_name, start_unix_nano, duration_nano, sets, services }))
 }

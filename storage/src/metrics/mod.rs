@@ -8,6 +8,7 @@ pub mod compact;
 mod deletes;
 mod flush;
 pub mod head;
+mod import;
 mod manifest;
 mod merge;
 mod options;
@@ -19,6 +20,7 @@ mod upkeep;
 mod version;
 
 pub use deletes::{Delete, DeleteSpec};
+pub use import::Imported;
 pub use options::MetricOptions;
 pub use selection::MetricSelection;
 pub use store::{MetricStore, StoreStats};

@@ -229,6 +229,11 @@ pub trait SpanSource: Send + Sync {
     /// A trace, whole.
     fn trace(&self, id: TraceId) -> Result<Option<Trace>>;
 
+    /// A trace, whole, of which columns are read when asked for: its spans are never all decoded at once.
+    fn trace_batch(&self, id: TraceId) -> Result<Option<Box<dyn SpanBatch>>> {
+        Ok(self.trace(id)?.map(|t| Box::new(RowBatch::new(vec![t])) as Box<dyn SpanBatch>))
+    }
+
     /// Keys of attributes by scope, sorted, of live spans and blocks that overlap the inclusive range.
     fn attribute_keys(&self, min_nano: u64, max_nano: u64) -> Result<Vec<(AttributeScope, Vec<String>)>>;
 }

@@ -339,6 +339,24 @@ impl SpanSource for TraceStore {
         TraceStore::trace(self, id)
     }
 
+    fn trace_batch(&self, id: TraceId) -> Result<Option<Box<dyn SpanBatch>>> {
+        let (live, blocks) = self.places_of(id)?;
+        let mut places = Vec::new();
+        if !live.is_empty() {
+            places.push(Place::live(vec![Trace::new(id, live)]));
+        }
+        for handle in blocks.iter() {
+            let block = handle.open()?;
+            for g in block.groups_with(id) {
+                let loaded = if block.is_remote() { Some(block.read_group(g)?) } else { None };
+                places.push(Place::Block(BlockBatch::new(block.clone(), g, loaded)?));
+            }
+        }
+        let batch = MergedBatch::new(places, &[u128::from_be_bytes(id.0)])?;
+        self.trim_indexes(&blocks);
+        Ok(if batch.is_empty() { None } else { Some(Box::new(batch)) })
+    }
+
     fn attribute_keys(&self, min_nano: u64, max_nano: u64) -> Result<Vec<(AttributeScope, Vec<String>)>> {
         super::keys::attribute_keys(self, min_nano, max_nano)
     }

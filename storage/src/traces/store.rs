@@ -72,8 +72,20 @@ impl State {
     }
 }
 
+/// The same bytes in memory that is theirs alone and hardly more: live spans keep it.
+fn fitting(b: Bytes) -> Bytes {
+    match b.try_into_mut() {
+        Ok(m) if m.capacity() <= m.len() + m.len() / 16 => m.freeze(),
+        Ok(m) => Bytes::copy_from_slice(&m),
+        Err(b) => Bytes::copy_from_slice(&b),
+    }
+}
+
 /// Of a store that shares no cache.
 const DEFAULT_CACHE_BYTES: u64 = 32 << 20;
+
+/// Blocks as of one moment.
+pub(super) type Blocks = Arc<Vec<Arc<BlockHandle>>>;
 
 /// What became of an append.
 #[must_use = "spans are stored once the ticket resolves"]
@@ -238,8 +250,7 @@ impl TraceStore {
         let inner = &self.0;
         inner.check_open()?;
         self.check_memory()?;
-        // The caller's buffer may be larger than its content.
-        let request = Bytes::copy_from_slice(&request);
+        let request = fitting(request);
         let parsed = LiveBody::parse(request.clone(), &inner.options.limits, inner.options.clock.now_ms())?;
         let (accepted, rejected) = (parsed.body.spans.len() as u64, parsed.refused.len() as u64);
         let reasons = parsed.reasons.iter().map(|(r, n)| format!("{r} ({n} spans)")).collect();
@@ -247,9 +258,9 @@ impl TraceStore {
         let wal = if accepted == 0 {
             None
         } else {
-            let bytes = record::encode(&request, &parsed.refused);
+            let head = record::head(&parsed.refused);
             let _shared = inner.gate.read();
-            let ticket = inner.wal.append(&bytes).map_err(wal_error)?;
+            let ticket = inner.wal.append_parts(&[&head, &request]).map_err(wal_error)?;
             let mut s = inner.state.write();
             s.pending_bytes += parsed.body.memory_bytes();
             s.pending.insert(ticket.seq(), parsed.body);
@@ -306,8 +317,8 @@ impl TraceStore {
         self.0.state.read().blocks.clone()
     }
 
-    /// A trace, whole: joined over live spans and all blocks, identical spans once.
-    pub fn trace(&self, id: TraceId) -> Result<Option<Trace>> {
+    /// The live spans of a trace, and the blocks of the same moment.
+    pub(super) fn places_of(&self, id: TraceId) -> Result<(Vec<Span>, Blocks)> {
         let (live, blocks) = {
             let s = self.0.state.read();
             s.complete()?;
@@ -316,7 +327,13 @@ impl TraceStore {
             (live, s.blocks.clone())
         };
         let mut owner = Owner::default();
-        let mut spans = live.iter().map(|(b, i)| owner.span(b, &b.spans[*i as usize])).collect::<Result<Vec<_>>>()?;
+        let spans = live.iter().map(|(b, i)| owner.span(b, &b.spans[*i as usize])).collect::<Result<_>>()?;
+        Ok((spans, blocks))
+    }
+
+    /// A trace, whole: joined over live spans and all blocks, identical spans once.
+    pub fn trace(&self, id: TraceId) -> Result<Option<Trace>> {
+        let (mut spans, blocks) = self.places_of(id)?;
         for block in blocks.iter() {
             spans.extend(super::scan::trace_in(block, id)?);
         }

@@ -105,7 +105,7 @@ impl MetricStore {
     }
 
     /// One pass over all blocks in label order.
-    fn merge(&self, blocks: &[Arc<Block>], deletes: &[Arc<Delete>], meta: BlockMeta) -> Result<Option<BlockMeta>> {
+    pub(in crate::metrics) fn merge(&self, blocks: &[Arc<Block>], deletes: &[Arc<Delete>], meta: BlockMeta) -> Result<Option<BlockMeta>> {
         let mut symbols = SymbolTable::default();
         for b in blocks {
             b.index().each_symbol(&mut |s| symbols.add(s))?;
@@ -156,7 +156,7 @@ impl MetricStore {
     }
 
     /// Replaces blocks by one (or none): manifest, version, then whatever must be marked or removed.
-    fn swap(&self, gone: &[String], written: Option<BlockMeta>, reason: &str, work: &mut Work) -> Result<()> {
+    pub(in crate::metrics) fn swap(&self, gone: &[String], written: Option<BlockMeta>, reason: &str, work: &mut Work) -> Result<()> {
         let dir = self.0.options.dir.join("metrics");
         {
             let mut manifest = self.0.manifest.lock();
@@ -298,23 +298,5 @@ impl MetricStore {
     /// Puts a copy of a block into a folder of its own.
     pub fn copy_block(&self, b: &BlockEntry, target: &std::path::Path) -> Result<()> {
         self.link_block(b, target)
-    }
-
-    /// Takes over a block of Prometheus, Thanos or Mimir: its files are linked or copied under a new name of ours,
-    /// after every checksum was verified.
-    pub fn import_block(&self, dir: &std::path::Path) -> Result<()> {
-        self.check_writable()?;
-        let fs = &self.0.options.fs;
-        let theirs = Arc::new(Block::open(fs, dir)?);
-        theirs.verify()?;
-        let mut work = self.0.work.lock();
-        let m = theirs.meta();
-        if self.version().blocks.iter().any(|b| b.meta.compaction.sources == m.compaction.sources && b.meta.range() == m.range()) {
-            return Ok(());
-        }
-        let range = TimeRange::new(m.min_time, m.max_time - 1);
-        let meta = self.block_meta(self.new_ulid(&mut work), range, m.compaction.level.max(1), m.compaction.sources.clone());
-        let written = self.merge(&[theirs], &[], meta)?;
-        self.swap(&[], written, "import", &mut work)
     }
 }

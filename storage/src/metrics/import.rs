@@ -1,0 +1,128 @@
+//! Taking over blocks of Prometheus, Thanos and Mimir, from a folder or from their bucket.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::block::{Block, BlockMeta};
+use super::store::MetricStore;
+use crate::bucket::Bucket;
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::TimeRange;
+
+/// What became of a block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Imported {
+    /// It is here now. The external labels of its description, if it has some, are not on its series.
+    Taken {
+        /// `name="value"` each.
+        external_labels: Vec<String>,
+    },
+    /// Its samples were here already, from it or from a block that it went into.
+    Known,
+    /// It is left alone, and why.
+    Skipped(&'static str),
+}
+
+const META: &str = "meta.json";
+const DELETION_MARK: &str = "deletion-mark.json";
+/// Objects are copied in pieces of this size.
+const PIECE_BYTES: u64 = 8 << 20;
+
+impl MetricStore {
+    /// Takes over a block that lies in a folder, after every checksum was verified. It is written anew under a name of
+    /// ours, which remembers its own.
+    pub fn import_block(&self, dir: &Path) -> Result<Imported> {
+        self.check_writable()?;
+        let fs = &self.0.options.fs;
+        let path = dir.join(META);
+        let json = match fs.read(&path) {
+            Ok(j) => Some(j),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
+            Err(e) => return Err(Error::io("reading a block's description", &path, e)),
+        };
+        let meta = match self.consider(json.as_deref(), fs.exists(&dir.join(DELETION_MARK))).map_err(|e| e.at(&path))? {
+            Ok(meta) => meta,
+            Err(not) => return Ok(not),
+        };
+        let theirs = Arc::new(Block::open(fs, dir)?);
+        theirs.verify()?;
+        let mut sources = meta.compaction.sources;
+        // Blocks that were split by series have the same sources: what tells them apart is their own name.
+        if !sources.contains(&meta.ulid) {
+            sources.push(meta.ulid);
+            sources.sort();
+        }
+        let mut work = self.0.work.lock();
+        let range = TimeRange::new(meta.min_time, meta.max_time - 1);
+        let ours = self.block_meta(self.new_ulid(&mut work), range, meta.compaction.level.max(1), sources);
+        let written = self.merge(&[theirs], &[], ours)?;
+        self.swap(&[], written, "import", &mut work)?;
+        let labels = meta.thanos.map(|t| t.labels).unwrap_or_default();
+        Ok(Imported::Taken { external_labels: labels.iter().map(|(n, v)| format!("{n}={v:?}")).collect() })
+    }
+
+    /// As [`MetricStore::import_block`], of a block whose objects in a bucket begin with `prefix`, which ends in `/`. Its
+    /// files are copied first, into `import` of the data folder.
+    pub fn import_from(&self, bucket: &dyn Bucket, prefix: &str) -> Result<Imported> {
+        self.check_writable()?;
+        let get = |name: &str| match bucket.get(&format!("{prefix}{name}")) {
+            Ok(b) => Ok(Some(b)),
+            Err(e) if e.kind == ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        };
+        let json = get(META)?;
+        if let Err(not) = self.consider(json.as_deref(), get(DELETION_MARK)?.is_some()).map_err(|e| e.at(format!("{prefix}{META}")))? {
+            return Ok(not);
+        }
+        let fs = &self.0.options.fs;
+        let dir = self.0.options.dir.join("import");
+        let clear = || match fs.remove_dir_all(&dir) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("removing a copied block", &dir, e)),
+            _ => Ok(()),
+        };
+        clear()?;
+        for object in bucket.list(prefix)? {
+            let name = object.key.strip_prefix(prefix).unwrap_or_default();
+            // A key is a path of another's making: nothing but a block's own files is written here.
+            if name == META || name == "index" || name == "tombstones" || is_segment(name) {
+                self.fetch(bucket, &object.key, object.size_bytes, &dir.join(name))?;
+            }
+        }
+        let done = self.import_block(&dir);
+        clear()?;
+        done
+    }
+
+    /// Whether a block is to be imported, by its description.
+    fn consider(&self, json: Option<&[u8]>, marked: bool) -> Result<std::result::Result<BlockMeta, Imported>> {
+        if marked {
+            return Ok(Err(Imported::Skipped("it is marked for deletion")));
+        }
+        let Some(json) = json else { return Ok(Err(Imported::Skipped("it has no meta.json: an upload that never ended"))) };
+        let meta = BlockMeta::parse(json)?;
+        if meta.thanos.as_ref().is_some_and(|t| t.downsample.resolution > 0) {
+            return Ok(Err(Imported::Skipped("it is downsampled: the block of the raw samples has all that it tells")));
+        }
+        let known = self.version().blocks.iter().any(|b| b.meta.compaction.sources.contains(&meta.ulid));
+        Ok(if known { Err(Imported::Known) } else { Ok(meta) })
+    }
+
+    fn fetch(&self, bucket: &dyn Bucket, key: &str, size: u64, to: &Path) -> Result<()> {
+        let fs = &self.0.options.fs;
+        let io = |e| Error::io("copying a block", to, e);
+        fs.create_dir_all(to.parent().unwrap_or(to)).map_err(io)?;
+        let mut file = fs.create(to).map_err(io)?;
+        let mut at = 0;
+        while at < size {
+            let n = PIECE_BYTES.min(size - at);
+            file.write_all(&bucket.get_range(key, at, n as usize)?).map_err(io)?;
+            at += n;
+        }
+        file.sync().map_err(io)
+    }
+}
+
+/// `chunks/000001` and so on.
+fn is_segment(name: &str) -> bool {
+    name.strip_prefix("chunks/").is_some_and(|n| n.len() == 6 && n.bytes().all(|b| b.is_ascii_digit()))
+}
