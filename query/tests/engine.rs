@@ -170,7 +170,8 @@ proptest! {
 #[test]
 fn threads_change_no_answer() {
     let mut s = MemSource::new();
-    for i in 0..3000u32 {
+    // Enough for three threads.
+    for i in 0..16_500u32 {
         let l = Labels::from_pairs([("__name__", "m_total".to_owned()), ("i", i.to_string()), ("g", (i % 7).to_string())]);
         for k in 0..20i64 {
             s.push(&l, k * 15_000, f64::from(i % 97) * k as f64 + f64::from(i) * 0.1);

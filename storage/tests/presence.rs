@@ -1,13 +1,15 @@
 //! The short ways to a series' newest sample say what reading says: in the head, in a block, in both, after deletes.
 #![allow(clippy::unwrap_used)]
 
+use std::path::Path;
 use std::sync::Arc;
 
+use strandline_storage::bucket::{Bucket, LocalBucket};
 use strandline_storage::clock::ManualClock;
 use strandline_storage::metrics::head::{BatchBuilder, Value};
 use strandline_storage::metrics::{MetricOptions, MetricStore};
 use strandline_storage::model::{Labels, MatchOp, Matcher, TimeRange, stale_nan};
-use strandline_storage::read::{SampleBuf, SelectRequest, SeriesSource};
+use strandline_storage::read::{SampleBuf, SelectRequest, SeriesSelection, SeriesSource};
 use strandline_wal::WalOptions;
 use strandline_wal::fs::{Fs, SimFs};
 
@@ -15,8 +17,13 @@ const T0: i64 = 1_700_006_400_000;
 const STEP: i64 = 15_000;
 
 fn store(clock: &ManualClock) -> MetricStore {
-    let fs: Arc<dyn Fs> = Arc::new(SimFs::new());
+    store_on(Arc::new(SimFs::new()), clock)
+}
+
+fn store_on(fs: Arc<SimFs>, clock: &ManualClock) -> MetricStore {
+    let bucket: Arc<dyn Bucket> = Arc::new(LocalBucket::open(fs.clone(), "/data/bucket").unwrap());
     let mut o = MetricOptions::new(fs, Arc::new(clock.clone()), "/data");
+    o.bucket = Some(bucket);
     o.wal = WalOptions { background: false, ..WalOptions::default() };
     MetricStore::open(o).unwrap()
 }
@@ -77,6 +84,35 @@ fn short_ways_agree_with_reading() {
     check(&s, 190, "two blocks");
     s.delete(TimeRange::new(T0 + 100 * STEP, T0 + 120 * STEP), vec![Matcher::equal("kind", "0")]).unwrap();
     check(&s, 190, "deleted");
+}
+
+#[test]
+fn a_flush_knows_how_its_series_end() {
+    for uploaded in [false, true] {
+        let clock = ManualClock::new(T0);
+        let fs = Arc::new(SimFs::new());
+        let s = store_on(fs.clone(), &clock);
+        fill(&s, &clock, 0..130);
+        let range = TimeRange::new(T0 + 130 * STEP - 299_999, T0 + 130 * STEP);
+        let select = || s.select(&SelectRequest::new(vec![Matcher::equal("__name__", "m")], range)).unwrap();
+        let mut scratch = SampleBuf::default();
+        let mut live =
+            |sel: &dyn SeriesSelection| -> Vec<bool> { (0..sel.len()).map(|i| sel.is_live(i, range, &mut scratch).unwrap()).collect() };
+        let before = live(&*select());
+        assert_eq!((before.len(), before.iter().filter(|l| **l).count()), (40, 30));
+        s.flush().unwrap();
+        let blocks = Path::new(if uploaded { "/data/bucket/metrics/anonymous" } else { "/data/metrics/blocks" });
+        if uploaded {
+            s.maintain().unwrap();
+        }
+        // No chunk can be read any more: nothing is left but what the flush knew.
+        let all = fs.read_dir(blocks).unwrap();
+        for chunks in all.iter().map(|b| blocks.join(b.name()).join("chunks/000001")).filter(|c| fs.exists(c)) {
+            fs.write_atomic(&chunks, &[0; 100_000]).unwrap();
+        }
+        assert_eq!(live(&*select()), before, "uploaded: {uploaded}");
+        assert!(select().read(0, range, &mut SampleBuf::default()).is_err(), "uploaded: {uploaded}");
+    }
 }
 
 #[test]

@@ -10,6 +10,28 @@ use super::answer::Out;
 /// A string with its quotes.
 pub fn string(out: &mut Vec<u8>, s: &str) {
     out.push(b'"');
+    if is_plain(s.as_bytes()) {
+        out.extend_from_slice(s.as_bytes())
+    } else {
+        escaped(out, s)
+    }
+    out.push(b'"');
+}
+
+/// Whether nothing in it needs escaping, looked at eight bytes at a time.
+fn is_plain(s: &[u8]) -> bool {
+    const LOW: u64 = u64::MAX / 0xff;
+    const HIGH: u64 = LOW << 7;
+    const QUOTE: u64 = LOW * b'"' as u64;
+    const BACKSLASH: u64 = LOW * b'\\' as u64;
+    // The top bit of bytes below `than`; whether there is any at all is certain.
+    let below = |w: u64, than: u64| w.wrapping_sub(LOW * than) & !w & HIGH;
+    let special = |w: u64| below(w, 0x20) | below(w ^ QUOTE, 1) | below(w ^ BACKSLASH, 1);
+    let (words, rest) = s.as_chunks::<8>();
+    words.iter().all(|w| special(u64::from_le_bytes(*w)) == 0) && rest.iter().all(|b| *b >= 0x20 && *b != b'"' && *b != b'\\')
+}
+
+fn escaped(out: &mut Vec<u8>, s: &str) {
     let mut from = 0;
     for (i, b) in s.bytes().enumerate() {
         if b >= 0x20 && b != b'"' && b != b'\\' {
@@ -29,7 +51,6 @@ pub fn string(out: &mut Vec<u8>, s: &str) {
         }
     }
     out.extend_from_slice(&s.as_bytes()[from..]);
-    out.push(b'"');
 }
 
 /// A list of strings.
@@ -133,9 +154,10 @@ fn histogram(out: &mut Vec<u8>, t: i64, h: &FloatHistogram) {
     out.extend_from_slice(b"}]");
 }
 
-/// Times as text: the series of an answer mostly share theirs.
+/// What stands before a value, as text: the series of an answer mostly share their times.
 #[derive(Default)]
 struct Times {
+    /// `,[TIME,"` each.
     text: Vec<u8>,
     /// Time and where its text ends, rising.
     known: Vec<(i64, usize)>,
@@ -148,21 +170,28 @@ impl Times {
         self.next = 0;
     }
 
-    /// Writes `ms`; times rise from one call to the next.
-    fn write(&mut self, out: &mut Vec<u8>, ms: i64) {
+    /// The text for `ms`; times rise from one call to the next.
+    fn before(&mut self, ms: i64) -> &[u8] {
         while self.known.get(self.next).is_some_and(|k| k.0 < ms) {
             self.next += 1;
         }
         let from = self.next.checked_sub(1).map_or(0, |i| self.known[i].1);
-        match self.known.get(self.next) {
-            Some((t, to)) if *t == ms => out.extend_from_slice(&self.text[from..*to]),
-            Some(_) => time(out, ms),
-            None => {
+        let to = match self.known.get(self.next) {
+            Some((t, to)) if *t == ms => *to,
+            known => {
+                // A time between those known is written behind them, and not kept.
+                let (from, keep) = (self.known.last().map_or(0, |k| k.1), known.is_none());
+                self.text.truncate(from);
+                self.text.extend_from_slice(b",[");
                 time(&mut self.text, ms);
-                self.known.push((ms, self.text.len()));
-                out.extend_from_slice(&self.text[from..]);
+                self.text.extend_from_slice(b",\"");
+                if keep {
+                    self.known.push((ms, self.text.len()));
+                }
+                return &self.text[from..];
             }
-        }
+        };
+        &self.text[from..to]
     }
 }
 
@@ -177,13 +206,16 @@ fn series(out: &mut Out, s: &MatrixSeries, times: &mut Times) -> io::Result<()> 
             any_histogram = true;
             continue;
         };
-        out.buf.extend_from_slice(if first { b",\"values\":[" } else { b"," });
+        let before = times.before(t);
+        if first {
+            out.buf.extend_from_slice(b",\"values\":[");
+            out.buf.extend_from_slice(&before[1..]);
+        } else {
+            out.buf.extend_from_slice(before);
+        }
         first = false;
-        out.buf.push(b'[');
-        times.write(&mut out.buf, t);
-        out.buf.push(b',');
-        number(&mut out.buf, v);
-        out.buf.push(b']');
+        write_sample_value(&mut out.buf, v);
+        out.buf.extend_from_slice(b"\"]");
         out.spill()?;
     }
     if !first {
@@ -256,4 +288,37 @@ pub fn result(out: &mut Out, v: &Value, limit: usize) -> io::Result<()> {
         _ => out.buf.extend_from_slice(b"null"),
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strings_are_escaped_wherever_it_is_needed() {
+        for special in ["\"", "\\", "\n", "\u{1}", "\u{1f}", " ", "\u{7f}", "é", "\u{10ffff}"] {
+            for before in 0..20 {
+                let text = format!("{}{special}tail", "x".repeat(before));
+                let mut out = Vec::new();
+                string(&mut out, &text);
+                assert_eq!(serde_json::from_slice::<String>(&out).unwrap(), text);
+                let plain = !matches!(special, "\"" | "\\" | "\n" | "\u{1}" | "\u{1f}");
+                assert_eq!(out.len() == text.len() + 2, plain, "{special:?} at {before}");
+            }
+        }
+    }
+
+    #[test]
+    fn times_are_written_alike_whether_known_or_not() {
+        let mut times = Times::default();
+        for round in [vec![1_000, 2_000, 3_500], vec![1_000, 1_500, 3_500, 4_000], vec![500, 4_000, 5_000]] {
+            times.rewind();
+            for ms in round {
+                let mut want = b",[".to_vec();
+                time(&mut want, ms);
+                want.extend_from_slice(b",\"");
+                assert_eq!(times.before(ms), want);
+            }
+        }
+    }
 }

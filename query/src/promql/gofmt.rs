@@ -64,24 +64,15 @@ pub fn general(v: f64) -> String {
 pub fn write_json(out: &mut Vec<u8>, v: f64) {
     use std::io::Write as _;
     let a = v.abs();
-    if a < 1e15 && v.trunc() == v && (v != 0.0 || v.is_sign_positive()) {
-        // Most values are whole numbers.
-        let mut digits = [0u8; 16];
-        let mut at = digits.len();
-        let mut rest = a as u64;
-        loop {
-            at -= 1;
-            digits[at] = b'0' + (rest % 10) as u8;
-            rest /= 10;
-            if rest == 0 {
-                break;
-            }
+    if a < 1e12 && (v != 0.0 || v.is_sign_positive()) {
+        // Most values are whole or have few decimals. With fifteen digits no two decimals are the same float, so that
+        // none is shorter either.
+        let thousandths = (a * 1000.0 + 0.5) as i64;
+        if thousandths as f64 / 1000.0 == a {
+            return write_thousandths(out, v < 0.0, thousandths as u64);
         }
-        if v < 0.0 {
-            out.push(b'-');
-        }
-        out.extend_from_slice(&digits[at..]);
-    } else if (1e-4..1e15).contains(&a) {
+    }
+    if (1e-4..1e15).contains(&a) {
         // In this range there is no exponent.
         let mut buffer = zmij::Buffer::new();
         let s = buffer.format_finite(v);
@@ -91,6 +82,51 @@ pub fn write_json(out: &mut Vec<u8>, v: f64) {
     } else {
         out.extend_from_slice(json(v).as_bytes());
     }
+}
+
+/// All numbers of two digits.
+const PAIRS: [[u8; 2]; 100] = {
+    let mut all = [[0; 2]; 100];
+    let mut i = 0;
+    while i < 100 {
+        all[i] = [b'0' + i as u8 / 10, b'0' + i as u8 % 10];
+        i += 1;
+    }
+    all
+};
+
+/// `n` thousandths, `n` below 10^15.
+#[inline]
+fn write_thousandths(out: &mut Vec<u8>, negative: bool, n: u64) {
+    // From the end: up to three decimals, the point, thirteen digits, the sign.
+    let mut text = [b'0'; 24];
+    let (mut whole, part) = (n / 1000, (n % 1000) as usize);
+    let mut end = 20;
+    if part > 0 {
+        let digits = PAIRS[part / 10];
+        text[20..24].copy_from_slice(&[b'.', digits[0], digits[1], b'0' + (part % 10) as u8]);
+        end = if part % 10 > 0 {
+            24
+        } else if part % 100 > 0 {
+            23
+        } else {
+            22
+        };
+    }
+    let mut at = 20;
+    while whole >= 100 {
+        at -= 2;
+        text[at..at + 2].copy_from_slice(&PAIRS[(whole % 100) as usize]);
+        whole /= 100;
+    }
+    at -= 2;
+    text[at..at + 2].copy_from_slice(&PAIRS[whole as usize % 100]);
+    at += usize::from(whole < 10);
+    if negative {
+        at -= 1;
+        text[at] = b'-';
+    }
+    out.extend_from_slice(&text[at..end]);
 }
 
 /// The form sample values have in JSON, without the quotes.

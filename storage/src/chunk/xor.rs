@@ -170,9 +170,6 @@ pub fn last_of_xor(data: &[u8], max_ms: i64) -> Result<Option<(i64, f64, bool)>>
     Ok((seen > 0).then_some((last.0, f64::from_bits(last.1), seen == n)))
 }
 
-/// Bits of the dod by the number of ones before it.
-const DOD_BITS: [u32; 4] = [0, 14, 17, 20];
-
 /// Calls `f` with each sample up to `max_ms`; `None` if the bytes end before.
 #[inline(always)]
 fn each(data: &[u8], n: usize, max_ms: i64, mut f: impl FnMut(i64, u64)) -> Option<()> {
@@ -188,58 +185,88 @@ fn each(data: &[u8], n: usize, max_ms: i64, mut f: impl FnMut(i64, u64)) -> Opti
     }
     let mut delta = r.uvarint().ok()? as i64;
     let mut bits = Words::new(data, r.position());
-    let (mut lead, mut trail) = (xor_value::NO_WINDOW, 0u8);
-    let mut first = true;
-    for _ in 1..n {
-        let mut w = bits.peek();
-        let mut used = 0;
-        if first {
-            first = false;
-        } else if w >> 63 == 0 {
-            used = 1;
-        } else {
-            let ones = w.leading_ones().min(4);
-            let dod;
-            if ones < 4 {
-                let width = DOD_BITS[ones as usize];
-                used = ones + 1 + width;
-                let raw = w << (ones + 1) >> (64 - width);
-                // Values above half the range are negative.
-                dod = raw.wrapping_sub(((raw > 1 << (width - 1)) as u64) << width) as i64;
-            } else {
-                bits.skip(4);
-                dod = bits.take(64) as i64;
-                w = bits.peek();
-            }
-            delta = delta.wrapping_add(dod);
-        }
+    let mut window = Window::default();
+    let mut w = bits.peek();
+    let mut used = 0;
+    for left in (1..n).rev() {
         t = t.wrapping_add(delta);
         // At most 24 of the 57 bits at hand are used: the value's control bits and window are there too.
-        let w = w << used;
+        w <<= used;
         if w >> 63 == 0 {
             bits.skip(used + 1);
         } else {
-            if w >> 62 & 1 == 0 {
-                if lead == xor_value::NO_WINDOW {
-                    return None;
-                }
-                used += 2;
-            } else {
-                let h = w << 2 >> 53;
-                lead = (h >> 6) as u8;
-                let len = (h & 63) as u8;
-                let len = if len == 0 { 64 } else { len };
-                // A window that does not fit in 64 bits is damage.
-                trail = 64u8.checked_sub(lead)?.checked_sub(len)?;
-                used += 13;
-            }
+            used += if w >> 62 == 0b10 { 2 } else { window.set(w)? };
             bits.skip(used);
-            v ^= bits.take(64 - lead as u32 - trail as u32) << trail;
+            v ^= window.take(&mut bits)?;
         }
         if t > max_ms {
-            return bits.inside();
+            break;
         }
         f(t, v);
+        if left == 1 {
+            break;
+        }
+        w = bits.peek();
+        if w >> 63 == 0 {
+            used = 1;
+        } else if w >> 62 == 0b10 {
+            // What comes a few milliseconds early or late.
+            used = 16;
+            delta = delta.wrapping_add(signed(w << 2 >> 50, 14));
+        } else {
+            let dod;
+            (dod, used) = large_dod(&mut bits, w);
+            delta = delta.wrapping_add(dod);
+            w = bits.peek();
+        }
     }
     bits.inside()
+}
+
+/// Values above half the range are negative.
+#[inline(always)]
+fn signed(raw: u64, width: u32) -> i64 {
+    raw.wrapping_sub(((raw > 1 << (width - 1)) as u64) << width) as i64
+}
+
+/// A dod of more than 14 bits, and how many of the bits at hand it took.
+#[cold]
+fn large_dod(bits: &mut Words<'_>, w: u64) -> (i64, u32) {
+    match w >> 60 {
+        0b1100 | 0b1101 => (signed(w << 3 >> 47, 17), 20),
+        0b1110 => (signed(w << 4 >> 44, 20), 24),
+        _ => {
+            bits.skip(4);
+            (bits.take(64) as i64, 0)
+        }
+    }
+}
+
+/// Where the bits of a value that changed lie.
+#[derive(Default)]
+struct Window {
+    /// 0: none known yet.
+    len: u32,
+    trail: u32,
+}
+
+impl Window {
+    /// Reads a new one from behind the two control bits; how many bits that are in all.
+    #[inline(always)]
+    fn set(&mut self, w: u64) -> Option<u32> {
+        let h = (w << 2 >> 53) as u32;
+        let (lead, len) = (h >> 6, h & 63);
+        self.len = if len == 0 { 64 } else { len };
+        // A window that does not fit in 64 bits is damage.
+        self.trail = 64u32.checked_sub(lead + self.len)?;
+        Some(13)
+    }
+
+    #[inline(always)]
+    fn take(&self, bits: &mut Words<'_>) -> Option<u64> {
+        if self.len == 0 {
+            return None;
+        }
+        Some(bits.take(self.len) << self.trail)
+    }
 }

@@ -249,7 +249,7 @@ impl<'a> Words<'a> {
     #[inline(always)]
     pub fn peek(&self) -> u64 {
         let at = self.bit >> 3;
-        let word = match self.data.get(at..).and_then(|d| d.first_chunk::<8>()) {
+        let word = match self.data.get(at..at + 8).and_then(|d| d.first_chunk::<8>()) {
             Some(b) => u64::from_be_bytes(*b),
             None => tail(self.data, at),
         };

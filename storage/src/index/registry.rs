@@ -402,10 +402,10 @@ impl Registry {
         let values = self.name_pairs(&m.name);
         // With few candidates and many values, look at the candidates' labels instead.
         if let Some(f) = &found
-            && f.len() * 4 < values.len() as u64
+            && f.len() < 2 * values.len() as u64
             && m.alternatives().is_none()
         {
-            return f.iter().filter(|s| m.matches(self.value_of(*s, &m.name))).collect();
+            return self.filter(f, m);
         }
         let mut hit = RoaringBitmap::new();
         let by_absence = m.matches_empty();
@@ -434,9 +434,17 @@ impl Registry {
         }
     }
 
-    fn value_of(&self, slot: u32, name: &str) -> &str {
-        let Some(r) = self.series.get(slot as usize) else { return "" };
-        self.pair_ids(*r).iter().map(|id| self.pair(*id)).find(|(n, _)| *n == name).map_or("", |(_, v)| v)
+    /// Those of the candidates that the matcher lets through. Each value is looked at once.
+    fn filter(&self, candidates: &RoaringBitmap, m: &Matcher) -> RoaringBitmap {
+        let name = self.symbols.find(m.name.as_bytes());
+        let without = m.matches_empty();
+        let mut known: HashMap<u32, bool, foldhash::fast::RandomState> = HashMap::default();
+        let mut passes = |slot: &u32| {
+            let ids = self.series.get(*slot as usize).map_or(&[][..], |r| self.pair_ids(*r));
+            let named = |id: &&u32| self.pairs.get(**id as usize).is_some_and(|p| Some(p.name) == name);
+            ids.iter().find(named).map_or(without, |id| *known.entry(*id).or_insert_with(|| m.matches(self.pair(*id).1)))
+        };
+        candidates.iter().filter(|slot| passes(slot)).collect()
     }
 
     /// All label names in use, in no order.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::block::index::SymbolTable;
-use super::block::{BlockMeta, BlockWriter, Compaction, StrandlineMeta, ThanosMeta};
+use super::block::{BlockMeta, BlockWriter, Compaction, Ending, StrandlineMeta, ThanosMeta};
 use super::head::{Cut, FrozenSeries, Value, encode_run};
 use super::manifest::LocalBlock;
 use super::merge;
@@ -16,6 +16,12 @@ use crate::model::TimeRange;
 use crate::read::SampleBuf;
 
 pub(super) type Chunks = Vec<(Encoding, TimeRange, bytes::Bytes)>;
+
+/// A block of a flush, and how its series end, in their order.
+struct Flushed {
+    meta: BlockMeta,
+    endings: Vec<Ending>,
+}
 
 impl MetricStore {
     /// Cuts everything in the head to blocks. Returns when the blocks are on the local disk and readers see them.
@@ -32,13 +38,13 @@ impl MetricStore {
         // In both failures the cut's chunks stay in the head and its records in the log; the next flush takes them along.
         if let Err(e) = self.write_cut(&cut, work, &mut written) {
             head.uncut(&cut);
-            for m in &written {
-                let dir = self.local_dir().join(&m.ulid);
+            for b in &written {
+                let dir = self.local_dir().join(&b.meta.ulid);
                 let _ = self.0.options.fs.remove_dir_all(&dir);
             }
             return Err(e);
         }
-        if let Err(e) = self.publish(&cut, &written, work) {
+        if let Err(e) = self.publish(&cut, written, work) {
             // The manifest on disk may name the blocks all the same: they stay, and the next start removes them if not.
             head.uncut(&cut);
             return Err(e);
@@ -56,7 +62,7 @@ impl MetricStore {
         }
     }
 
-    fn write_cut(&self, cut: &Cut, work: &mut Work, written: &mut Vec<BlockMeta>) -> Result<()> {
+    fn write_cut(&self, cut: &Cut, work: &mut Work, written: &mut Vec<Flushed>) -> Result<()> {
         let head = &self.0.head;
         let slots = head.cut_slots(cut);
         let ranges = head.cut_ranges(cut);
@@ -72,24 +78,26 @@ impl MetricStore {
             });
             let meta = self.block_meta(self.new_ulid(work), range, 1, Vec::new());
             let mut w = BlockWriter::create(self.0.options.fs.clone(), &self.local_dir(), meta, symbols)?;
+            let mut endings = Vec::new();
             for slot in &slots {
-                let added = head.frozen(cut, *slot, range).and_then(|f| self.add_frozen(&mut w, f));
+                let added = head.frozen(cut, *slot, range).and_then(|f| self.add_frozen(&mut w, f, &mut endings));
                 if let Err(e) = added {
                     w.abort();
                     return Err(e);
                 }
             }
-            if let Some(m) = w.finish()? {
-                written.push(m);
+            if let Some(meta) = w.finish()? {
+                written.push(Flushed { meta, endings });
             }
         }
         Ok(())
     }
 
-    fn add_frozen(&self, w: &mut BlockWriter, f: FrozenSeries) -> Result<()> {
+    fn add_frozen(&self, w: &mut BlockWriter, f: FrozenSeries, endings: &mut Vec<Ending>) -> Result<()> {
         if f.chunks.is_empty() {
             return Ok(());
         }
+        endings.push(f.ending);
         let rules = self.0.head.rules();
         let chunks = if apart(&f.chunks) { f.chunks } else { join_chunks(&f.chunks, rules.range_ms, rules.xor2)? };
         w.add(&f.labels, &chunks)
@@ -115,10 +123,10 @@ impl MetricStore {
     }
 
     /// Manifest first (it makes the blocks exist and moves the log's floor), then the version.
-    fn publish(&self, cut: &Cut, written: &[BlockMeta], work: &Work) -> Result<()> {
+    fn publish(&self, cut: &Cut, written: Vec<Flushed>, work: &Work) -> Result<()> {
         let mut manifest = self.0.manifest.lock();
         let mut next = manifest.clone();
-        next.blocks.extend(written.iter().map(|m| LocalBlock { ulid: m.ulid.clone(), uploaded_ms: None }));
+        next.blocks.extend(written.iter().map(|b| LocalBlock { ulid: b.meta.ulid.clone(), uploaded_ms: None }));
         next.wal_floor = cut.wal_segment;
         next.names = work.ulid_counter as u64;
         next.next_series_id = self.0.head.next_series_id();
@@ -127,9 +135,9 @@ impl MetricStore {
         drop(manifest);
         let mut current = self.0.version.write();
         let mut blocks = current.blocks.clone();
-        for m in written {
-            let place = Place::Local(self.local_dir().join(&m.ulid));
-            blocks.push(Arc::new(BlockEntry::new(m.clone(), place, self.0.opener.clone())));
+        for Flushed { meta, endings } in written {
+            let place = Place::Local(self.local_dir().join(&meta.ulid));
+            blocks.push(Arc::new(BlockEntry::new(meta, place, self.0.opener.clone()).ending(endings)));
         }
         self.0.head.published(cut);
         let next = Version { pin: self.0.head.pin(), flushed_epoch: self.0.head.flushed_epoch(), ..(**current).clone() };

@@ -257,6 +257,7 @@ impl MetricStore {
             self.version().blocks.iter().map(|b| (b.meta.ulid.clone(), b.clone())).collect();
         let entry = |meta: BlockMeta, place: Place| match known.get(&meta.ulid) {
             Some(e) if e.place == place => e.clone(),
+            Some(e) => Arc::new(e.moved(meta, place)),
             _ => Arc::new(BlockEntry::new(meta, place, self.0.opener.clone())),
         };
         let mut local = std::collections::HashSet::new();
@@ -331,7 +332,15 @@ impl SeriesSource for MetricStore {
             }
         } else {
             let sel = self.select(&SelectRequest { sorted: false, ..SelectRequest::new(q.matchers.clone(), q.range) })?;
+            let (mut last, mut ids): (Vec<u32>, Vec<u32>) = Default::default();
             for i in 0..sel.len() {
+                // Most series have the names of the one before.
+                ids.clear();
+                let numbered = sel.visit_symbols(i, &mut |n, _| ids.push(n));
+                if numbered && i > 0 && ids == last {
+                    continue;
+                }
+                std::mem::swap(&mut last, &mut ids);
                 sel.visit_labels(i, &mut |n, _| {
                     if !names.contains(n) {
                         names.insert(n.to_owned());

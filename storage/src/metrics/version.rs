@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use strandline_wal::sync::Mutex;
 
-use super::block::{Block, BlockMeta};
+use super::block::{Block, BlockMeta, Ending, Endings};
 use super::deletes::Delete;
 use super::head::Pin;
 use super::remote::Opener;
@@ -28,12 +28,23 @@ pub struct BlockEntry {
     pub place: Place,
     opener: Arc<dyn Opener>,
     opened: Mutex<Option<Arc<Block>>>,
+    endings: Arc<Endings>,
 }
 
 impl BlockEntry {
     /// An entry that `opener` opens.
     pub fn new(meta: BlockMeta, place: Place, opener: Arc<dyn Opener>) -> Self {
-        BlockEntry { meta, place, opener, opened: Mutex::new(None) }
+        BlockEntry { meta, place, opener, opened: Mutex::new(None), endings: Arc::default() }
+    }
+
+    /// With what its writer knew of how its series end, in their order.
+    pub(crate) fn ending(self, known: Vec<Ending>) -> Self {
+        BlockEntry { endings: Arc::new(Endings::known(known)), ..self }
+    }
+
+    /// The same block at another place.
+    pub(crate) fn moved(&self, meta: BlockMeta, place: Place) -> Self {
+        BlockEntry { endings: self.endings.clone(), ..BlockEntry::new(meta, place, self.opener.clone()) }
     }
 
     /// The open block. A failure is not remembered: the next query tries again.
@@ -42,7 +53,7 @@ impl BlockEntry {
         if let Some(b) = &*opened {
             return Ok(b.clone());
         }
-        let b = Arc::new(self.opener.open(&self.meta, &self.place)?);
+        let b = Arc::new(self.opener.open(&self.meta, &self.place)?.share(self.endings.clone())?);
         *opened = Some(b.clone());
         Ok(b)
     }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use strandline_storage::model::Labels;
+
 use super::super::annotations::{Annotations, HistogramOp};
 use super::super::ast::AggregateOp;
 use super::super::error::Result;
@@ -382,41 +384,43 @@ pub(super) fn quantile(plan: &Plan<'_>, pipe: &Pipe, ann: &mut Annotations) -> R
     Ok(out)
 }
 
+type HashMap<K, V> = hashbrown::HashMap<K, V, foldhash::fast::RandomState>;
+
 /// `count_values("label", v)`.
 pub(super) fn count_values(plan: &Plan<'_>, pipe: Pipe, ann: &mut Annotations) -> Result<Vec<Series>> {
     let n = plan.steps.n;
     let rows = pipe.collect(plan.ctx, ann)?;
-    let mut index: hashbrown::HashMap<strandline_storage::model::Labels, usize, foldhash::fast::RandomState> = Default::default();
     let mut out: Vec<Series> = Vec::new();
+    let mut index: HashMap<Labels, usize> = HashMap::default();
+    // Groups but for the value, and under them each float by its bits: most series repeat few values.
+    let mut bases: HashMap<Labels, usize> = HashMap::default();
+    let mut known: HashMap<(usize, u64), usize> = HashMap::default();
     for row in &rows {
-        // Most series repeat few values: remember the last one's group.
-        let mut last: Option<(Sample, usize)> = None;
-        for i in 0..n {
-            let Some(s) = row.get(i) else { continue };
-            let same = match (&last, &s) {
-                (Some((Sample::F(a), _)), Sample::F(b)) => a.to_bits() == b.to_bits(),
-                (Some((Sample::H(a), _)), Sample::H(b)) => Arc::ptr_eq(a, b),
-                _ => false,
-            };
-            let g = match &last {
-                Some((_, g)) if same => *g,
-                _ => {
-                    let text = match &s {
-                        Sample::F(v) => plain(*v),
-                        Sample::H(h) => to_text(h),
-                    };
-                    let mut b = row.labels.to_builder();
-                    b.set(&plan.value_label, &text);
-                    let labels = plan.grouping.labels_of(&b.build());
-                    *index.entry(labels.clone()).or_insert_with(|| {
-                        out.push(Series::new(labels, false, n));
-                        out.len() - 1
-                    })
-                }
-            };
-            let c = &mut out[g].v[i];
-            *c = if is_absent(*c) { 1.0 } else { *c + 1.0 };
-            last = Some((s, g));
+        let base = plan.grouping.labels_of(&row.labels);
+        let next = bases.len();
+        let base = *bases.entry(base).or_insert(next);
+        let mut group = |text: &str| {
+            let mut b = row.labels.to_builder();
+            b.set(&plan.value_label, text);
+            let labels = plan.grouping.labels_of(&b.build());
+            *index.entry(labels.clone()).or_insert_with(|| {
+                out.push(Series::new(labels, false, n));
+                out.len() - 1
+            })
+        };
+        let groups: Vec<Option<usize>> = (0..n)
+            .map(|i| {
+                Some(match row.get(i)? {
+                    Sample::F(v) => *known.entry((base, v.to_bits())).or_insert_with(|| group(&plain(v))),
+                    Sample::H(h) => group(&to_text(&h)),
+                })
+            })
+            .collect();
+        for (i, g) in groups.into_iter().enumerate() {
+            if let Some(g) = g {
+                let c = &mut out[g].v[i];
+                *c = if is_absent(*c) { 1.0 } else { *c + 1.0 };
+            }
         }
     }
     plan.ctx.hold(out.len() * n)?;

@@ -77,6 +77,8 @@ pub(crate) struct Groups {
 struct Symbols {
     /// Whether a name counts.
     keeps: HashMap<u32, bool, RandomState>,
+    /// The names of the series before this one: mostly they are the same.
+    layout: Vec<(u32, bool)>,
     groups: HashMap<Box<[u32]>, usize, RandomState>,
     key: Vec<u32>,
     /// Neighbours mostly share a group.
@@ -96,11 +98,24 @@ impl Symbols {
     fn fill(&mut self, source: &Source, i: usize) -> Option<bool> {
         self.key.clear();
         let mut unknown = false;
-        let (key, keeps) = (&mut self.key, &self.keeps);
-        let numbered = source.visit_symbols(i, &mut |n, v| match keeps.get(&n) {
-            Some(true) => key.extend_from_slice(&[n, v]),
-            Some(false) => {}
-            None => unknown = true,
+        let (key, keeps, layout) = (&mut self.key, &self.keeps, &mut self.layout);
+        let mut at = 0;
+        let numbered = source.visit_symbols(i, &mut |n, v| {
+            let kept = match layout.get(at) {
+                Some((name, kept)) if *name == n => Some(*kept),
+                _ => {
+                    layout.truncate(at);
+                    let kept = keeps.get(&n).copied();
+                    layout.extend(kept.map(|kept| (n, kept)));
+                    kept
+                }
+            };
+            at += 1;
+            match kept {
+                Some(true) => key.extend_from_slice(&[n, v]),
+                Some(false) => {}
+                None => unknown = true,
+            }
         });
         (!unknown).then_some(numbered)
     }

@@ -9,7 +9,7 @@ use super::ast::{Aggregate, AggregateOp, Expr, Span};
 use super::error::{Error, Result};
 use super::eval::Evaluator;
 use super::eval::context::{Context, Steps};
-use super::eval::pipe::{MIN_PART, Pipe};
+use super::eval::pipe::Pipe;
 use super::eval::prepare::Use;
 use super::eval::series::Series;
 use super::gofmt::quote;
@@ -93,7 +93,7 @@ fn partition<S: Send>(
     each: impl Fn(&mut S, &super::eval::pipe::Item<'_>, &mut Annotations) -> Result<()> + Sync,
     join: impl Fn(&mut S, S, &mut Annotations),
 ) -> Result<S> {
-    let parts = plan.ctx.parallel(pipe.len(), MIN_PART, |range| {
+    let parts = plan.ctx.parallel(pipe.len(), pipe.min_part(), |range| {
         let (mut state, mut ann, mut own) = (new(), Annotations::default(), Annotations::default());
         pipe.run(plan.ctx, range, &mut ann, &mut |item| each(&mut state, item, &mut own))?;
         ann.merge(own);

@@ -50,6 +50,10 @@ impl Refs {
             None => self.steps.at(i).saturating_sub(self.offset),
         }
     }
+    /// Whether all steps look at the same time.
+    pub fn once(&self) -> bool {
+        self.steps.n == 1 || self.fixed.is_some()
+    }
     /// The window `[first - before, last + after]`.
     pub fn span(&self, before: i64, after: i64) -> TimeRange {
         TimeRange::new(self.at(0).saturating_sub(before), self.at(self.steps.n.saturating_sub(1)).saturating_add(after))

@@ -9,7 +9,7 @@ use super::super::annotations::Annotations;
 use super::super::ast::Span;
 use super::super::error::{Error, Result};
 use super::super::histogram::detect_reset;
-use super::super::window::{Extended, WindowSpec};
+use super::super::window::{Cursor, Extended, WindowSpec};
 use super::context::{Context, Refs, Steps};
 use super::series::{ABSENT, Hist, Series, is_absent};
 
@@ -67,6 +67,17 @@ impl Source {
             Source::Window { input: WindowInput::Stored(sel), .. } => Some(&**sel),
             _ => None,
         }
+    }
+
+    /// Milliseconds of stored samples that a series is read over; `None` if nothing is read from storage.
+    pub fn read_ms(&self) -> Option<u64> {
+        let range = match self {
+            Source::Rows(_) | Source::Window { input: WindowInput::Steps(..), .. } => return None,
+            Source::Instant { refs, .. } if refs.once() => return Some(0),
+            Source::Instant { refs, .. } | Source::Smoothed { refs, .. } => refs.span(0, 0),
+            Source::Window { spec, .. } => spec.read_range(),
+        };
+        Some(range.max_ms.saturating_sub(range.min_ms).unsigned_abs())
     }
 
     fn rows(&self) -> &[Series] {
@@ -265,7 +276,7 @@ fn instant(
             InstantKind::Presence => 1.0,
         })
     };
-    let once = n == 1 || refs.fixed.is_some();
+    let once = refs.once();
     let at = refs.at(0);
     let range = TimeRange::new(at.saturating_sub(ctx.lookback - 1), at);
     if once && kind == InstantKind::Presence {
@@ -299,18 +310,19 @@ fn instant(
         keep_stats(buf);
     }
     s.v.resize(n, ABSENT);
-    let (mut next, mut any) = (0usize, false);
-    let len = buf.t.len();
+    if kind == InstantKind::Value && !buf.has_histograms() {
+        return Ok(instant_floats(buf, refs, ctx.lookback, &mut s.v));
+    }
+    let mut any = false;
+    let mut c = Cursor::default();
     for step in 0..n {
         let at = refs.at(step);
-        while next < len && buf.t[next] <= at {
-            next += 1;
-        }
-        let Some(last) = next.checked_sub(1) else { continue };
-        let t = buf.t[last];
-        if t <= at.saturating_sub(ctx.lookback) {
+        c.slide(&buf.t, at.saturating_sub(ctx.lookback), at);
+        if c.is_empty() {
             continue;
         }
+        let last = c.hi - 1;
+        let t = buf.t[last];
         if let Some(h) = buf.histogram(last) {
             if h.is_stale() {
                 continue;
@@ -333,6 +345,21 @@ fn instant(
         }
     }
     Ok(any)
+}
+
+/// The newest float of each step, unless it is a staleness marker; whether there is any.
+fn instant_floats(buf: &SampleBuf, refs: &Refs, lookback: i64, out: &mut [f64]) -> bool {
+    let (mut c, mut any) = (Cursor::default(), false);
+    for (step, slot) in out.iter_mut().enumerate() {
+        let at = refs.at(step);
+        c.slide(&buf.t, at.saturating_sub(lookback), at);
+        if !c.is_empty() {
+            // A staleness marker is what an absent value is, bit by bit.
+            *slot = buf.v[c.hi - 1];
+            any |= !is_absent(*slot);
+        }
+    }
+    any
 }
 
 /// Times, floats and histograms.

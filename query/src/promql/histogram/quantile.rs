@@ -303,6 +303,9 @@ pub(crate) fn variance(h: &FloatHistogram) -> f64 {
     (sum + c) / h.count
 }
 
+/// So few values are sorted faster than parted.
+const FEW: usize = 20;
+
 /// Quantile of plain values, which get sorted. NaN counts as the smallest.
 pub(crate) fn of_values(q: f64, values: &mut [f64]) -> f64 {
     if values.is_empty() || q.is_nan() {
@@ -319,9 +322,17 @@ pub(crate) fn of_values(q: f64, values: &mut [f64]) -> f64 {
     let lo = rank.floor() as usize;
     let hi = (lo + 1).min(n - 1);
     let weight = rank - rank.floor();
-    let cmp = |a: &f64, b: &f64| b.is_nan().cmp(&a.is_nan()).then(a.partial_cmp(b).unwrap_or(std::cmp::Ordering::Equal));
-    let (_, at_lo, above) = values.select_nth_unstable_by(lo, cmp);
-    let at_lo = *at_lo;
-    let at_hi = if hi == lo { at_lo } else { above.iter().copied().min_by(cmp).unwrap_or(at_lo) };
+    // NaN sorts first of all, below negative infinity: without one the bits tell the order.
+    let cmp = match values.iter().fold(false, |any, v| any | v.is_nan()) {
+        true => |a: &f64, b: &f64| b.is_nan().cmp(&a.is_nan()).then(a.total_cmp(b)),
+        false => f64::total_cmp,
+    };
+    let (at_lo, at_hi) = if n <= FEW {
+        values.sort_unstable_by(cmp);
+        (values[lo], values[hi])
+    } else {
+        let (_, at_lo, above) = values.select_nth_unstable_by(lo, cmp);
+        (*at_lo, above.iter().copied().min_by(cmp).unwrap_or(*at_lo))
+    };
     at_lo * (1.0 - weight) + at_hi * weight
 }

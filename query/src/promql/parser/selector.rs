@@ -3,6 +3,7 @@
 use strandline_storage::model::{METRIC_NAME, MatchOp, Matcher};
 
 use super::super::ast::*;
+use super::super::gofmt::plain;
 use super::super::lexer::{Tok, unquote};
 use super::{PResult, Parser, is_valid_label_name};
 
@@ -174,7 +175,8 @@ impl Parser<'_> {
             }
             let v = self.signed_number("@")?;
             if !v.is_finite() || (v * 1000.0).abs() >= i64::MAX as f64 {
-                return self.fail(e.span, format!("timestamp out of bounds for @ modifier: {v}"));
+                let shown = if v.is_finite() { format!("{v:.6}") } else { plain(v) };
+                return self.fail(e.span, format!("timestamp out of bounds for @ modifier: {shown}"));
             }
             At::Time((v * 1000.0).round() as i64)
         };

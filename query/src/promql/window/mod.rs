@@ -1,6 +1,7 @@
 //! Functions over windows of samples: one pass over a series' samples for all steps.
 
 mod extended;
+mod frames;
 mod over_time;
 mod rate;
 mod sliding;
@@ -17,8 +18,10 @@ use super::ast::Span;
 use super::error::Result;
 use super::eval::context::Refs;
 use super::eval::series::{Hist, is_absent};
+use sliding::Floats;
 
 pub(crate) use extended::{Extended, smooth_instant};
+pub(crate) use frames::Cursor;
 pub(crate) use over_time::{HistogramMean, Notes};
 
 /// A function over a window.
@@ -120,7 +123,9 @@ pub(crate) struct Scratch {
     pub(super) values: Vec<f64>,
     pub(super) marks: Vec<usize>,
     pub(super) overlaps: Vec<usize>,
-    frames: rate::Frames,
+    counts: Vec<u32>,
+    frames: frames::Frames,
+    stretches: rate::Stretches,
     /// The name that all series share was judged already.
     judged: bool,
 }
@@ -189,18 +194,22 @@ impl WindowSpec {
         if !clean {
             split(buf, s);
         }
-        let Scratch { ft, fv, fst, ht, hh, hst, values, marks, overlaps, frames, judged } = s;
+        let Scratch { ft, fv, fst, ht, hh, hst, values, marks, overlaps, counts, frames, stretches, judged } = s;
         let (ft, fv, fst): (&[i64], &[f64], &[i64]) = if clean { (&buf.t, &buf.v, &buf.st) } else { (ft, fv, fst) };
         let (ht, hh, hst): (&[i64], &[Hist], &[i64]) = if clean { (&[], &[], &[]) } else { (ht, hh, hst) };
-        let mut work = Work { values, marks, overlaps, frames };
-        let any = if hh.is_empty() && self.ext.is_plain() {
+        let mut work = Work { values, marks, overlaps, counts };
+        let any = if hh.is_empty() && self.ext.is_plain() && fst.is_empty() {
+            let (bounds, new) = frames.fit(self, ft, v.len());
+            let floats = Floats { t: ft, v: fv, bounds };
             match self.func {
-                WindowFn::Rate | WindowFn::Increase | WindowFn::Delta => rate::floats(self, ft, fv, fst, v, &mut work, name, ann),
-                _ => match sliding::try_run(self, ft, fv, v) {
+                WindowFn::Rate | WindowFn::Increase | WindowFn::Delta => rate::floats(self, &floats, new, stretches, v, work.marks),
+                _ => match sliding::try_run(self, &floats, v, &mut work) {
                     Some(any) => any,
                     None => self.general([ft, ht], fv, fst, hh, hst, v, h, &mut work, name, ann)?,
                 },
             }
+        } else if hh.is_empty() && self.ext.is_plain() && rate::is_difference(self.func) {
+            rate::started_floats(self, [ft, fst], fv, v, &mut work, name, ann)
         } else {
             self.general([ft, ht], fv, fst, hh, hst, v, h, &mut work, name, ann)?
         };
@@ -306,30 +315,7 @@ pub(crate) struct Work<'a> {
     pub values: &'a mut Vec<f64>,
     pub marks: &'a mut Vec<usize>,
     pub overlaps: &'a mut Vec<usize>,
-    frames: &'a mut rate::Frames,
-}
-
-/// A window's indices into ascending times; both ends only grow.
-#[derive(Default, Clone, Copy)]
-pub(crate) struct Cursor {
-    pub lo: usize,
-    pub hi: usize,
-}
-
-impl Cursor {
-    /// Moves to the samples with `after < t <= upto`.
-    #[inline]
-    pub fn slide(&mut self, t: &[i64], after: i64, upto: i64) {
-        while self.hi < t.len() && t[self.hi] <= upto {
-            self.hi += 1;
-        }
-        while self.lo < self.hi && t[self.lo] <= after {
-            self.lo += 1;
-        }
-    }
-    pub fn is_empty(&self) -> bool {
-        self.lo == self.hi
-    }
+    pub counts: &'a mut Vec<u32>,
 }
 
 /// Parts floats from histograms, without staleness markers.

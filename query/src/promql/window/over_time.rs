@@ -7,7 +7,7 @@ use super::super::error::{Error, Result};
 use super::super::eval::series::Hist;
 use super::super::histogram::arith::{Accumulator, Incompatible, div, kahan};
 use super::super::histogram::quantile::of_values;
-use super::{Name, Out, Window, WindowFn, WindowSpec, Work};
+use super::{Name, Out, Window, WindowFn, WindowSpec, Work, sliding};
 
 pub(super) fn call(spec: &WindowSpec, w: &Window<'_>, work: &mut Work<'_>, name: Name<'_>, ann: &mut Annotations) -> Result<Out> {
     use WindowFn::*;
@@ -66,8 +66,6 @@ pub(super) fn call(spec: &WindowSpec, w: &Window<'_>, work: &mut Work<'_>, name:
         MaxOverTime => extreme(w, |a, b| a > b).0,
         TsOfMin => extreme(w, |a, b| a <= b).1 as f64 / 1000.0,
         TsOfMax => extreme(w, |a, b| a >= b).1 as f64 / 1000.0,
-        StdvarOverTime => variance(v),
-        StddevOverTime => variance(v).sqrt(),
         QuantileOverTime => {
             work.values.clear();
             work.values.extend_from_slice(v);
@@ -85,11 +83,7 @@ pub(super) fn call(spec: &WindowSpec, w: &Window<'_>, work: &mut Work<'_>, name:
             }
         }
         Deriv | PredictLinear | DoubleExponentialSmoothing if v.len() < 2 => return Ok(Out::None),
-        Deriv => regression(w, w.ft[0]).0,
-        PredictLinear => {
-            let (slope, intercept) = regression(w, w.ts);
-            slope * param(0) + intercept
-        }
+        StdvarOverTime | StddevOverTime | Deriv | PredictLinear => sliding::one(spec.func, w, param(0), work),
         DoubleExponentialSmoothing => smooth(v, param(0), param(1)),
         _ => return Err(Error::Internal(format!("{:?} is no function over a window", spec.func))),
     };
@@ -146,7 +140,7 @@ fn extreme(w: &Window<'_>, better: impl Fn(f64, f64) -> bool) -> (f64, i64) {
     best
 }
 
-fn variance(v: &[f64]) -> f64 {
+pub(super) fn variance(v: &[f64]) -> f64 {
     let (mut n, mut mean, mut cm, mut aux, mut ca) = (0.0, 0.0, 0.0, 0.0, 0.0);
     for x in v {
         n += 1.0;
@@ -158,14 +152,14 @@ fn variance(v: &[f64]) -> f64 {
 }
 
 /// Slope and value at `at` of the least-squares line.
-fn regression(w: &Window<'_>, at: i64) -> (f64, f64) {
-    let first = w.fv[0];
-    if w.fv.iter().all(|y| *y == first) {
+pub(super) fn regression(t: &[i64], v: &[f64], at: i64) -> (f64, f64) {
+    let first = v[0];
+    if v.iter().all(|y| *y == first) {
         return if first.is_infinite() { (f64::NAN, f64::NAN) } else { (0.0, first) };
     }
-    let n = w.fv.len() as f64;
+    let n = v.len() as f64;
     let mut sums = [(0.0, 0.0); 4];
-    for (t, y) in w.ft.iter().zip(w.fv) {
+    for (t, y) in t.iter().zip(v) {
         let x = (t - at) as f64 / 1e3;
         for ((s, c), d) in sums.iter_mut().zip([x, *y, x * y, x * x]) {
             (*s, *c) = kahan(d, *s, *c);

@@ -6,7 +6,9 @@ use super::super::annotations::{Annotations, HistogramOp};
 use super::super::eval::series::Hist;
 use super::super::histogram::arith::{self, add, sub};
 use super::super::histogram::{compact, detect_reset, equal};
-use super::{Cursor, Name, Out, Window, WindowFn, WindowSpec, Work};
+use super::frames::Cursor;
+use super::sliding::Floats;
+use super::{Name, Out, Window, WindowFn, WindowSpec, Work};
 
 /// Whether start timestamps say that the counter began anew between two samples.
 pub(super) fn start_reset(prev_st: i64, prev_t: i64, st: i64, t: i64) -> bool {
@@ -89,13 +91,16 @@ fn stretch(spec: &WindowSpec, w: (i64, i64), e: &Edges, diff: f64) -> Option<(f6
     Some((gap.factor(spec), false))
 }
 
-/// All steps of a series of floats, with resets found once.
-#[allow(clippy::too_many_arguments)]
-pub(super) fn floats(
+/// Whether this is what the functions here make of all steps at once.
+pub(super) fn is_difference(f: WindowFn) -> bool {
+    matches!(f, WindowFn::Rate | WindowFn::Increase | WindowFn::Delta)
+}
+
+/// All steps of a series of floats with start timestamps, with resets found once.
+pub(super) fn started_floats(
     spec: &WindowSpec,
-    t: &[i64],
+    [t, st]: [&[i64]; 2],
     v: &[f64],
-    st: &[i64],
     out: &mut [f64],
     work: &mut Work<'_>,
     name: Name<'_>,
@@ -106,10 +111,6 @@ pub(super) fn floats(
     overlaps.clear();
     if spec.func.is_counter() {
         find_resets(t, v, st, resets, overlaps);
-    }
-    if st.is_empty() {
-        work.frames.fit(spec, t, out.len());
-        return by_frames(spec, &work.frames.steps, v, resets, out);
     }
     let mut c = Cursor::default();
     let (mut falls, mut any) = (Falls(resets), false);
@@ -154,57 +155,64 @@ impl Falls<'_> {
     }
 }
 
-/// What a step's window is, as far as the times tell.
+/// How a step's difference is stretched, as far as the times tell.
 #[derive(Clone, Copy, Default)]
-struct Frame {
-    /// First and last sample; the same if there are not two.
-    lo: u32,
-    hi: u32,
+struct Stretch {
     gap: Gap,
     /// The factor of a difference that zero does not hold back.
     factor: f64,
 }
 
-/// The frames of the times met last: the series of a target share theirs.
+/// Those of the windows met last.
 #[derive(Default)]
-pub(super) struct Frames {
-    t: Vec<i64>,
-    steps: Vec<Frame>,
-}
+pub(super) struct Stretches(Vec<Stretch>);
 
-impl Frames {
-    fn fit(&mut self, spec: &WindowSpec, t: &[i64], n: usize) {
-        if self.t == t && self.steps.len() == n {
-            return;
-        }
-        self.t.clear();
-        self.t.extend_from_slice(t);
-        self.steps.clear();
-        let mut c = Cursor::default();
-        self.steps.extend((0..n).map(|step| {
+impl Stretches {
+    fn fit(&mut self, spec: &WindowSpec, s: &Floats<'_>) {
+        self.0.clear();
+        // Where samples come as regularly as steps do, windows mostly lie over them as the one before did.
+        let (mut last_shape, mut last) = ((0, 0, 0), Stretch::default());
+        self.0.extend(s.bounds.iter().enumerate().map(|(step, b)| {
+            let &[first_t, .., last_t] = b.of(s.t) else { return Stretch::default() };
             let end = spec.refs.at(step);
             let start = end.saturating_sub(spec.range);
-            c.slide(t, start, end);
-            if c.hi - c.lo < 2 {
-                return Frame::default();
+            let shape = (first_t - start, last_t - start, b.len());
+            if shape != last_shape {
+                let gap = Gap::new((start, end), first_t, last_t, b.len());
+                (last_shape, last) = (shape, Stretch { gap, factor: gap.factor(spec) });
             }
-            let gap = Gap::new((start, end), t[c.lo], t[c.hi - 1], c.hi - c.lo);
-            Frame { lo: c.lo as u32, hi: c.hi as u32 - 1, gap, factor: gap.factor(spec) }
+            last
         }));
     }
 }
 
-fn by_frames(spec: &WindowSpec, frames: &[Frame], v: &[f64], resets: &[usize], out: &mut [f64]) -> bool {
+/// All steps of a series of floats; `new` says that the windows are others than before.
+pub(super) fn floats(
+    spec: &WindowSpec,
+    s: &Floats<'_>,
+    new: bool,
+    known: &mut Stretches,
+    out: &mut [f64],
+    resets: &mut Vec<usize>,
+) -> bool {
+    let (t, v) = (s.t, s.v);
+    if new || known.0.len() != out.len() {
+        known.fit(spec, s);
+    }
     let counter = spec.func.is_counter();
+    resets.clear();
+    if counter {
+        find_resets(t, v, &[], resets, &mut Vec::new());
+    }
     let (mut falls, mut any) = (Falls(resets), false);
-    for (slot, f) in out.iter_mut().zip(frames) {
-        let (lo, hi) = (f.lo as usize, f.hi as usize);
-        if lo == hi {
+    for ((slot, b), f) in out.iter_mut().zip(s.bounds).zip(&known.0) {
+        let (lo, hi) = (b.lo as usize, b.hi as usize);
+        if hi - lo < 2 {
             continue;
         }
         any = true;
         let first = v[lo];
-        let diff = falls.add(lo, hi, v, v[hi] - first);
+        let diff = falls.add(lo, hi - 1, v, v[hi - 1] - first);
         // Far from zero no division is needed to know that zero does not hold back.
         let near = counter && f.gap.sampled * first <= f.gap.to_start * diff * 1.000_001;
         *slot = diff * if near { f.gap.not_below_zero(first, diff).factor(spec) } else { f.factor };

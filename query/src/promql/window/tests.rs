@@ -97,3 +97,75 @@ proptest! {
         }
     }
 }
+
+/// Distances and values: ordinary ones, or some among them that are not.
+fn gaps() -> impl Strategy<Value = Vec<(i64, f64)>> {
+    let ordinary = prop_oneof![-1e6..1e6f64, (-50i32..50).prop_map(f64::from)];
+    let odd = prop::sample::select(vec![f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 1.7e308, -1.7e308, 0.0, -0.0]);
+    let mixed = prop_oneof![40 => ordinary.clone(), 1 => odd];
+    prop_oneof![prop::collection::vec((500i64..40_000, ordinary), 0..200), prop::collection::vec((500i64..40_000, mixed), 0..200)]
+}
+
+/// What one window and many come to by the same way, by another one.
+fn textbook(func: WindowFn, t: &[i64], v: &[f64], at: i64) -> Option<f64> {
+    Some(match func {
+        WindowFn::StdvarOverTime => over_time::variance(v),
+        WindowFn::StddevOverTime => over_time::variance(v).sqrt(),
+        WindowFn::Deriv => over_time::regression(t, v, t[0]).0,
+        WindowFn::PredictLinear => {
+            let (slope, value) = over_time::regression(t, v, at);
+            slope * 0.3 + value
+        }
+        _ => return None,
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// All steps at once give what window by window gives.
+    #[test]
+    fn all_steps_at_once_are_each_by_itself(
+        gaps in gaps(),
+        range in prop::sample::select(vec![1_000i64, 60_000, 900_000, 4_000_000]),
+        step in 500i64..120_000,
+        start in 0i64..300_000,
+    ) {
+        use WindowFn::*;
+        let mut buf = SampleBuf::default();
+        let mut t = 0;
+        for (gap, v) in gaps {
+            t += gap;
+            buf.push(t, v, 0);
+        }
+        let largest = buf.v.iter().filter(|v| v.is_finite()).fold(0.0f64, |m, v| m.max(v.abs()));
+        let steps = Steps { start, step, n: 40 };
+        for func in [
+            Irate, Idelta, Resets, Changes, Deriv, PredictLinear, DoubleExponentialSmoothing, SumOverTime, AvgOverTime, CountOverTime,
+            MinOverTime, MaxOverTime, StddevOverTime, StdvarOverTime, LastOverTime, FirstOverTime, PresentOverTime, QuantileOverTime,
+            TsOfFirst, TsOfLast,
+        ] {
+            let s = WindowSpec { params: vec![vec![0.3; 40], vec![0.6; 40]], ..spec(func, range, steps) };
+            let got = run(&s, &buf);
+            let (mut want, mut h) = (vec![ABSENT; 40], Vec::new());
+            let (mut values, mut marks, mut overlaps, mut counts) = Default::default();
+            let mut work = Work { values: &mut values, marks: &mut marks, overlaps: &mut overlaps, counts: &mut counts };
+            s.general([&buf.t, &[]], &buf.v, &[], &[], &[], &mut want, &mut h, &mut work, &mut String::new, &mut Annotations::default())
+                .unwrap();
+            for (i, (a, b)) in got.iter().zip(&mut want).enumerate() {
+                let at = steps.at(i);
+                let inside: Vec<usize> = (0..buf.len()).filter(|k| buf.t[*k] > at - range && buf.t[*k] <= at).collect();
+                if let (Some(first), false) = (inside.first(), is_absent(*b)) {
+                    let (t, v) = (&buf.t[*first..=inside[inside.len() - 1]], &buf.v[*first..=inside[inside.len() - 1]]);
+                    *b = textbook(func, t, v, at).unwrap_or(*b);
+                }
+                let (a, b) = (*a, *b);
+                // What cancels out leaves the rounding of what was added.
+                let close = if matches!(func, Deriv | PredictLinear) { 1e-7 } else { 1e-9 };
+                let near = close * (a.abs() + b.abs()) + 1e-14 * largest;
+                let same = is_absent(a) == is_absent(b) && (a == b || a.is_nan() && b.is_nan() || (a - b).abs() <= near);
+                prop_assert!(same, "{:?} step {}: {} and {}", func, i, a, b);
+            }
+        }
+    }
+}

@@ -9,6 +9,7 @@ mod source;
 mod tombstones;
 mod writer;
 
+pub(crate) use endings::{Ending, Endings};
 pub use meta::{BlockMeta, BlockStats, Compaction, ParentBlock, StrandlineMeta, ThanosFile, ThanosMeta};
 pub use reader::{Block, BlockSelection};
 pub use source::{LocalSource, RangeRead};

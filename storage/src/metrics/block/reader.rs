@@ -25,7 +25,7 @@ pub struct Block {
     index: IndexReader,
     chunks: ChunkReader,
     tombstones: Tombstones,
-    endings: Endings,
+    endings: Arc<Endings>,
     /// Tells blocks of this process apart.
     id: u64,
 }
@@ -77,9 +77,17 @@ impl Block {
     ) -> Result<Self> {
         let chunks = ChunkReader::new(segments);
         let index = IndexReader::open(index)?;
-        let endings = Endings::new(index.size_bytes());
+        let endings = Arc::<Endings>::default();
+        endings.opened(&index)?;
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         Ok(Block { meta, index, chunks, tombstones, endings, id })
+    }
+
+    /// Shares what is known of how its series end.
+    pub(crate) fn share(mut self, endings: Arc<Endings>) -> Result<Self> {
+        endings.opened(&self.index)?;
+        self.endings = endings;
+        Ok(self)
     }
 
     /// Its description.

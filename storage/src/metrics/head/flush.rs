@@ -9,8 +9,9 @@ use super::series::{Sealed, Series};
 use super::{Head, STRIPES, wal_error};
 use crate::chunk::Encoding;
 use crate::error::Result;
+use crate::metrics::block::Ending;
 use crate::metrics::record::RecordWriter;
-use crate::model::{Labels, TimeRange};
+use crate::model::{Labels, TimeRange, is_stale};
 
 /// A cut that was made.
 #[derive(Clone, Copy, Debug)]
@@ -23,11 +24,14 @@ pub struct Cut {
 }
 
 /// One series of a cut.
+#[derive(Default)]
 pub struct FrozenSeries {
     /// Its labels.
     pub labels: Labels,
     /// Encoding, range, and bytes of its chunks, by first time.
     pub chunks: Vec<(Encoding, TimeRange, bytes::Bytes)>,
+    /// What the last sample of the last chunk is, if that is known without decoding.
+    pub(crate) ending: Ending,
 }
 
 impl Head {
@@ -116,9 +120,11 @@ impl Head {
         let (stripe, index) = Self::stripe_of(slot);
         let mut chunks = Vec::new();
         let mut in_files: Vec<Sealed> = Vec::new();
+        let newest;
         {
             let s = self.stripes[stripe].lock();
-            let Some(x) = s.series.get(index as usize) else { return Ok(FrozenSeries { labels: Labels::empty(), chunks }) };
+            let Some(x) = s.series.get(index as usize) else { return Ok(FrozenSeries::default()) };
+            newest = x.last_float().map(|v| (x.last_t(), v));
             for c in x.sealed().iter().filter(|c| c.epoch() == cut.epoch && c.range().overlaps(range)) {
                 if c.file == 0 {
                     chunks.push((c.encoding(), c.range(), bytes::Bytes::copy_from_slice(s.heap.get(c.at))));
@@ -133,7 +139,13 @@ impl Head {
             chunks.push((c.encoding(), c.range(), data));
         }
         chunks.sort_by_key(|(_, r, _)| (r.min_ms, r.max_ms));
-        Ok(FrozenSeries { labels: self.registry.read().labels(slot), chunks })
+        let end = chunks.iter().map(|(_, r, _)| r.max_ms).max();
+        let ending = match newest.filter(|(t, _)| Some(*t) == end) {
+            Some((_, v)) if is_stale(v) => Ending::Stale,
+            Some(_) => Ending::Value,
+            None => Ending::Unknown,
+        };
+        Ok(FrozenSeries { labels: self.registry.read().labels(slot), chunks, ending })
     }
 
     /// The aligned ranges that chunks of a cut lie in.

@@ -1,9 +1,10 @@
 //! Reads an index: whole sections once at opening (symbols and the postings table), the rest by range.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use hashbrown::HashMap;
 use roaring::RoaringBitmap;
 
 use super::super::source::RangeRead;
@@ -232,6 +233,10 @@ impl IndexReader {
             if found.as_ref().is_some_and(|f| f.is_empty()) {
                 break;
             }
+            if let Some(f) = found.as_ref().filter(|f| f.len() < 2 * self.about_values(&m.name) && m.alternatives().is_none()) {
+                found = Some(self.filter(f, m)?);
+                continue;
+            }
             let by_absence = m.matches_empty();
             let hit = self.matching(m, by_absence)?;
             found = Some(match (found, by_absence) {
@@ -245,6 +250,34 @@ impl IndexReader {
             Some(f) => Ok(f),
             None => self.postings(self.all),
         }
+    }
+
+    /// How many values a label has, to the next multiple of [`SAMPLE`].
+    fn about_values(&self, name: &str) -> u64 {
+        self.names.get(name).map_or(0, |(samples, _)| (samples.len() * SAMPLE) as u64)
+    }
+
+    /// Those of a few candidates that the matcher lets through, by their entries. Each value is looked at once.
+    fn filter(&self, candidates: &RoaringBitmap, m: &Matcher) -> Result<RoaringBitmap> {
+        let without = m.matches_empty();
+        let mut known: HashMap<u32, bool, foldhash::fast::RandomState> = HashMap::default();
+        let mut name = None;
+        let mut entry = SeriesEntry::default();
+        let mut kept = RoaringBitmap::new();
+        for reference in candidates {
+            self.series(reference, &mut entry)?;
+            let passes = match self.value_in(&entry, &m.name, &mut name)? {
+                None => without,
+                Some(v) => match known.get(&v) {
+                    Some(p) => *p,
+                    None => *known.entry(v).insert(m.matches(self.symbol(v)?)).get(),
+                },
+            };
+            if passes {
+                kept.insert(reference);
+            }
+        }
+        Ok(kept)
     }
 
     /// Series that the matcher lets through by a value; or, if it lets absence through, those it stops.
@@ -286,11 +319,18 @@ impl IndexReader {
 
     /// Values of a label among the series given, sorted.
     pub fn label_values(&self, name: &str, among: Option<&RoaringBitmap>) -> Result<Vec<String>> {
-        let mut out = Vec::new();
+        if let Some(few) = among.filter(|a| a.len() < 2 * self.about_values(name)) {
+            return self.values_of(name, few);
+        }
+        let (mut out, mut ids) = (Vec::new(), Vec::new());
         self.each_value(name, &mut |v, at| {
             let wanted = match among {
                 None => true,
-                Some(a) => !self.postings(at)?.is_disjoint(a),
+                Some(a) => {
+                    ids.clear();
+                    self.add_postings(at, &mut ids)?;
+                    ids.iter().any(|i| a.contains(*i))
+                }
             };
             if wanted {
                 out.push(v.to_owned());
@@ -298,6 +338,36 @@ impl IndexReader {
             Ok(true)
         })?;
         Ok(out)
+    }
+
+    /// Values of a label in the entries of a few series, sorted.
+    fn values_of(&self, name: &str, few: &RoaringBitmap) -> Result<Vec<String>> {
+        let mut known = BTreeSet::new();
+        let mut id = None;
+        let mut entry = SeriesEntry::default();
+        for reference in few {
+            self.series(reference, &mut entry)?;
+            if let Some(v) = self.value_in(&entry, name, &mut id)? {
+                known.insert(v);
+            }
+        }
+        // Symbols are sorted as their numbers are.
+        known.into_iter().map(|v| Ok(self.symbol(v)?.to_owned())).collect()
+    }
+
+    /// The number of a label's value in an entry; `id` remembers the number of the label's name.
+    fn value_in(&self, entry: &SeriesEntry, name: &str, id: &mut Option<u32>) -> Result<Option<u32>> {
+        for (n, v) in &entry.labels {
+            let is_it = match *id {
+                Some(id) => id == *n,
+                None => self.symbol(*n)? == name,
+            };
+            if is_it {
+                *id = Some(*n);
+                return Ok(Some(*v));
+            }
+        }
+        Ok(None)
     }
 
     /// Reads a series' entry into `out`, which is reused.
