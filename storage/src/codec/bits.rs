@@ -7,8 +7,8 @@ pub struct BitWriter<'a> {
     free: &'a mut u8,
 }
 
-/// Open chunks grow to the sizes that allocators give anyway, 8 and a multiple of 16, then four a doubling: slack stays
-/// below a quarter over millions of series, and few steps copy.
+/// Open chunks grow by 8 bytes while they are small, then to the sizes that allocators give anyway, 8 and a multiple of
+/// 16, then four a doubling: slack stays below a quarter over millions of series, and few steps copy.
 #[inline]
 fn reserve(buf: &mut Vec<u8>, more: usize) {
     if buf.capacity() - buf.len() < more {
@@ -19,7 +19,11 @@ fn reserve(buf: &mut Vec<u8>, more: usize) {
 #[cold]
 fn grow(buf: &mut Vec<u8>, more: usize) {
     let need = buf.len() + more;
-    let size = if need <= 120 { (need + 8).next_multiple_of(16) - 8 } else { need.next_multiple_of((need - 1).next_power_of_two() / 8) };
+    let size = match need {
+        ..=56 => need.next_multiple_of(8),
+        ..=120 => (need + 8).next_multiple_of(16) - 8,
+        _ => need.next_multiple_of((need - 1).next_power_of_two() / 8),
+    };
     buf.reserve_exact(size - buf.len());
 }
 
