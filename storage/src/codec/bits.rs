@@ -21,7 +21,7 @@ fn grow(buf: &mut Vec<u8>, more: usize) {
     let need = buf.len() + more;
     let size = match need {
         ..=56 => need.next_multiple_of(8),
-        ..=120 => (need + 8).next_multiple_of(16) - 8,
+        57..=120 => (need + 8).next_multiple_of(16) - 8,
         _ => need.next_multiple_of((need - 1).next_power_of_two() / 8),
     };
     buf.reserve_exact(size - buf.len());
