@@ -14,6 +14,21 @@ from more import push
 PB = {"Content-Type": "application/x-protobuf"}
 
 
+def grpc_export(s, request):
+    channel = grpc.insecure_channel(f"127.0.0.1:{s.grpc}")
+    return channel.unary_unary("/opentelemetry.proto.collector.trace.v1.TraceService/Export")(request, timeout=5)
+
+
+def grpc_says_later(s, request):
+    """Spans over gRPC are refused for now, as OTLP clients understand it."""
+    try:
+        grpc_export(s, request)
+        raise AssertionError("taken")
+    except grpc.RpcError as e:
+        details = dict(e.trailing_metadata())
+        assert e.code() == grpc.StatusCode.RESOURCE_EXHAUSTED and b"RetryInfo" in details["grpc-status-details-bin"], (e.code(), details)
+
+
 def gauges(names):
     req = ExportMetricsServiceRequest()
     rm = req.resource_metrics.add()
@@ -88,14 +103,7 @@ def other_limits():
     assert push(s.url, [({"__name__": "m", "i": str(i)}, [(now, 1)]) for i in range(1000)]).status_code == 204
     r = push(s.url, [({"__name__": "m"}, [(now, 1)])])
     assert r.status_code == 503 and r.headers["Retry-After"] and "samples_per_second = 500" in r.text, r.text
-    channel = grpc.insecure_channel(f"127.0.0.1:{s.grpc}")
-    export = channel.unary_unary("/opentelemetry.proto.collector.trace.v1.TraceService/Export")
-    try:
-        export(spans(1), timeout=5)
-        raise AssertionError("taken")
-    except grpc.RpcError as e:
-        details = dict(e.trailing_metadata())
-        assert e.code() == grpc.StatusCode.RESOURCE_EXHAUSTED and b"RetryInfo" in details["grpc-status-details-bin"], (e.code(), details)
+    grpc_says_later(s, spans(1))
     until = time.time() + 20
     while otlp(s, "traces", spans(1))[0].status_code != 200:
         assert time.time() < until
@@ -289,14 +297,7 @@ def in_flight():
     now = int(time.time() * 1000)
     r = push(s.url, [({"__name__": "waits_too"}, [(now, 1)])])
     assert r.status_code == 503 and r.headers["Retry-After"] and "max_in_flight" in r.text, (r.status_code, r.text)
-    channel = grpc.insecure_channel(f"127.0.0.1:{s.grpc}")
-    export = channel.unary_unary("/opentelemetry.proto.collector.trace.v1.TraceService/Export")
-    try:
-        export(spans(1), timeout=5)
-        raise AssertionError("taken")
-    except grpc.RpcError as e:
-        details = dict(e.trailing_metadata())
-        assert e.code() == grpc.StatusCode.RESOURCE_EXHAUSTED and b"RetryInfo" in details["grpc-status-details-bin"], (e.code(), details)
+    grpc_says_later(s, spans(1))
     for protocol in ("otlp_http_requests", "remote_write_requests", "otlp_grpc_requests"):
         assert metric(s, "strandline_refused_total", protocol=protocol, reason="overloaded") == 1, protocol
     # A refusal of a body larger than the socket's buffers is heard by a client that reads only once it has sent all.
@@ -309,7 +310,7 @@ def in_flight():
     until(lambda: metric(s, "strandline_in_flight_bytes") == 0)
     assert otlp(s, "metrics", gauges({"waits": 1}))[0].status_code == 200
     assert push(s.url, [({"__name__": "waits_too"}, [(now, 1)])]).status_code == 204
-    export(spans(1), timeout=5)
+    grpc_export(s, spans(1))
     assert s.value("count(held)") == 3000 and s.value("count(waits)") == 1 and s.value("waits_too") == 1
     s.stop()
 

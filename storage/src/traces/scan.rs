@@ -349,6 +349,7 @@ impl SpanSource for TraceStore {
                 places.push(Place::Block(BlockBatch::new(block.clone(), g, loaded)?));
             }
         }
+        self.trim_indexes(&blocks);
         if !live.is_empty() {
             let trace = vec![Trace::new(id, live)];
             if places.is_empty() {
@@ -357,7 +358,6 @@ impl SpanSource for TraceStore {
             places.push(Place::live(trace));
         }
         let batch = MergedBatch::new(places, &[u128::from_be_bytes(id.0)])?;
-        self.trim_indexes(&blocks);
         Ok(if batch.is_empty() { None } else { Some(Box::new(batch)) })
     }
 
