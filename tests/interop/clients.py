@@ -61,8 +61,11 @@ def two_writers():
     s = Server("twins").start()
 
     def turns(instances):
-        twins = [subprocess.Popen([sys.executable, os.path.join(HERE, "twin.py"), f"http://127.0.0.1:{s.otlp}", i], stdin=subprocess.PIPE,
-                                  stdout=subprocess.PIPE, text=True) for i in instances]
+        twins = []
+        for i in instances:
+            twins.append(subprocess.Popen([sys.executable, os.path.join(HERE, "twin.py"), f"http://127.0.0.1:{s.otlp}", i],
+                                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+            assert twins[-1].stdout.readline() == "counting\n"
         for _ in range(3):
             for t in twins:
                 t.stdin.write("go\n")

@@ -12,6 +12,8 @@ reader = PeriodicExportingMetricReader(OTLPMetricExporter(endpoint=endpoint + "/
 provider = MeterProvider(resource=Resource(attributes), metric_readers=[reader])
 counter = provider.get_meter("twins").create_counter("visits")
 counter.add(1)
+# Its start is taken: a second process that starts from here on has another one, were they ever so alike.
+print("counting", flush=True)
 # Exports when told to, so that the two take turns.
 for line in sys.stdin:
     counter.add(1)
