@@ -10,6 +10,7 @@ mod flush;
 pub mod head;
 mod import;
 mod manifest;
+mod mend;
 mod merge;
 mod options;
 mod record;
