@@ -63,7 +63,7 @@ impl MetricSelection {
         let mut s = MetricSelection {
             range,
             head: match head.may_hold(range, flushed) {
-                true => head.select(pin, flushed, &request.matchers, request.sorted || !blocks.is_empty()),
+                true => head.select(pin, flushed, &request.matchers),
                 false => head.select_none(pin, flushed),
             },
             blocks: blocks.into_iter().map(|(_, b)| b).collect(),
@@ -73,16 +73,23 @@ impl MetricSelection {
             warnings,
             _version: version,
         };
-        s.put_together()?;
+        s.put_together(request.sorted)?;
         Ok(s)
     }
 
     /// Joins what lies in several places. What turns out to lie in one alone is read as if there were no other.
-    fn put_together(&mut self) -> Result<()> {
-        if self.blocks.is_empty() {
+    fn put_together(&mut self, sorted: bool) -> Result<()> {
+        let joined = !self.blocks.is_empty();
+        if joined {
+            // As they lie in memory, before they are sorted.
+            self.head.retain_in(self.range);
+        }
+        if joined || sorted {
+            self.head.sort();
+        }
+        if !joined {
             return Ok(());
         }
-        self.head.retain_in(self.range);
         if self.head.is_empty() && self.blocks.len() == 1 {
             self.shape = Shape::Block;
             return Ok(());

@@ -18,8 +18,12 @@ pub(super) struct Order {
 }
 
 impl Order {
-    /// Puts slots of the registry's present series into label order.
+    /// Puts slots into label order.
     pub fn sort(&mut self, registry: &Registry, slots: &mut Vec<u32>) {
+        if !slots.iter().all(|s| registry.is_live(*s)) {
+            // Some were removed since they were selected: their labels are still there, but they have no rank.
+            return slots.sort_unstable_by(|a, b| registry.compare(*a, *b));
+        }
         let part = slots.len() < SMALL || slots.len() * 8 < registry.len();
         if !self.catch_up(registry, if part { slots.len() } else { usize::MAX }) {
             if part {
@@ -125,6 +129,15 @@ mod tests {
                     kept.sort(&r, &mut got);
                     prop_assert_eq!(got, want);
                 }
+                // Some are removed after they were selected.
+                let mut got: Vec<u32> = r.select(&[]).iter().collect();
+                let gone: Vec<u32> = got.iter().copied().filter(|s| s % 50 == k as u32).collect();
+                gone.iter().for_each(|s| r.remove(*s));
+                let mut want = got.clone();
+                want.sort_by(|a, b| r.compare(*a, *b));
+                kept.sort(&r, &mut got);
+                prop_assert_eq!(got, want);
+                r.free(&gone);
             }
         }
     }

@@ -50,14 +50,8 @@ strandline_wal::sync::thread_local! {
 impl Head {
     /// Selects under `pin` (taken with the version whose flushed epoch is given). Series without data in the range asked
     /// for may be among them.
-    pub fn select(self: &Arc<Self>, pin: Pin, flushed: u8, matchers: &[Matcher], sorted: bool) -> HeadSelection {
-        let registry = self.registry.read();
-        let mut slots: Vec<u32> = registry.select(matchers).iter().collect();
-        if sorted {
-            // Under the same lock: the order knows only series that are there.
-            self.order.lock().sort(&registry, &mut slots);
-        }
-        drop(registry);
+    pub fn select(self: &Arc<Self>, pin: Pin, flushed: u8, matchers: &[Matcher]) -> HeadSelection {
+        let slots: Vec<u32> = self.registry.read().select(matchers).iter().collect();
         HeadSelection { head: self.clone(), _pin: pin, flushed, slots }
     }
 
@@ -88,6 +82,12 @@ impl HeadSelection {
     pub fn visit_symbols(&self, i: usize, f: &mut dyn FnMut(u32, u32)) -> bool {
         self.head.registry.read().visit_symbols(self.slots[i], f);
         true
+    }
+
+    /// Puts the series into label order.
+    pub fn sort(&mut self) {
+        let registry = self.head.registry.read();
+        self.head.order.lock().sort(&registry, &mut self.slots);
     }
 
     /// Symbol numbers of the labels of some series, all behind one another, and where those of each series end.
@@ -209,8 +209,11 @@ impl Head {
         let (stripe, index) = Self::stripe_of(slot);
         let s = self.stripes[stripe].lock();
         let Some(x) = s.series.get(index as usize) else { return false };
-        let open = x.last_t() >= range.min_ms && x.open_min_t().is_some_and(|t| t <= range.max_ms);
-        open || x.sealed().iter().any(|k| k.range().overlaps(range) && !self.is_flushed(k.epoch(), flushed))
+        let last = x.last_t();
+        // The first time lies in the chunk; mostly the record alone can tell.
+        let open = x.open_bytes() > 0 && last >= range.min_ms;
+        open && (last <= range.max_ms || x.open_min_t().is_some_and(|t| t <= range.max_ms))
+            || x.sealed().iter().any(|k| k.range().overlaps(range) && !self.is_flushed(k.epoch(), flushed))
             || x.extra.as_ref().is_some_and(|e| e.late.iter().any(|l| range.contains(l.0)))
     }
 }
