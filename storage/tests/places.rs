@@ -47,7 +47,7 @@ enum Op {
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         8 => (any::<u16>(), 1u8..40, prop::bool::weighted(0.2)).prop_map(|(series, times, ends)| Op::Scrape { series, times, ends }),
-        6 => (0u8..16, 0u16..500, any::<u8>()).prop_map(|(series, before, kind)| Op::Late { series, before, kind }),
+        6 => (0u8..16, prop_oneof![0u16..4, 0u16..500], any::<u8>()).prop_map(|(series, before, kind)| Op::Late { series, before, kind }),
         2 => (1u8..60).prop_map(Op::Pause),
         5 => Just(Op::Flush),
         1 => (0u8..16, any::<u8>(), 1u8..30).prop_map(|(series, from, steps)| Op::Delete { series, from, steps }),
@@ -232,6 +232,7 @@ proptest! {
     fn where_samples_lie_changes_no_answer(
         ops in prop::collection::vec(op(), 1..40),
         looks in prop::collection::vec((0i64..400, 0i64..400, 0i64..400, any::<bool>()), 8),
+        edges in prop::collection::vec((any::<prop::sample::Index>(), -STEP..STEP, any::<bool>()), 8),
     ) {
         let mut w = World::new();
         for op in ops {
@@ -244,6 +245,18 @@ proptest! {
             w.check(selected, selected, sorted);
             w.check(selected, TimeRange::new(end - width.min(inner) * STEP / 2, end), sorted);
             w.check(selected, TimeRange::new(selected.min_ms, end - width.min(inner) * STEP / 2), sorted);
+        }
+        // Ranges that begin and end with a sample: the last of all, the last of a series, any.
+        let mut times: Vec<i64> = w.model.values().flat_map(|s| s.keys().copied()).collect();
+        times.sort();
+        let ends: Vec<i64> = w.model.values().filter_map(|s| s.keys().last().copied()).chain(times.last().copied()).collect();
+        for (at, more, last) in edges {
+            let among = if last { &ends } else { &times };
+            if !among.is_empty() {
+                let t = *at.get(among);
+                let range = TimeRange::new(t.min(t + more), t.max(t + more));
+                w.check(range, range, true);
+            }
         }
     }
 }
