@@ -62,7 +62,7 @@ fn labels(series: u8) -> Labels {
     if series % 4 < 2 {
         pairs.push(("extra", (series % 3).to_string()));
     }
-    if series % 5 == 0 {
+    if series.is_multiple_of(5) {
         pairs.push(("zone", "z".to_owned()));
     }
     Labels::from_pairs(pairs)
