@@ -9,6 +9,7 @@ mod deletes;
 mod flush;
 pub mod head;
 mod import;
+mod join;
 mod manifest;
 mod mend;
 mod merge;

@@ -330,10 +330,10 @@ impl SeriesSource for MetricStore {
         let mut names = std::collections::BTreeSet::new();
         if q.matchers.is_empty() {
             let v = self.version();
-            for b in v.blocks.iter().filter(|b| b.meta.range().overlaps(q.range)) {
+            for b in v.blocks.iter().filter(|b| b.meta.samples_range().overlaps(q.range)) {
                 names.extend(b.open()?.index().label_names().map(str::to_owned));
             }
-            if self.head_overlaps(q.range) {
+            if self.0.head.may_hold(q.range, v.flushed_epoch) {
                 names.extend(self.0.head.with_registry(|r| r.label_names()));
             }
         } else {
@@ -360,12 +360,12 @@ impl SeriesSource for MetricStore {
     fn label_values(&self, name: &str, q: &LabelQuery) -> Result<(Vec<String>, Warnings)> {
         let mut values = std::collections::BTreeSet::new();
         let v = self.version();
-        for b in v.blocks.iter().filter(|b| b.meta.range().overlaps(q.range)) {
+        for b in v.blocks.iter().filter(|b| b.meta.samples_range().overlaps(q.range)) {
             let b = b.open()?;
             let among = if q.matchers.is_empty() { None } else { Some(b.index().select(&q.matchers)?) };
             values.extend(b.index().label_values(name, among.as_ref())?);
         }
-        if self.head_overlaps(q.range) {
+        if self.0.head.may_hold(q.range, v.flushed_epoch) {
             values.extend(self.0.head.with_registry(|r| {
                 let among = (!q.matchers.is_empty()).then(|| r.select(&q.matchers));
                 r.label_values(name, among.as_ref())
@@ -388,12 +388,6 @@ impl SeriesSource for MetricStore {
 }
 
 impl MetricStore {
-    /// Whether the head has samples in the range; it counts by the hull of all its samples.
-    fn head_overlaps(&self, range: TimeRange) -> bool {
-        let s = self.0.head.stats();
-        s.min_t <= s.max_t && TimeRange::new(s.min_t, s.max_t).overlaps(range)
-    }
-
     /// Records a delete: hidden at once, here and on every node that reads the bucket.
     pub fn delete(&self, range: TimeRange, matchers: Vec<Matcher>) -> Result<()> {
         if matchers.iter().all(|m| m.matches_empty()) {

@@ -126,6 +126,9 @@ pub struct StrandlineMeta {
     /// Deletes that were applied when it was written.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub deletes_applied: Vec<String>,
+    /// Time of the first and the last sample: a block of a range often covers but a part of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub samples_ms: Option<(i64, i64)>,
 }
 
 impl BlockMeta {
@@ -153,6 +156,12 @@ impl BlockMeta {
     /// The range with both ends included.
     pub fn range(&self) -> TimeRange {
         TimeRange::new(self.min_time, self.max_time - 1)
+    }
+
+    /// The range that its samples lie in, as narrow as the meta tells.
+    pub fn samples_range(&self) -> TimeRange {
+        let known = self.strandline.as_ref().and_then(|s| s.samples_ms);
+        known.map_or(self.range(), |(min_ms, max_ms)| TimeRange::new(min_ms, max_ms))
     }
 
     /// Who wrote it, if it was one of us.
