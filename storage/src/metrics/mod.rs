@@ -11,6 +11,7 @@ pub mod head;
 mod import;
 mod join;
 mod manifest;
+mod mend;
 mod merge;
 mod options;
 mod record;

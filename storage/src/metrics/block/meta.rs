@@ -134,7 +134,7 @@ pub struct StrandlineMeta {
 impl BlockMeta {
     /// Parses and checks a meta.json.
     pub fn parse(json: &[u8]) -> Result<Self> {
-        let m: BlockMeta = serde_json::from_slice(json).map_err(|e| Error::corrupt(format!("meta.json: {e}")).caused_by(e))?;
+        let m: BlockMeta = crate::sealed::from_json(json)?;
         if m.version != 1 {
             return Err(Error::invalid(format!("meta.json of version {} is not understood (1 is)", m.version)));
         }
@@ -150,7 +150,7 @@ impl BlockMeta {
     /// As JSON, for people too.
     pub fn to_json(&self) -> Vec<u8> {
         // Plain data with string keys: serde_json has no way to fail on it.
-        serde_json::to_vec_pretty(self).unwrap_or_default()
+        crate::sealed::to_json(self).unwrap_or_default()
     }
 
     /// The range with both ends included.

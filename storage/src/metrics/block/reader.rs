@@ -49,7 +49,11 @@ impl Block {
     pub fn open(fs: &Arc<dyn Fs>, dir: &Path) -> Result<Self> {
         let meta_path = dir.join(META);
         let json = fs.read(&meta_path).map_err(|e| Error::io("reading meta.json", &meta_path, e))?;
-        let meta = BlockMeta::parse(&json).map_err(|e| e.at(&meta_path))?;
+        Self::open_described(fs, dir, BlockMeta::parse(&json).map_err(|e| e.at(&meta_path))?)
+    }
+
+    /// Opens a block in a local folder of which the description is known.
+    pub(crate) fn open_described(fs: &Arc<dyn Fs>, dir: &Path, meta: BlockMeta) -> Result<Self> {
         let open = |p: &Path| -> Result<Arc<dyn RangeRead>> {
             let f = fs.open(p).map_err(|e| Error::io("opening a block", p, e))?;
             Ok(Arc::new(LocalSource::new(f, p.display().to_string())))
