@@ -42,10 +42,19 @@ impl Manifest {
     }
 
     /// Writes it, durably.
-    pub fn save(&self, fs: &Arc<dyn Fs>, dir: &Path) -> Result<()> {
+    fn save(&self, fs: &Arc<dyn Fs>, dir: &Path) -> Result<()> {
         let path = dir.join(NAME);
         let json = serde_json::to_vec(self).map_err(|e| Error::invalid(format!("writing the manifest: {e}")))?;
         fs.write_atomic(&path, &json).map_err(|e| Error::io("writing the manifest", &path, e))
+    }
+
+    /// Changes it, here once it is changed on disk. Where that fails the disk may have either.
+    pub fn change(&mut self, fs: &Arc<dyn Fs>, dir: &Path, how: impl FnOnce(&mut Manifest)) -> Result<()> {
+        let mut next = self.clone();
+        how(&mut next);
+        next.save(fs, dir)?;
+        *self = next;
+        Ok(())
     }
 
     /// Handles of staged blocks that are not in `known`. Folders that no manifest names are what a crash left of a

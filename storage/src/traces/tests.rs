@@ -277,6 +277,34 @@ fn a_crash_at_every_sync_loses_nothing_acknowledged() {
     }
 }
 
+/// What one errand of upkeep could not do must not be taken for done by the next: a flush whose manifest was not written
+/// is followed by an upload that writes one.
+#[test]
+fn a_fault_at_every_call_of_upkeep_and_a_crash_behind_it_lose_nothing() {
+    let spans = [span(1, 1, NOW_MS), span(2, 2, NOW_MS - 3_600_000)];
+    let mut failed = 0;
+    for n in 1.. {
+        let rig = Rig::new();
+        let store = rig.open();
+        put(&store, &spans);
+        rig.clock.advance(3_600_000);
+        let before = rig.fs.calls();
+        rig.fs.fail_call(before + n, FaultKind::Eio);
+        failed += usize::from(store.maintain().is_err());
+        let calls = rig.fs.calls() - before;
+        rig.fs.restart(CrashStyle::LoseUnsynced, n);
+        let store = rig.options().and_then(TraceStore::open).unwrap_or_else(|e| panic!("call {n}: {e}"));
+        for s in &spans {
+            let found = store.trace(s.trace_id).unwrap_or_else(|e| panic!("call {n}: {e}"));
+            assert_eq!(found.map(|t| t.spans).as_deref(), Some(std::slice::from_ref(s)), "call {n}");
+        }
+        if n > calls {
+            break;
+        }
+    }
+    assert!(failed > 20, "{failed}");
+}
+
 fn fields() -> Vec<Field> {
     let mut f = vec![
         Field::Name,
@@ -405,6 +433,55 @@ proptest! {
         expected.dedup();
         prop_assert_eq!(&keys[0].1, &expected);
     }
+}
+
+/// A clock that jumps after some looks at it.
+struct Jumping {
+    looks: std::sync::atomic::AtomicI64,
+    by_ms: i64,
+}
+
+impl crate::clock::Clock for Jumping {
+    fn now_ms(&self) -> i64 {
+        let jumped = self.looks.fetch_sub(1, std::sync::atomic::Ordering::SeqCst) <= 0;
+        NOW_MS + if jumped { self.by_ms } else { 0 }
+    }
+}
+
+#[test]
+fn merges_give_way_to_flushes_and_come_later() {
+    let rig = Rig::new();
+    let blocks = |store: &TraceStore| {
+        let fs = rig.options().unwrap().fs;
+        let folders = fs.read_dir(Path::new("/data/traces")).unwrap().iter().filter(|e| e.is_dir).count();
+        (store.blocks().len(), folders)
+    };
+    let mut o = rig.options().unwrap();
+    (o.flush_write.row_group_spans, o.compact_write.row_group_spans) = (2_000, 2_000);
+    o.wal.segment_size_bytes = 1 << 20;
+    let store = TraceStore::open(o.clone()).unwrap();
+    for n in 1..=4 {
+        let spans: Vec<Span> = (0..1_200u32).map(|i| span((i % 250) as u8 + 1, n, NOW_MS + i64::from(i))).collect();
+        put(&store, &spans);
+        store.flush().unwrap();
+    }
+    // None begins.
+    store.0.pace.lock().flushed(NOW_MS - 4_000, NOW_MS);
+    store.maintain().unwrap();
+    assert_eq!(blocks(&store), (4, 0));
+    drop(store);
+    // One that is under way ends with nothing changed.
+    let clock = Arc::new(Jumping { looks: i64::MAX.into(), by_ms: 5_000 });
+    let store = TraceStore::open(TraceStoreOptions { clock: clock.clone(), ..o }).unwrap();
+    store.0.pace.lock().flushed(NOW_MS + 1_000, NOW_MS + 5_000);
+    clock.looks.store(4, std::sync::atomic::Ordering::SeqCst);
+    store.maintain().unwrap();
+    assert!(clock.looks.load(std::sync::atomic::Ordering::SeqCst) < 0, "the merge had begun");
+    assert_eq!((blocks(&store), count(&store, true)), ((4, 0), 4 * 1_200));
+    drop(store);
+    let store = rig.open();
+    store.maintain().unwrap();
+    assert_eq!((blocks(&store), count(&store, true)), ((1, 0), 4 * 1_200));
 }
 
 /// A bucket that lies far away: no local paths, reads counted.
