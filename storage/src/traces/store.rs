@@ -341,6 +341,7 @@ impl TraceStore {
     /// A trace, whole: joined over live spans and all blocks, identical spans once.
     pub fn trace(&self, id: TraceId) -> Result<Option<Trace>> {
         let (mut spans, blocks) = self.places_of(id)?;
+        super::scan::fetch_trace(&blocks, id);
         for block in blocks.iter() {
             spans.extend(super::scan::trace_in(block, id)?);
         }
