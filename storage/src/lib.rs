@@ -15,6 +15,7 @@ pub mod index;
 pub mod metrics;
 pub mod model;
 pub mod read;
+mod sealed;
 #[cfg(feature = "traces")]
 pub mod traces;
 

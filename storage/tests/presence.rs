@@ -86,6 +86,28 @@ fn short_ways_agree_with_reading() {
     check(&s, 190, "deleted");
 }
 
+/// A start knows nothing of what the blocks hold, so that a sample can come again with another value.
+#[test]
+fn the_last_time_of_a_block_may_come_again() {
+    for values in [[1.0, 2.0], [2.0, 1.0], [stale_nan(), 1.0], [1.0, stale_nan()]] {
+        let clock = ManualClock::new(T0);
+        let fs = Arc::new(SimFs::new());
+        for v in values {
+            let s = store_on(fs.clone(), &clock);
+            let mut b = BatchBuilder::default();
+            let key = b.series(&Labels::from_pairs([("__name__", "m")]));
+            b.push(key, T0, 0, Value::Float(v));
+            s.append(&b.finish()).unwrap().commit.wait().unwrap();
+            check(&s, 1, "open");
+            s.flush().unwrap();
+            check(&s, 1, "flushed");
+            s.close().unwrap();
+        }
+        let sel = store_on(fs, &clock).select(&SelectRequest::new(vec![Matcher::equal("__name__", "m")], TimeRange::all())).unwrap();
+        assert!(sel.is_live(0, TimeRange::all(), &mut SampleBuf::default()).unwrap(), "{values:?}");
+    }
+}
+
 #[test]
 fn a_flush_knows_how_its_series_end() {
     for uploaded in [false, true] {

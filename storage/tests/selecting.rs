@@ -99,3 +99,19 @@ fn matchers_select_what_a_scan_selects() {
         s.flush().unwrap();
     }
 }
+
+#[test]
+fn a_flush_under_way_hides_no_name() {
+    let s = store(&sets());
+    let q = LabelQuery { matchers: Vec::new(), range: TimeRange::new(T0, T0), limit: 0 };
+    let values = || (s.label_values("few", &q).unwrap().0.len(), s.label_names(&q).unwrap().0.len());
+    let selected = || s.select(&SelectRequest::new(vec![Matcher::equal("few", "1")], q.range)).unwrap().len();
+    assert_eq!((values(), selected()), ((3, 5), 200));
+    let cut = s.head().cut().unwrap();
+    assert_eq!((values(), selected()), ((3, 5), 200), "cut, not in a block yet");
+    s.head().uncut(&cut);
+    assert_eq!((values(), selected()), ((3, 5), 200), "the blocks could not be made");
+    s.flush().unwrap();
+    assert_eq!((values(), selected()), ((3, 5), 200), "in a block");
+    assert!(!s.head().may_hold(TimeRange::all(), s.head().flushed_epoch()));
+}

@@ -36,7 +36,7 @@ pub async fn series(State(state): State<PromState>, request: Request) -> Respons
         let mut seen: HashSet<Labels> = HashSet::new();
         let many = sets.len() > 1;
         for matchers in sets {
-            let s = source.select(&SelectRequest::new(matchers, range))?;
+            let s = source.select(&SelectRequest { partial: call.params.partial(), ..SelectRequest::new(matchers, range) })?;
             // The first series of each set are all that can be among the first of their union.
             for i in 0..s.len().min(limit.saturating_add(1)) {
                 let labels = s.labels(i);

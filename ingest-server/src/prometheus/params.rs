@@ -71,6 +71,11 @@ impl Params {
         Ok(self.duration_ms("timeout")?.map(|ms| Duration::from_millis(ms.max(0) as u64)))
     }
 
+    /// Whether an answer from what can be read is wanted, with warnings of what can't: Thanos' name for it.
+    pub fn partial(&self) -> bool {
+        self.get("partial_response").is_some_and(|v| v == "true" || v == "1")
+    }
+
     /// A number of things, `usize::MAX` if there is no bound.
     pub fn limit(&self) -> Result<usize, ApiError> {
         let Some(s) = self.get("limit") else { return Ok(usize::MAX) };

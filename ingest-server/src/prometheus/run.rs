@@ -51,6 +51,7 @@ impl Call {
         };
         o.timeout = Some(whole.saturating_sub(self.waited));
         o.cancel = Some(self.cancel.clone());
+        o.partial = self.params.partial();
         o.count_steps = self.params.get("stats").is_some_and(|s| !s.is_empty());
         Ok(o)
     }

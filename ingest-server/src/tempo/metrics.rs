@@ -37,6 +37,7 @@ fn call(p: &Params, state: &TempoState, instant: bool) -> Result<MetricsCall, Te
     options.instant = instant;
     options.max_series = state.max_series;
     options.max_trace_nano = state.max_trace_nano;
+    options.partial = p.partial();
     if end <= start {
         return Err(TempoError::bad_request("invalid range: end must be after start"));
     }
@@ -87,6 +88,22 @@ fn series_json(s: &Series, timestamps_ms: &[i64]) -> Value {
     Value::Object(m)
 }
 
+fn answer(series: Vec<Value>, r: &MetricsResult) -> Value {
+    let mut m = Map::new();
+    m.insert("series".into(), Value::Array(series));
+    m.insert("metrics".into(), metrics_json(&r.stats));
+    partial(&mut m, &r.stats.warnings);
+    Value::Object(m)
+}
+
+/// Says of an answer that it is not whole, and why.
+pub fn partial(m: &mut Map<String, Value>, warnings: &[String]) {
+    if !warnings.is_empty() {
+        m.insert("status".into(), json!("PARTIAL"));
+        m.insert("message".into(), json!(warnings.join("; ")));
+    }
+}
+
 /// `/api/metrics/query_range`.
 pub async fn query_range(
     State(state): State<TempoState>,
@@ -96,7 +113,7 @@ pub async fn query_range(
     let call = call(&Params::parse(query.as_deref()), &state, false)?;
     let r = blocking(&state, &headers, move |source| run(&call, source)).await?;
     let series: Vec<Value> = r.series.iter().map(|s| series_json(s, &r.timestamps_ms)).collect();
-    Ok(json_response(&json!({ "series": series, "metrics": metrics_json(&r.stats) })))
+    Ok(json_response(&answer(series, &r)))
 }
 
 /// `/api/metrics/query`: one value a series.
@@ -110,5 +127,5 @@ pub async fn query(State(state): State<TempoState>, RawQuery(query): RawQuery, h
         Value::Object(m)
     });
     let series: Vec<Value> = series.collect();
-    Ok(json_response(&json!({ "series": series, "metrics": metrics_json(&r.stats) })))
+    Ok(json_response(&answer(series, &r)))
 }

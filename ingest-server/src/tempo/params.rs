@@ -44,6 +44,11 @@ impl Params {
         self.0.iter().find(|p| p.0 == name).map(|p| p.1.as_str()).filter(|v| !v.is_empty())
     }
 
+    /// Whether an answer from what can be read is wanted, with what is missing told.
+    pub fn partial(&self) -> bool {
+        self.get("partial_response").is_some_and(|v| v == "true" || v == "1")
+    }
+
     /// A whole number.
     pub fn number(&self, name: &str) -> Result<Option<u64>, TempoError> {
         self.get(name)

@@ -102,6 +102,7 @@ fn call(p: &Params, state: &TempoState) -> Result<SearchCall, TempoError> {
         limit: usize::try_from(limit).unwrap_or(usize::MAX).min(100_000),
         spans_per_set: spans as usize,
         max_trace_nano: state.max_trace_nano,
+        partial: p.partial(),
         ..SearchOptions::default()
     };
     if let Some((start, end)) = p.range()? {
@@ -184,8 +185,9 @@ pub fn metrics_json(s: &ScanStats) -> Value {
     if s.blocks > 0 {
         m.insert("totalBlocks".into(), json!(s.blocks));
     }
+    // Blocks that can't be read are jobs that were not completed: a search has no other words for them.
     m.insert("completedJobs".into(), json!(1));
-    m.insert("totalJobs".into(), json!(1));
+    m.insert("totalJobs".into(), json!(1 + s.warnings.len()));
     u64_field(&mut m, "inspectedSpans", s.spans);
     Value::Object(m)
 }

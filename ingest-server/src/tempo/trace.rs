@@ -3,20 +3,28 @@
 use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, Response, StatusCode};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use strandline_storage::model::{Trace, TraceId};
+use strandline_storage::read::Warnings;
 use strandline_storage::traces::otlp::{Writer, encode_trace};
 
 use super::http::{blocking, json_response, respond, wants_protobuf};
 use super::json::resource_spans;
+use super::metrics::partial;
 use super::params::Params;
 use super::{TempoError, TempoState};
 
-async fn find(state: &TempoState, headers: &HeaderMap, id: &str, query: Option<&str>) -> Result<Option<Trace>, TempoError> {
+/// The trace, and what could not be read of it if `partial_response=true` asks for the rest all the same.
+async fn find(state: &TempoState, headers: &HeaderMap, id: &str, query: Option<&str>) -> Result<(Option<Trace>, Warnings), TempoError> {
     let id = TraceId::parse(id.trim()).ok_or_else(|| TempoError::bad_request("trace IDs can only contain hex characters, at most 32"))?;
     // Start and end narrow the search in Tempo; here they are checked, and the trace is whole whatever they say.
-    Params::parse(query).range()?;
-    blocking(state, headers, move |source| Ok(source.trace(id)?)).await
+    let params = Params::parse(query);
+    params.range()?;
+    blocking(state, headers, move |source| match params.partial() {
+        true => Ok(source.trace_partial(id)?),
+        false => Ok((source.trace(id)?, Warnings::new())),
+    })
+    .await
 }
 
 /// `/api/traces/{id}`: the trace alone.
@@ -26,7 +34,7 @@ pub async fn v1(
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response<Body>, TempoError> {
-    let Some(trace) = find(&state, &headers, &id, query.as_deref()).await? else {
+    let (Some(trace), _) = find(&state, &headers, &id, query.as_deref()).await? else {
         return Err(TempoError::new(StatusCode::NOT_FOUND, "trace not found"));
     };
     if wants_protobuf(&headers) {
@@ -42,12 +50,18 @@ pub async fn v2(
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response<Body>, TempoError> {
-    let trace = find(&state, &headers, &id, query.as_deref()).await?;
+    let (trace, warnings) = find(&state, &headers, &id, query.as_deref()).await?;
     if wants_protobuf(&headers) {
         let mut w = Writer::default();
         w.bytes_always(1, &trace.map(|t| encode_trace(&t)).unwrap_or_default());
+        if !warnings.is_empty() {
+            w.int(3, 1);
+            w.bytes(4, warnings.join("; ").as_bytes());
+        }
         return Ok(respond("application/protobuf", w.buf));
     }
     let trace = trace.map_or_else(|| json!({}), |t| json!({ "resourceSpans": resource_spans(&t) }));
-    Ok(json_response(&json!({ "trace": trace, "metrics": {} })))
+    let mut m = Map::from_iter([("trace".to_owned(), trace), ("metrics".to_owned(), json!({}))]);
+    partial(&mut m, &warnings);
+    Ok(json_response(&Value::Object(m)))
 }

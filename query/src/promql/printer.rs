@@ -28,7 +28,10 @@ impl fmt::Display for Expr {
                     chain.push(l);
                     first = &l.lhs;
                 }
-                write!(f, "{first}")?;
+                match chain.last().and_then(|b| bare_infinity(b)) {
+                    Some(bare) => f.write_str(bare)?,
+                    None => write!(f, "{first}")?,
+                }
                 for b in chain.iter().rev() {
                     write!(f, " {} {}", operator(b), b.rhs)?;
                 }
@@ -50,6 +53,12 @@ impl fmt::Display for Expr {
             }
         }
     }
+}
+
+/// Infinity to a power. Prometheus writes infinity with its sign, which before a power would be the sign of the whole.
+fn bare_infinity(b: &Binary) -> Option<&'static str> {
+    let infinite = matches!(b.lhs.kind, ExprKind::Number(NumberLiteral { value: f64::INFINITY, .. }));
+    (infinite && b.op == BinaryOp::Pow).then_some("Inf")
 }
 
 fn unary(op: UnaryOp) -> &'static str {
@@ -248,7 +257,10 @@ fn lay_out(e: &Expr, level: usize) -> String {
             let param = a.param.as_ref().map(|p| lay_out(p, level + 1) + ",\n").unwrap_or_default();
             format!("{pad}{}(\n{param}{}\n{pad})", aggregate_head(a), lay_out(&a.expr, level + 1))
         }
-        ExprKind::Binary(b) => format!("{}\n{pad}{}\n{}", lay_out(&b.lhs, level + 1), operator(b), lay_out(&b.rhs, level + 1)),
+        ExprKind::Binary(b) => {
+            let lhs = bare_infinity(b).map_or_else(|| lay_out(&b.lhs, level + 1), |bare| indent(level + 1) + bare);
+            format!("{lhs}\n{pad}{}\n{}", operator(b), lay_out(&b.rhs, level + 1))
+        }
         ExprKind::Call(c) => {
             let args: Vec<String> = c.args.iter().map(|a| lay_out(a, level + 1)).collect();
             format!("{pad}{}(\n{}\n{pad})", c.func.name, args.join(",\n"))

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::ops::ControlFlow;
 
 use strandline_storage::model::TraceId;
-use strandline_storage::read::{AttributeScope, Column, Condition, Field, ScanRequest, ScanStats, SpanBatch, SpanSource, Value};
+use strandline_storage::read::{AttributeScope, Column, Condition, Field, RowBatch, ScanRequest, ScanStats, SpanBatch, SpanSource, Value};
 
 use super::ast::{Attr, BinOp, Expr, ExprNode, Intrinsic, Pipeline, Scalar, SetExpr, Stage, Static};
 use super::error::Result;
@@ -185,7 +185,7 @@ pub fn search(source: &dyn SpanSource, pipeline: &Pipeline, options: &SearchOpti
         let full = best.len() >= options.limit;
         Ok(ControlFlow::Continue(if full { best.peek().map_or(0, |b| b.0.0) } else { 0 }))
     };
-    let stats = source.scan(&request, &mut visit)?;
+    let mut stats = source.scan(&request, &mut visit)?;
     if let Some(e) = failed {
         return Err(e);
     }
@@ -198,10 +198,19 @@ pub fn search(source: &dyn SpanSource, pipeline: &Pipeline, options: &SearchOpti
     attrs.dedup();
     let mut traces = Vec::new();
     for (_, Reverse(id)) in newest {
-        if let Some(trace) = source.trace_batch(id)? {
+        let shown: Option<Box<dyn SpanBatch>> = if options.partial {
+            let (trace, warnings) = source.trace_partial(id)?;
+            stats.warnings.extend(warnings);
+            trace.map(|t| Box::new(RowBatch::new(vec![t])) as _)
+        } else {
+            source.trace_batch(id)?
+        };
+        if let Some(trace) = shown {
             traces.extend(describe(&*trace, pipeline, &attrs, options)?);
         }
     }
+    stats.warnings.sort();
+    stats.warnings.dedup();
     Ok(SearchResult { traces, stats })
 }
 

@@ -3,6 +3,8 @@
 //! A series costs here four bytes a label, eight for where they lie, its hash, and its bits in the postings.
 //! Nothing is allocated for it alone.
 
+use std::collections::VecDeque;
+
 use hashbrown::HashTable;
 use hashbrown::hash_map::HashMap;
 use roaring::RoaringBitmap;
@@ -38,6 +40,9 @@ const ARENA_PAGE: usize = 1 << 14;
 /// Not a series.
 pub const NO_SLOT: u32 = u32::MAX;
 
+/// So many of the last changes are known by slot.
+const CHANGES: usize = 1 << 14;
+
 /// Series that [`Registry::find_all`] looks up together.
 const AT_ONCE: usize = 32;
 
@@ -63,6 +68,8 @@ pub struct Registry {
     last: Vec<u32>,
     hasher: LabelHasher,
     generation: u64,
+    /// Slots of the last changes, one a generation.
+    changes: VecDeque<u32>,
 }
 
 /// Heap bytes of the index by part.
@@ -99,6 +106,26 @@ impl Registry {
     /// Changes whenever a series comes or goes.
     pub fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// Slots whose series came or went since a generation, a slot as often as it changed; `None` if it is too long ago.
+    pub fn changes_since(&self, generation: u64) -> Option<impl ExactSizeIterator<Item = u32>> {
+        let n = usize::try_from(self.generation.checked_sub(generation)?).ok()?;
+        let from = self.changes.len().checked_sub(n)?;
+        Some(self.changes.range(from..).copied())
+    }
+
+    fn changed(&mut self, slot: u32) {
+        self.generation += 1;
+        if self.changes.len() == CHANGES {
+            self.changes.pop_front();
+        }
+        self.changes.push_back(slot);
+    }
+
+    /// Whether a series lies in the slot that was not removed.
+    pub fn is_live(&self, slot: u32) -> bool {
+        self.series.get(slot as usize).is_some_and(|r| r.live)
     }
 
     /// One beyond the highest slot ever used.
@@ -190,7 +217,7 @@ impl Registry {
             *s = r;
         }
         self.all.insert(slot);
-        self.generation += 1;
+        self.changed(slot);
         let series = &self.series;
         self.table.insert_unique(widen(hash), slot, |s| widen(series.get(*s as usize).map_or(0, |r| r.hash)));
     }
@@ -269,7 +296,7 @@ impl Registry {
             e.remove();
         }
         self.all.remove(slot);
-        self.generation += 1;
+        self.changed(slot);
         for id in self.pair_ids(r).to_vec() {
             if let Some(p) = self.pairs.get_mut(id as usize) {
                 p.postings.remove(slot);
@@ -364,6 +391,16 @@ impl Registry {
             }
         }
         a.len().cmp(&b.len())
+    }
+
+    /// A string by its symbol number.
+    pub fn symbol(&self, id: u32) -> &str {
+        self.symbols.get(id)
+    }
+
+    /// One beyond the highest symbol number.
+    pub fn symbols_len(&self) -> usize {
+        self.symbols.end()
     }
 
     fn name_pairs(&self, name: &str) -> &[u32] {

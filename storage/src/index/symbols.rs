@@ -76,6 +76,11 @@ impl Symbols {
         self.free.push(id);
     }
 
+    /// One beyond the highest id ever given out.
+    pub fn end(&self) -> usize {
+        self.symbols.len()
+    }
+
     /// Strings in use.
     pub fn len(&self) -> usize {
         self.symbols.len() - self.free.len()

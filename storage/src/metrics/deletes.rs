@@ -38,7 +38,11 @@ impl Delete {
 
     /// Parses the stored form.
     pub fn parse(json: &[u8]) -> Result<Self> {
-        let spec: DeleteSpec = serde_json::from_slice(json).map_err(|e| Error::corrupt(format!("a delete: {e}")))?;
+        Self::of(crate::sealed::from_json(json)?)
+    }
+
+    /// Compiles what was stored.
+    pub fn of(spec: DeleteSpec) -> Result<Self> {
         let mut matchers = Vec::new();
         for (name, op, value) in &spec.matchers {
             let op = match op.as_str() {
@@ -56,7 +60,7 @@ impl Delete {
     /// The stored form.
     pub fn to_json(&self) -> Vec<u8> {
         // Plain strings and numbers can't fail.
-        serde_json::to_vec_pretty(&self.spec).unwrap_or_default()
+        crate::sealed::to_json(&self.spec).unwrap_or_default()
     }
 
     /// Its range.

@@ -1,7 +1,7 @@
 //! The manifest: which local blocks exist, and from which log segment on the head must be rebuilt.
 //!
 //! It is swapped in one rename after a flush or compaction has put its blocks in place: what it does not name does
-//! not exist, and is removed at the next start.
+//! not exist, and is removed at the next start. It is kept twice (`crate::sealed`).
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use strandline_wal::fs::Fs;
 
 use crate::error::{Error, Result};
+use crate::sealed;
 
 /// A block in the local folder.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
@@ -63,12 +64,7 @@ impl Manifest {
     /// Reads it; an absent one is that of an empty store.
     pub fn load(fs: &Arc<dyn Fs>, dir: &Path) -> Result<Self> {
         let path = Self::path(dir);
-        let json = match fs.read(&path) {
-            Ok(b) => b,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
-            Err(e) => return Err(Error::io("reading the manifest", &path, e)),
-        };
-        let m: Manifest = serde_json::from_slice(&json).map_err(|e| Error::corrupt(format!("manifest: {e}")).at(&path))?;
+        let Some(m) = sealed::load::<Manifest>(fs, &path)? else { return Ok(Self::default()) };
         if m.version != 1 {
             return Err(Error::invalid(format!("the manifest has version {}, this binary knows 1: use a newer one", m.version)).at(&path));
         }
@@ -77,8 +73,6 @@ impl Manifest {
 
     /// Writes it, durably and in one step.
     pub fn save(&self, fs: &Arc<dyn Fs>, dir: &Path) -> Result<()> {
-        let path = Self::path(dir);
-        let json = serde_json::to_vec_pretty(self).map_err(|e| Error::corrupt(format!("manifest: {e}")))?;
-        fs.write_atomic(&path, &json).map_err(|e| Error::io("writing the manifest", &path, e))
+        sealed::save(fs, &Self::path(dir), self)
     }
 }

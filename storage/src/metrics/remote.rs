@@ -30,7 +30,7 @@ pub struct StoreOpener {
 impl Opener for StoreOpener {
     fn open(&self, meta: &BlockMeta, place: &Place) -> Result<Block> {
         match place {
-            Place::Local(dir) => match Block::open(&self.fs, dir) {
+            Place::Local(dir) => match Block::open_described(&self.fs, dir, meta.clone()) {
                 // Dropped here since, because the bucket has it.
                 Err(e) if e.kind == ErrorKind::NotFound && self.bucket.is_some() => {
                     self.open(meta, &Place::Bucket(format!("{}/{}", self.prefix, meta.ulid)))
@@ -40,7 +40,7 @@ impl Opener for StoreOpener {
             Place::Bucket(prefix) => {
                 let bucket = self.bucket.as_ref().ok_or_else(|| Error::new(ErrorKind::Unavailable, "there is no bucket"))?;
                 match bucket.bucket.local_path(prefix) {
-                    Some(dir) => Block::open(&self.fs, &dir),
+                    Some(dir) => Block::open_described(&self.fs, &dir, meta.clone()),
                     None => self.open_remote(bucket, meta, prefix),
                 }
             }

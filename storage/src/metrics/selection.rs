@@ -1,39 +1,33 @@
 //! A selection over head and blocks: series joined by their labels, samples joined by time.
 
-use std::cmp::Ordering;
 use std::sync::Arc;
 
 use super::block::BlockSelection;
 use super::deletes::Delete;
 use super::head::{Head, HeadSelection};
+use super::join::{HEAD, Joined, Part, join};
 use super::merge;
 use super::version::Version;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{Labels, TimeRange, compare_packed, pack};
+use crate::model::{Labels, TimeRange};
 use crate::read::{Newest, SampleBuf, SelectRequest, SeriesSelection, Warnings};
-
-const NONE: u32 = u32::MAX;
-
-/// Where the parts of one series lie.
-struct Joined {
-    head: u32,
-    /// (block, series in its selection), by first time of the block.
-    blocks: Vec<(u16, u32)>,
-}
 
 enum Shape {
     /// Only the head has series.
     Head,
     /// Only one block has.
     Block,
-    Joined(Vec<Joined>),
+    Joined(Joined),
 }
 
 /// Series of a version that passed a request.
 pub struct MetricSelection {
     range: TimeRange,
     head: HeadSelection,
+    /// By the time of their first sample.
     blocks: Vec<BlockSelection>,
+    /// By block, when the last sample is of it and all before.
+    ends: Vec<i64>,
     shape: Shape,
     deletes: Vec<Arc<Delete>>,
     warnings: Warnings,
@@ -51,56 +45,116 @@ impl MetricSelection {
             None => {}
         }
         let mut blocks = Vec::new();
-        for b in version.blocks.iter().filter(|b| b.meta.range().overlaps(range)) {
+        for b in version.blocks.iter().filter(|b| b.meta.samples_range().overlaps(range)) {
             match b.open().and_then(|b| b.select(&request.matchers)) {
                 Ok(s) if s.is_empty() => {}
-                Ok(s) => blocks.push(s),
+                Ok(s) => blocks.push((b.meta.samples_range(), s)),
                 Err(e) if request.partial => warnings.push(format!("block {} could not be read: {e}", b.meta.ulid)),
                 Err(e) => return Err(e),
             }
         }
-        let joined = !blocks.is_empty();
-        let mut head_sel = head.select(version.pin.clone(), version.flushed_epoch, &request.matchers, request.sorted && !joined);
-        if joined {
-            head_sel.retain_in(range);
-            head_sel.sort();
-        }
-        let shape = match (head_sel.is_empty(), blocks.len()) {
-            (_, 0) => Shape::Head,
-            (true, 1) => Shape::Block,
-            _ => Shape::Joined(join(&head_sel, &blocks)?),
+        blocks.sort_by_key(|(samples, _)| samples.min_ms);
+        let newest_by = |before: &mut i64, samples: &TimeRange| {
+            *before = samples.max_ms.max(*before);
+            Some(*before)
         };
-        let deletes = version.deletes.iter().filter(|d| d.range().overlaps(range)).cloned().collect();
-        Ok(MetricSelection { range, head: head_sel, blocks, shape, deletes, warnings, _version: version })
+        let ends = blocks.iter().map(|(samples, _)| samples).scan(i64::MIN, newest_by).collect();
+        let (pin, flushed) = (version.pin.clone(), version.flushed_epoch);
+        let mut s = MetricSelection {
+            range,
+            head: match head.may_hold(range, flushed) {
+                true => head.select(pin, flushed, &request.matchers),
+                false => head.select_none(pin, flushed),
+            },
+            blocks: blocks.into_iter().map(|(_, b)| b).collect(),
+            ends,
+            shape: Shape::Head,
+            deletes: version.deletes.iter().filter(|d| d.range().overlaps(range)).cloned().collect(),
+            warnings,
+            _version: version,
+        };
+        s.put_together(request.sorted)?;
+        Ok(s)
     }
 
-    /// The newest sample over the parts of a series; `None` if two of the same time must be settled.
-    fn newest_joined(&self, j: &Joined, range: TimeRange, scratch: &mut SampleBuf) -> Result<Option<Option<Newest>>> {
-        let mut best: Option<Newest> = None;
-        let mut tie = false;
-        let mut see = |n: Option<Newest>| {
-            let Some(n) = n else { return };
-            match &best {
-                Some(b) if b.t >= n.t => tie |= b.t == n.t,
-                _ => (best, tie) = (Some(n), false),
+    /// Joins what lies in several places. What turns out to lie in one alone is read as if there were no other.
+    fn put_together(&mut self, sorted: bool) -> Result<()> {
+        let joined = !self.blocks.is_empty();
+        if joined {
+            // As they lie in memory, before they are sorted.
+            self.head.retain_in(self.range);
+        }
+        if joined || sorted {
+            self.head.sort();
+        }
+        if !joined {
+            return Ok(());
+        }
+        if self.head.is_empty() && self.blocks.len() == 1 {
+            self.shape = Shape::Block;
+            return Ok(());
+        }
+        let joined = join(&self.head, &self.blocks, self.range)?;
+        self.shape = match joined.only_place() {
+            None => Shape::Joined(joined),
+            Some(HEAD) => Shape::Head,
+            Some(k) => {
+                let mut only = self.blocks.swap_remove(k as usize);
+                only.keep((0..joined.len()).map(|i| joined.last(i).at as usize));
+                self.blocks = vec![only];
+                Shape::Block
             }
         };
-        if j.head != NONE {
-            match self.head.newest(j.head as usize, range) {
-                Some(n) => see(Some(n)),
-                None => {
-                    scratch.clear();
-                    if !self.head.read(j.head as usize, range, scratch)? {
-                        return Ok(None);
-                    }
-                    see(scratch.last());
-                }
+        Ok(())
+    }
+
+    /// The newest of what `look` finds in the parts of a series, as the time and something about it; parts that can
+    /// only be older are not looked at. `None` if two of the same time must be settled, or `look` can't tell.
+    fn newest_joined<T>(&self, parts: &[Part], mut look: impl FnMut(Part) -> Result<Look<T>>) -> Result<Option<Option<T>>> {
+        let mut best: Option<(i64, T)> = None;
+        let mut tie = false;
+        for part in parts.iter().rev() {
+            let end = self.ends.get(part.place as usize).copied().unwrap_or(i64::MAX);
+            if best.as_ref().is_some_and(|(t, _)| *t > end) {
+                break;
+            }
+            match look(*part)? {
+                Look::Nothing => {}
+                Look::Unclear => return Ok(None),
+                Look::At(t, found) => match &best {
+                    Some((newest, _)) if *newest >= t => tie |= *newest == t,
+                    _ => (best, tie) = (Some((t, found)), false),
+                },
             }
         }
-        for (k, at) in &j.blocks {
-            see(self.blocks[*k as usize].newest(*at as usize, range, scratch)?);
+        Ok((!tie).then(|| best.map(|(_, found)| found)))
+    }
+
+    fn look_for_newest(&self, part: Part, range: TimeRange, scratch: &mut SampleBuf) -> Result<Look<Newest>> {
+        let found = if part.place != HEAD {
+            self.blocks[part.place as usize].newest(part.at as usize, range, scratch)?
+        } else if let Some(n) = self.head.newest(part.at as usize, range) {
+            Some(n)
+        } else {
+            scratch.clear();
+            if !self.head.read(part.at as usize, range, scratch)? {
+                return Ok(Look::Unclear);
+            }
+            scratch.last()
+        };
+        Ok(found.map_or(Look::Nothing, |n| Look::At(n.t, n)))
+    }
+
+    fn look_for_kind(&self, part: Part, range: TimeRange, scratch: &mut SampleBuf) -> Result<Look<bool>> {
+        if part.place != HEAD {
+            let found = self.blocks[part.place as usize].newest_kind(part.at as usize, range, scratch)?;
+            return Ok(found.map_or(Look::Nothing, |(t, live)| Look::At(t, live)));
         }
-        Ok((!tie).then_some(best))
+        Ok(match self.look_for_newest(part, range, scratch)? {
+            Look::At(t, n) => Look::At(t, !n.is_stale()),
+            Look::Nothing => Look::Nothing,
+            Look::Unclear => Look::Unclear,
+        })
     }
 
     fn hide_deleted(&self, i: usize, out: &mut SampleBuf) {
@@ -113,78 +167,12 @@ impl MetricSelection {
     }
 }
 
-/// Where the merging of a label-ordered list stands.
-struct Cursor<'a> {
-    /// `None` is the head.
-    block: Option<&'a BlockSelection>,
-    head: &'a HeadSelection,
-    at: usize,
-    len: usize,
-    /// The labels there, packed.
-    key: Vec<u8>,
-}
-
-impl<'a> Cursor<'a> {
-    fn new(head: &'a HeadSelection, block: Option<&'a BlockSelection>) -> Result<Self> {
-        let len = block.map_or(head.len(), BlockSelection::len);
-        let mut c = Cursor { block, head, at: 0, len, key: Vec::new() };
-        c.read()?;
-        Ok(c)
-    }
-
-    fn read(&mut self) -> Result<()> {
-        self.key.clear();
-        if self.at >= self.len {
-            return Ok(());
-        }
-        let key = &mut self.key;
-        let mut put = |n: &str, v: &str| pack(key, n, v);
-        match self.block {
-            Some(b) => b.visit_labels(self.at, &mut put),
-            None => {
-                self.head.visit_labels(self.at, &mut put);
-                Ok(())
-            }
-        }
-    }
-}
-
-/// Merges label-ordered lists.
-fn join(head: &HeadSelection, blocks: &[BlockSelection]) -> Result<Vec<Joined>> {
-    let mut cursors = Vec::with_capacity(blocks.len() + 1);
-    for b in blocks {
-        cursors.push(Cursor::new(head, Some(b))?);
-    }
-    cursors.push(Cursor::new(head, None)?);
-    let mut out = Vec::new();
-    let mut first: Vec<usize> = Vec::new();
-    loop {
-        first.clear();
-        for (k, c) in cursors.iter().enumerate().filter(|(_, c)| c.at < c.len) {
-            match first.first().map_or(Ordering::Less, |f| compare_packed(&c.key, &cursors[*f].key)) {
-                Ordering::Less => {
-                    first.clear();
-                    first.push(k);
-                }
-                Ordering::Equal => first.push(k),
-                Ordering::Greater => {}
-            }
-        }
-        if first.is_empty() {
-            return Ok(out);
-        }
-        let mut j = Joined { head: NONE, blocks: Vec::with_capacity(first.len()) };
-        for k in &first {
-            let c = &mut cursors[*k];
-            match c.block {
-                Some(_) => j.blocks.push((*k as u16, c.at as u32)),
-                None => j.head = c.at as u32,
-            }
-            c.at += 1;
-            c.read()?;
-        }
-        out.push(j);
-    }
+/// What a part of a series tells.
+enum Look<T> {
+    Nothing,
+    At(i64, T),
+    /// Not without settling its samples.
+    Unclear,
 }
 
 impl SeriesSelection for MetricSelection {
@@ -201,10 +189,9 @@ impl SeriesSelection for MetricSelection {
             Shape::Head => self.head.labels(i),
             // Damage of an entry shows again, as an error, when its samples are read.
             Shape::Block => self.blocks[0].labels(i).unwrap_or_default(),
-            Shape::Joined(j) => match j[i].blocks.first() {
-                _ if j[i].head != NONE => self.head.labels(j[i].head as usize),
-                Some((k, at)) => self.blocks[*k as usize].labels(*at as usize).unwrap_or_default(),
-                None => Labels::empty(),
+            Shape::Joined(j) => match j.last(i) {
+                Part { place: HEAD, at } => self.head.labels(at as usize),
+                Part { place, at } => self.blocks[place as usize].labels(at as usize).unwrap_or_default(),
             },
         }
     }
@@ -215,12 +202,11 @@ impl SeriesSelection for MetricSelection {
             Shape::Block => {
                 let _ = self.blocks[0].visit_labels(i, f);
             }
-            Shape::Joined(j) => match j[i].blocks.first() {
-                _ if j[i].head != NONE => self.head.visit_labels(j[i].head as usize, f),
-                Some((k, at)) => {
-                    let _ = self.blocks[*k as usize].visit_labels(*at as usize, f);
+            Shape::Joined(j) => match j.last(i) {
+                Part { place: HEAD, at } => self.head.visit_labels(at as usize, f),
+                Part { place, at } => {
+                    let _ = self.blocks[place as usize].visit_labels(at as usize, f);
                 }
-                None => {}
             },
         }
     }
@@ -234,11 +220,11 @@ impl SeriesSelection for MetricSelection {
                 true
             }
             Shape::Joined(j) => {
-                for (k, at) in &j[i].blocks {
-                    self.blocks[*k as usize].read(*at as usize, range, out)?;
-                }
-                if j[i].head != NONE {
-                    self.head.read(j[i].head as usize, range, out)?;
+                for part in j.parts(i) {
+                    match part.place {
+                        HEAD => _ = self.head.read(part.at as usize, range, out)?,
+                        k => self.blocks[k as usize].read(part.at as usize, range, out)?,
+                    }
                 }
                 false
             }
@@ -260,7 +246,7 @@ impl SeriesSelection for MetricSelection {
                 }
                 Shape::Block => return self.blocks[0].newest(i, range, scratch),
                 Shape::Joined(j) => {
-                    if let Some(n) = self.newest_joined(&j[i], range, scratch)? {
+                    if let Some(n) = self.newest_joined(j.parts(i), |p| self.look_for_newest(p, range, scratch))? {
                         return Ok(n);
                     }
                 }
@@ -271,10 +257,16 @@ impl SeriesSelection for MetricSelection {
     }
 
     fn is_live(&self, i: usize, range: TimeRange, scratch: &mut SampleBuf) -> Result<bool> {
-        if let (Shape::Block, true) = (&self.shape, self.deletes.is_empty())
-            && let Some(live) = self.blocks[0].is_live(i, range, scratch)?
-        {
-            return Ok(live);
+        if self.deletes.is_empty() {
+            match &self.shape {
+                Shape::Head => {}
+                Shape::Block => return Ok(self.blocks[0].newest_kind(i, range, scratch)?.is_some_and(|(_, live)| live)),
+                Shape::Joined(j) => {
+                    if let Some(live) = self.newest_joined(j.parts(i), |p| self.look_for_kind(p, range, scratch))? {
+                        return Ok(live.unwrap_or(false));
+                    }
+                }
+            }
         }
         Ok(self.newest(i, range, scratch)?.is_some_and(|n| !n.is_stale()))
     }
@@ -283,7 +275,19 @@ impl SeriesSelection for MetricSelection {
         match &self.shape {
             Shape::Head => self.head.visit_symbols(i, f),
             Shape::Block => self.blocks[0].visit_symbols(i, f).is_ok(),
-            Shape::Joined(_) => false,
+            Shape::Joined(j) => {
+                let Part { place, at } = j.last(i);
+                let mut known = true;
+                let mut pass = |n: u32, v: u32| match (j.number(place, n), j.number(place, v)) {
+                    (Some(n), Some(v)) => f(n, v),
+                    _ => known = false,
+                };
+                let visited = match place {
+                    HEAD => self.head.visit_symbols(at as usize, &mut pass),
+                    k => self.blocks[k as usize].visit_symbols(at as usize, &mut pass).is_ok(),
+                };
+                visited && known
+            }
         }
     }
 
@@ -292,9 +296,9 @@ impl SeriesSelection for MetricSelection {
             Shape::Head => {}
             Shape::Block => self.blocks[0].prefetch(from, to, self.range),
             Shape::Joined(j) => {
-                let part = &j[from.min(j.len())..to.min(j.len())];
+                let parts = j.between(from, to);
                 for (k, b) in self.blocks.iter().enumerate() {
-                    let of = || part.iter().flat_map(|x| &x.blocks).filter(|(n, _)| *n as usize == k).map(|(_, i)| *i as usize);
+                    let of = || parts.iter().filter(|p| p.place as usize == k).map(|p| p.at as usize);
                     if let (Some(a), Some(z)) = (of().min(), of().max()) {
                         b.prefetch(a, z + 1, self.range);
                     }

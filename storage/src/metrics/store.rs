@@ -12,6 +12,7 @@ use super::block::BlockMeta;
 use super::deletes::Delete;
 use super::head::{Appended, Batch, Head, HeadMemory, HeadParts, HeadStats, Replay, SeriesHandle};
 use super::manifest::Manifest;
+use super::mend::is_damage;
 use super::options::MetricOptions;
 use super::remote::StoreOpener;
 use super::selection::MetricSelection;
@@ -51,6 +52,8 @@ pub(super) struct Work {
     /// Blocks of the bucket, ours and others', as last listed.
     pub bucket_blocks: Vec<BlockMeta>,
     pub listed: bool,
+    /// Blocks of the bucket that nothing is known of, since they are damaged, with what is wrong.
+    pub unknown: Vec<String>,
     pub ulid_counter: u128,
     /// Blocks that compaction could not read: left as they are, so that the others' turn comes.
     pub damaged: Vec<String>,
@@ -261,20 +264,23 @@ impl MetricStore {
             _ => Arc::new(BlockEntry::new(meta, place, self.0.opener.clone())),
         };
         let mut local = std::collections::HashSet::new();
+        let mut unknown = work.unknown.clone();
         for b in &manifest.blocks {
             let dir = self.local_dir().join(&b.ulid);
-            let path = dir.join(super::block::META);
-            let json = self.0.options.fs.read(&path).map_err(|e| Error::io("reading meta.json", &path, e))?;
-            let meta = BlockMeta::parse(&json).map_err(|e| e.at(&path))?;
             local.insert(b.ulid.clone());
-            entries.push(entry(meta, Place::Local(dir)));
+            match self.local_meta(&b.ulid) {
+                Ok(meta) => entries.push(entry(meta, Place::Local(dir))),
+                Err(e) if is_damage(&e) => unknown.push(e.to_string()),
+                Err(e) => return Err(e),
+            }
         }
         for meta in work.bucket_blocks.iter().filter(|m| !local.contains(&m.ulid) && !gone.contains(&m.ulid.as_str())) {
             let place = Place::Bucket(format!("{}/{}", self.bucket_prefix(), meta.ulid));
             entries.push(entry(meta.clone(), place));
         }
         let mut current = self.0.version.write();
-        let next = Version { pin: self.0.head.pin(), flushed_epoch: self.0.head.flushed_epoch(), ..(**current).clone() };
+        let incomplete = self.incomplete(work, &unknown);
+        let next = Version { pin: self.0.head.pin(), flushed_epoch: self.0.head.flushed_epoch(), incomplete, ..(**current).clone() };
         *current = Arc::new(next.with_blocks(entries));
         Ok(())
     }
@@ -324,10 +330,10 @@ impl SeriesSource for MetricStore {
         let mut names = std::collections::BTreeSet::new();
         if q.matchers.is_empty() {
             let v = self.version();
-            for b in v.blocks.iter().filter(|b| b.meta.range().overlaps(q.range)) {
+            for b in v.blocks.iter().filter(|b| b.meta.samples_range().overlaps(q.range)) {
                 names.extend(b.open()?.index().label_names().map(str::to_owned));
             }
-            if self.head_overlaps(q.range) {
+            if self.0.head.may_hold(q.range, v.flushed_epoch) {
                 names.extend(self.0.head.with_registry(|r| r.label_names()));
             }
         } else {
@@ -354,12 +360,12 @@ impl SeriesSource for MetricStore {
     fn label_values(&self, name: &str, q: &LabelQuery) -> Result<(Vec<String>, Warnings)> {
         let mut values = std::collections::BTreeSet::new();
         let v = self.version();
-        for b in v.blocks.iter().filter(|b| b.meta.range().overlaps(q.range)) {
+        for b in v.blocks.iter().filter(|b| b.meta.samples_range().overlaps(q.range)) {
             let b = b.open()?;
             let among = if q.matchers.is_empty() { None } else { Some(b.index().select(&q.matchers)?) };
             values.extend(b.index().label_values(name, among.as_ref())?);
         }
-        if self.head_overlaps(q.range) {
+        if self.0.head.may_hold(q.range, v.flushed_epoch) {
             values.extend(self.0.head.with_registry(|r| {
                 let among = (!q.matchers.is_empty()).then(|| r.select(&q.matchers));
                 r.label_values(name, among.as_ref())
@@ -382,12 +388,6 @@ impl SeriesSource for MetricStore {
 }
 
 impl MetricStore {
-    /// Whether the head has samples in the range; it counts by the hull of all its samples.
-    fn head_overlaps(&self, range: TimeRange) -> bool {
-        let s = self.0.head.stats();
-        s.min_t <= s.max_t && TimeRange::new(s.min_t, s.max_t).overlaps(range)
-    }
-
     /// Records a delete: hidden at once, here and on every node that reads the bucket.
     pub fn delete(&self, range: TimeRange, matchers: Vec<Matcher>) -> Result<()> {
         if matchers.iter().all(|m| m.matches_empty()) {
@@ -398,7 +398,7 @@ impl MetricStore {
         let d = Delete::new(ulid, range, matchers);
         let dir = self.deletes_dir();
         let path = dir.join(format!("{}.json", d.spec.ulid));
-        self.0.options.fs.write_atomic(&path, &d.to_json()).map_err(|e| Error::io("writing a delete", &path, e))?;
+        crate::sealed::save(&self.0.options.fs, &path, &d.spec)?;
         {
             let mut v = self.0.version.write();
             let mut next = (**v).clone();
@@ -416,13 +416,7 @@ impl MetricStore {
     fn load_deletes(&self) -> Result<()> {
         let (fs, dir) = (&self.0.options.fs, self.deletes_dir());
         fs.create_dir_all(&dir).map_err(|e| Error::io("creating the folder of deletes", &dir, e))?;
-        let mut all = Vec::new();
-        for e in fs.read_dir(&dir).map_err(|e| Error::io("listing deletes", &dir, e))? {
-            if e.name().ends_with(".json") {
-                let json = fs.read(&e.path).map_err(|x| Error::io("reading a delete", &e.path, x))?;
-                all.push(Arc::new(Delete::parse(&json).map_err(|x| x.at(&e.path))?));
-            }
-        }
+        let all = self.read_deletes(&dir)?.into_iter().map(Arc::new).collect();
         let mut v = self.0.version.write();
         let mut next = (**v).clone();
         next.deletes = all;

@@ -8,10 +8,12 @@ use serde::{Deserialize, Serialize};
 use super::block::{self, BlockMeta};
 use super::deletes::Delete;
 use super::manifest::Obsolete;
+use super::mend::is_damage;
 use super::store::{MetricStore, Work};
 use super::version::{BlockEntry, Place};
 use crate::bucket::Bucket;
 use crate::error::{Error, ErrorKind, Result};
+use crate::sealed;
 
 /// Thanos' and Mimir's mark.
 #[derive(Serialize, Deserialize)]
@@ -20,6 +22,12 @@ struct DeletionMark {
     version: u32,
     details: String,
     deletion_time: i64,
+}
+
+/// The bucket's blocks as they were last listed.
+#[derive(Serialize, Deserialize)]
+struct Known {
+    blocks: Vec<BlockMeta>,
 }
 
 const MIN_BACKOFF_MS: i64 = 1_000;
@@ -137,9 +145,12 @@ impl MetricStore {
         for ulid in waiting {
             let dir = self.local_dir().join(&ulid);
             let prefix = format!("{}/{ulid}", self.bucket_prefix());
-            let path = dir.join(block::META);
-            let json = self.0.options.fs.read(&path).map_err(|e| Error::io("reading meta.json", &path, e))?;
-            let meta = BlockMeta::parse(&json).map_err(|e| e.at(&path))?;
+            let meta = match self.local_meta(&ulid) {
+                Ok(m) => m,
+                // It stays here; queries say what is wrong with it.
+                Err(e) if is_damage(&e) => continue,
+                Err(e) => return Err(e),
+            };
             // meta.json is last in the list: a block without it does not exist for readers.
             for f in meta.thanos.as_ref().map_or(&[][..], |t| &t.files) {
                 bucket.put_file(&format!("{prefix}/{}", f.rel_path), &dir.join(&f.rel_path))?;
@@ -265,7 +276,7 @@ impl MetricStore {
     /// Keeps the list of the bucket's blocks for a start while the bucket is down; the bucket itself is the truth.
     fn remember_bucket(&self, work: &Work) -> Result<()> {
         let path = self.known_path();
-        let json = serde_json::to_vec(&work.bucket_blocks).map_err(|e| Error::corrupt(format!("the list of blocks: {e}")))?;
+        let json = sealed::to_json(&Known { blocks: work.bucket_blocks.clone() })?;
         self.0.options.fs.write_atomic(&path, &json).map_err(|e| Error::io("keeping the list of the bucket's blocks", &path, e))
     }
 
@@ -278,8 +289,9 @@ impl MetricStore {
         };
         work.last_sync_ms = self.0.options.clock.now_ms();
         match self.list_bucket(&*bucket, work) {
-            Ok(list) => {
+            Ok((list, unknown)) => {
                 let changed = !work.listed || list != work.bucket_blocks;
+                work.unknown = unknown;
                 work.bucket_blocks = list;
                 work.listed = true;
                 if changed && let Err(e) = self.remember_bucket(work) {
@@ -289,23 +301,32 @@ impl MetricStore {
             Err(e) => {
                 if !work.listed
                     && let Ok(json) = self.0.options.fs.read(&self.known_path())
-                    && let Ok(known) = serde_json::from_slice(&json)
+                    && let Ok(known) = sealed::from_json::<Known>(&json)
                 {
-                    work.bucket_blocks = known;
+                    work.bucket_blocks = known.blocks;
                     work.listed = true;
                 }
                 self.bucket_failed(work, &e);
             }
         }
-        let incomplete = (!work.listed).then(|| format!("{} was never reached, so its blocks are unknown", bucket.name()));
+        let incomplete = self.incomplete(work, &work.unknown);
         let mut v = self.0.version.write();
         if v.incomplete != incomplete {
             *v = Arc::new(super::version::Version { incomplete, ..(**v).clone() });
         }
     }
 
-    fn list_bucket(&self, bucket: &dyn Bucket, work: &Work) -> Result<Vec<BlockMeta>> {
-        let mut out = Vec::new();
+    /// Why answers may miss something.
+    pub(super) fn incomplete(&self, work: &Work, unknown: &[String]) -> Option<String> {
+        let bucket = self.0.options.bucket.as_ref().filter(|_| !work.listed);
+        let unlisted = bucket.map(|b| format!("{} was never reached, so its blocks are unknown", b.name()));
+        let why: Vec<String> = unlisted.into_iter().chain(unknown.iter().cloned()).collect();
+        (!why.is_empty()).then(|| why.join("; "))
+    }
+
+    /// The blocks of the bucket, and what is wrong with those that can't be described.
+    fn list_bucket(&self, bucket: &dyn Bucket, work: &Work) -> Result<(Vec<BlockMeta>, Vec<String>)> {
+        let (mut out, mut unknown) = (Vec::new(), Vec::new());
         // Marked blocks are about to go: what replaces them is there already.
         let markers = bucket.list(&format!("{}/markers/", self.bucket_prefix()))?;
         let marked = |name: &str| markers.iter().any(|m| m.key.rsplit('/').next().is_some_and(|f| f.starts_with(name)));
@@ -318,14 +339,18 @@ impl MetricStore {
                 continue;
             }
             match bucket.get(&format!("{}/{name}/{}", self.bucket_prefix(), block::META)) {
-                Ok(json) => out.push(BlockMeta::parse(&json).map_err(|e| e.at(&name))?),
+                Ok(json) => match self.bucket_meta(&name, &json) {
+                    Ok(m) => out.push(m),
+                    Err(e) if is_damage(&e) => unknown.push(e.to_string()),
+                    Err(e) => return Err(e),
+                },
                 // Being uploaded, or being removed.
                 Err(e) if e.kind == ErrorKind::NotFound => {}
                 Err(e) => return Err(e),
             }
         }
         self.fetch_deletes(bucket)?;
-        Ok(out)
+        Ok((out, unknown))
     }
 
     pub(super) fn upload_deletes(&self) {
@@ -347,7 +372,12 @@ impl MetricStore {
             if known.deletes.iter().any(|d| d.spec.ulid == name) {
                 continue;
             }
-            fresh.push(Arc::new(Delete::parse(&bucket.get(&o.key)?).map_err(|e| e.at(&o.key))?));
+            match Delete::parse(&bucket.get(&o.key)?) {
+                Ok(d) => fresh.push(Arc::new(d)),
+                Err(e) => {
+                    tracing::error!(error = %e.at(&o.key), "a delete in the bucket is damaged: what it hid is seen by nodes that know it from there")
+                }
+            }
         }
         if !fresh.is_empty() {
             let mut v = self.0.version.write();

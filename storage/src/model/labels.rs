@@ -106,7 +106,7 @@ impl Labels {
 }
 
 /// Orders packed label sets as [`Labels`] are ordered.
-pub(crate) fn compare_packed(a: &[u8], b: &[u8]) -> Ordering {
+fn compare_packed(a: &[u8], b: &[u8]) -> Ordering {
     // Strings are ordered as their bytes are, and names alternate with values on both sides.
     let (mut a, mut b) = (LabelsIter(a), LabelsIter(b));
     loop {
@@ -115,12 +115,6 @@ pub(crate) fn compare_packed(a: &[u8], b: &[u8]) -> Ordering {
             (x, y) => return x.cmp(&y),
         }
     }
-}
-
-/// Adds a pair to a packed label set; they come in order of their names.
-pub(crate) fn pack(out: &mut Vec<u8>, name: &str, value: &str) {
-    put(out, name);
-    put(out, value);
 }
 
 fn put(out: &mut Vec<u8>, s: &str) {

@@ -12,7 +12,6 @@ mod span;
 pub use exemplar::Exemplar;
 pub use histogram::{BucketSpan, CUSTOM_BUCKETS_SCHEMA, CounterReset, FloatHistogram, Histogram, HistogramError};
 pub use labels::{Labels, LabelsBuilder, METRIC_NAME};
-pub(crate) use labels::{compare_packed, pack};
 pub use matcher::{MatchOp, Matcher, MatcherError, Regex};
 pub use sample::{MetricKind, MetricMetadata, STALE_NAN, Sample, TimeRange, is_stale, stale_nan};
 #[cfg(feature = "traces")]

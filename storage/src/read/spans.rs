@@ -229,6 +229,11 @@ pub trait SpanSource: Send + Sync {
     /// A trace, whole.
     fn trace(&self, id: TraceId) -> Result<Option<Trace>>;
 
+    /// A trace from what can be read, and what could not be.
+    fn trace_partial(&self, id: TraceId) -> Result<(Option<Trace>, Warnings)> {
+        Ok((self.trace(id)?, Warnings::new()))
+    }
+
     /// A trace, whole, of which columns are read when asked for: its spans are never all decoded at once.
     fn trace_batch(&self, id: TraceId) -> Result<Option<Box<dyn SpanBatch>>> {
         Ok(self.trace(id)?.map(|t| Box::new(RowBatch::new(vec![t])) as Box<dyn SpanBatch>))

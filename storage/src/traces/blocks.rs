@@ -6,8 +6,10 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use strandline_wal::fs::Fs;
 
+use super::block::describe::{self, Owner};
 use super::block::meta::{BlockMeta, DELETION_MARK_FILE, META_FILE};
 use super::block::reader::{Location, OpenBlock};
+use super::options::TraceStoreOptions;
 use crate::bucket::{Bucket, CachedBucket};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -79,6 +81,8 @@ pub enum Found {
     Nothing,
     /// A block.
     Block(Box<BlockMeta>),
+    /// A block whose description says another thing than what was written.
+    Damaged(Error),
     /// A block that is to be removed; its description may be gone already.
     Marked {
         /// Since when, Unix milliseconds.
@@ -98,13 +102,16 @@ pub fn look(bucket: &Arc<dyn Bucket>, tenant: &str, ulid: &str) -> Result<Found>
         Err(e) if e.kind == ErrorKind::NotFound => Ok(None),
         Err(e) => Err(e),
     };
-    let meta = match read(META_FILE)? {
-        Some(json) => Some(Box::new(BlockMeta::parse(&json).map_err(|e| e.at(format!("{prefix}{META_FILE}")))?)),
-        None => None,
+    let meta = match read(META_FILE)?.map(|json| BlockMeta::parse(&json)).transpose() {
+        Err(e) if e.kind == ErrorKind::Corrupt => Err(e.at(format!("{prefix}{META_FILE}"))),
+        parsed => Ok(parsed.map_err(|e| e.at(format!("{prefix}{META_FILE}")))?.map(Box::new)),
     };
-    let Some(mark) = read(DELETION_MARK_FILE)? else { return Ok(meta.map_or(Found::Nothing, Found::Block)) };
-    let mark: serde_json::Value = serde_json::from_slice(&mark)
-        .map_err(|e| Error::corrupt(format!("a damaged deletion mark: {e}")).at(format!("{prefix}{DELETION_MARK_FILE}")))?;
+    let Some(mark) = read(DELETION_MARK_FILE)? else {
+        return Ok(meta.map_or_else(Found::Damaged, |m| m.map_or(Found::Nothing, Found::Block)));
+    };
+    let meta = meta.unwrap_or_default();
+    // One that can't be read says at least that somebody marked the block: it is not read, and not removed either.
+    let mark: serde_json::Value = serde_json::from_slice(&mark).unwrap_or_default();
     let by = mark["marked_by"].as_str().unwrap_or_default().to_owned();
     Ok(Found::Marked { at_ms: mark["deletion_time_ms"].as_i64().unwrap_or(i64::MAX), by, meta })
 }
@@ -135,14 +142,42 @@ pub fn look_around(bucket: &Arc<dyn Bucket>, tenant: &str, wanted: &dyn Fn(&str)
     }
 }
 
+/// A block whose description is damaged, described anew. Nobody is known to have written it: whoever holds the tenant's
+/// lease tends it.
+pub fn describe(o: &TraceStoreOptions, bucket: &CachedBucket, ulid: &str, why: &Error) -> Result<BlockMeta> {
+    let location = Location::Bucket(bucket.clone(), prefix(&o.tenant, ulid));
+    let owner = Owner { ulid, tenant: &o.tenant, writer_id: "", window_ms: o.window_ms };
+    describe_at(&owner, &location, &o.fs, why)
+}
+
+/// The same of a block anywhere.
+pub(super) fn describe_at(owner: &Owner<'_>, location: &Location, fs: &Arc<dyn Fs>, why: &Error) -> Result<BlockMeta> {
+    let made = describe::describe(owner, location, fs);
+    match &made {
+        Ok(_) => tracing::error!(block = owner.ulid, error = %why, "a block's description is damaged; it was made anew from its spans"),
+        Err(e) => return Err(Error::new(e.kind, format!("{why}; nor can it be made anew from the block itself: {e}"))),
+    }
+    made
+}
+
 /// The blocks in the bucket that count: described, of a known format, not marked for deletion, not merged into others.
-pub fn list(fs: &Arc<dyn Fs>, bucket: &CachedBucket, tenant: &str) -> Result<Vec<Arc<BlockHandle>>> {
-    let found = look_around(&bucket.bucket, tenant, &|_| true)?.found;
-    let described = |(_, f)| if let Found::Block(m) = f { Some(*m) } else { None };
-    let mut metas: Vec<BlockMeta> = found.into_iter().filter_map(described).collect();
+/// With what is wrong with those that can't be read at all.
+pub fn list(o: &TraceStoreOptions, bucket: &CachedBucket) -> Result<(Vec<Arc<BlockHandle>>, Vec<String>)> {
+    let (mut metas, mut unknown) = (Vec::new(), Vec::new());
+    for (ulid, found) in look_around(&bucket.bucket, &o.tenant, &|_| true)?.found {
+        match found {
+            Found::Block(m) => metas.push(*m),
+            Found::Damaged(why) => match describe(o, bucket, &ulid, &why) {
+                Ok(m) => metas.push(m),
+                Err(e) if e.is_retryable() => return Err(e),
+                Err(e) => unknown.push(e.to_string()),
+            },
+            Found::Nothing | Found::Marked { .. } => {}
+        }
+    }
     let merged: foldhash::HashSet<String> = metas.iter().flat_map(|m: &BlockMeta| m.sources.clone()).collect();
     metas.retain(|m| !merged.contains(&m.ulid));
-    Ok(metas.into_iter().map(|m| BlockHandle::in_bucket(m, fs.clone(), bucket.clone())).collect())
+    Ok((metas.into_iter().map(|m| BlockHandle::in_bucket(m, o.fs.clone(), bucket.clone())).collect(), unknown))
 }
 
 /// Marks a block as to be removed; its objects stay for a while.

@@ -56,10 +56,15 @@ impl TraceStore {
         let known = self.blocks();
         let unknown = |ulid: &str| !known.iter().any(|b| b.meta.ulid == ulid);
         let Around { names, found } = blocks::look_around(&o.bucket, &o.tenant, &unknown)?;
-        let mut fresh = Vec::new();
+        let (mut fresh, mut damaged) = (Vec::new(), Vec::new());
         for (ulid, found) in found {
             match found {
                 Found::Nothing => {}
+                Found::Damaged(why) => match blocks::describe(o, &inner.bucket, &ulid, &why) {
+                    Ok(meta) => fresh.push(BlockHandle::in_bucket(meta, o.fs.clone(), inner.bucket.clone())),
+                    Err(e) if e.is_retryable() => return Err(e),
+                    Err(e) => damaged.push(e.to_string()),
+                },
                 Found::Block(meta) => fresh.push(BlockHandle::in_bucket(*meta, o.fs.clone(), inner.bucket.clone())),
                 Found::Marked { at_ms, by, meta } => {
                     if let Some(m) = &meta {
@@ -85,6 +90,7 @@ impl TraceStore {
             let (merged, read): (Vec<_>, Vec<_>) = all.into_iter().partition(|b| sources.contains(&b.meta.ulid));
             s.blocks = Arc::new(read);
             s.unlisted = None;
+            s.damaged = damaged;
             merged
         };
         inner.synced_ms.store(now_ms, Ordering::Relaxed);
@@ -104,7 +110,12 @@ impl TraceStore {
         let staged = inner.maintenance.lock().staged.clone();
         for ulid in staged {
             let at = dir.join(&ulid);
-            let handle = self.blocks().iter().find(|b| b.meta.ulid == ulid && b.staged).cloned();
+            let known = self.blocks();
+            let handle = known.iter().find(|b| b.meta.ulid == ulid && b.staged).cloned();
+            // One that could not be read is left for who can mend it.
+            if handle.is_none() && !known.iter().any(|b| b.meta.ulid == ulid || b.meta.sources.contains(&ulid)) {
+                continue;
+            }
             if handle.is_some() {
                 let prefix = blocks::prefix(&inner.options.tenant, &ulid);
                 inner.options.bucket.put_file(&format!("{prefix}{SPANS_FILE}"), &at.join(SPANS_FILE))?;

@@ -1,6 +1,6 @@
 //! `manifest.json` in the data folder: which blocks wait for their upload, and where the log begins to count.
 //!
-//! Written whole, so that a flush takes effect at one moment.
+//! Written whole, so that a flush takes effect at one moment, and kept twice (`crate::sealed`).
 
 use std::path::Path;
 use std::sync::Arc;
@@ -8,10 +8,14 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use strandline_wal::fs::Fs;
 
+use super::block::describe::Owner;
 use super::block::meta::{BlockMeta, META_FILE};
-use super::blocks::BlockHandle;
+use super::block::reader::Location;
+use super::blocks::{self, BlockHandle};
+use super::options::TraceStoreOptions;
 use crate::bucket::CachedBucket;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
+use crate::sealed;
 
 const NAME: &str = "manifest.json";
 
@@ -30,11 +34,7 @@ impl Manifest {
     /// Reads the manifest; an empty one if there is none.
     pub fn load(fs: &Arc<dyn Fs>, dir: &Path) -> Result<Manifest> {
         let path = dir.join(NAME);
-        if !fs.exists(&path) {
-            return Ok(Manifest { version: 1, ..Manifest::default() });
-        }
-        let json = fs.read(&path).map_err(|e| Error::io("reading the manifest", &path, e))?;
-        let m: Manifest = serde_json::from_slice(&json).map_err(|e| Error::corrupt(format!("a damaged manifest: {e}")).at(&path))?;
+        let Some(m) = sealed::load::<Manifest>(fs, &path)? else { return Ok(Manifest { version: 1, ..Manifest::default() }) };
         if m.version > 1 {
             return Err(Error::invalid(format!("a manifest of version {}; this version reads 1", m.version)).at(&path));
         }
@@ -43,9 +43,7 @@ impl Manifest {
 
     /// Writes it, durably.
     fn save(&self, fs: &Arc<dyn Fs>, dir: &Path) -> Result<()> {
-        let path = dir.join(NAME);
-        let json = serde_json::to_vec(self).map_err(|e| Error::invalid(format!("writing the manifest: {e}")))?;
-        fs.write_atomic(&path, &json).map_err(|e| Error::io("writing the manifest", &path, e))
+        sealed::save(fs, &dir.join(NAME), self)
     }
 
     /// Changes it, here once it is changed on disk. Where that fails the disk may have either.
@@ -57,10 +55,16 @@ impl Manifest {
         Ok(())
     }
 
-    /// Handles of staged blocks that are not in `known`. Folders that no manifest names are what a crash left of a
-    /// flush whose spans are still in the log: they are removed.
-    pub fn staged(&self, fs: &Arc<dyn Fs>, dir: &Path, bucket: &CachedBucket, known: &[Arc<BlockHandle>]) -> Result<Vec<Arc<BlockHandle>>> {
-        let mut out = Vec::new();
+    /// Handles of staged blocks that are not in `known`, and what is wrong with those that can't be read. Folders that no
+    /// manifest names are what a crash left of a flush whose spans are still in the log: they are removed.
+    pub fn staged(
+        &self,
+        o: &TraceStoreOptions,
+        bucket: &CachedBucket,
+        known: &[Arc<BlockHandle>],
+    ) -> Result<(Vec<Arc<BlockHandle>>, Vec<String>)> {
+        let (fs, dir) = (&o.fs, &o.dir.join("traces"));
+        let (mut out, mut damaged, mut lost) = (Vec::new(), Vec::new(), self.staged.clone());
         for e in fs.read_dir(dir).map_err(|e| Error::io("listing staged blocks", dir, e))? {
             let name = e.name().to_owned();
             if !e.is_dir {
@@ -70,23 +74,40 @@ impl Manifest {
                 fs.remove_dir_all(&e.path).map_err(|err| Error::io("removing an unfinished block", &e.path, err))?;
                 continue;
             }
+            lost.retain(|u| *u != name);
             if known.iter().any(|k| k.meta.ulid == name) {
                 continue;
             }
-            let path = e.path.join(META_FILE);
-            let json = fs.read(&path).map_err(|e| Error::io("reading a staged block", &path, e))?;
-            let meta = BlockMeta::parse(&json).map_err(|e| e.at(&path))?;
-            out.push(BlockHandle::staged(meta, fs.clone(), e.path.clone(), bucket.clone()));
+            match described(o, &e.path, &name) {
+                Ok(meta) => out.push(BlockHandle::staged(meta, fs.clone(), e.path.clone(), bucket.clone())),
+                Err(e) if e.is_retryable() => return Err(e),
+                Err(e) => damaged.push(e.to_string()),
+            }
         }
-        let found = |u: &String| known.iter().chain(&out).any(|h| h.meta.ulid == *u) || self.is_superseded(u, known);
-        if let Some(lost) = self.staged.iter().find(|u| !found(u)) {
+        lost.retain(|u| !known.iter().any(|h| h.meta.ulid == *u) && !self.is_superseded(u, known));
+        if let Some(lost) = lost.first() {
             return Err(Error::corrupt(format!("block {lost} is neither staged nor in the bucket")).at(dir));
         }
-        Ok(out)
+        Ok((out, damaged))
     }
 
     /// Merged or removed since: its folder went before the manifest was written anew.
     fn is_superseded(&self, ulid: &str, known: &[Arc<BlockHandle>]) -> bool {
         known.iter().any(|k| k.meta.sources.iter().any(|s| s == ulid))
+    }
+}
+
+/// The description of a staged block; a damaged one is made anew, on the disk too.
+fn described(o: &TraceStoreOptions, dir: &Path, ulid: &str) -> Result<BlockMeta> {
+    let path = dir.join(META_FILE);
+    let json = o.fs.read(&path).map_err(|e| Error::io("reading a staged block", &path, e));
+    match json.and_then(|json| BlockMeta::parse(&json)) {
+        Err(e) if matches!(e.kind, ErrorKind::Corrupt | ErrorKind::NotFound) => {
+            let owner = Owner { ulid, tenant: &o.tenant, writer_id: &o.writer_id, window_ms: o.window_ms };
+            let meta = blocks::describe_at(&owner, &Location::Folder(o.fs.clone(), dir.to_owned()), &o.fs, &e.at(&path))?;
+            o.fs.write_atomic(&path, &meta.to_json()?).map_err(|e| Error::io("mending a block's description", &path, e))?;
+            Ok(meta)
+        }
+        parsed => parsed.map_err(|e| e.at(&path)),
     }
 }

@@ -16,7 +16,7 @@ use super::store::TraceStore;
 use super::together::{self, FAR_BLOCKS};
 use crate::error::Result;
 use crate::model::{Span, Trace, TraceId};
-use crate::read::{AttributeScope, RowBatch, ScanRequest, ScanStats, SpanBatch, SpanSource, Visit};
+use crate::read::{AttributeScope, RowBatch, ScanRequest, ScanStats, SpanBatch, SpanSource, Visit, Warnings};
 
 /// Spans of a batch of live ones, about.
 const LIVE_BATCH_SPANS: usize = 16 << 10;
@@ -58,16 +58,20 @@ struct Snapshot {
     blocks: Vec<Arc<BlockHandle>>,
     /// Blocks that hold spans of the traces of the others, and no trace of their own that counts.
     beyond: Vec<Arc<BlockHandle>>,
+    /// Why it may miss something, if that is wanted all the same.
+    incomplete: Option<String>,
 }
 
 impl Snapshot {
     fn take(store: &TraceStore, r: &ScanRequest) -> Result<Snapshot> {
-        let (bodies, all) = {
+        let (bodies, all, incomplete) = {
             let s = store.0.state.read();
-            s.complete()?;
+            if !r.partial {
+                s.complete()?;
+            }
             let mut bodies: Vec<Arc<LiveBody>> = s.frozen.iter().flat_map(|l| l.bodies().iter().cloned()).collect();
             bodies.extend(s.live.bodies().iter().cloned());
-            (bodies, s.blocks.clone())
+            (bodies, s.blocks.clone(), s.incomplete())
         };
         let (lo, hi) = match r.whole_traces {
             true => (r.min_nano.saturating_sub(r.max_trace_nano), r.max_nano.saturating_add(r.max_trace_nano)),
@@ -89,7 +93,7 @@ impl Snapshot {
             }
         }
         blocks.sort_by_key(|b| Reverse((b.meta.max_start_unix_nano, b.meta.ulid.clone())));
-        Ok(Snapshot { bodies, live, blocks, beyond })
+        Ok(Snapshot { bodies, live, blocks, beyond, incomplete })
     }
 
     fn live_traces(&self, refs: &[LiveRef], owner: &mut Owner) -> Result<Vec<Trace>> {
@@ -315,7 +319,7 @@ impl SpanSource for TraceStore {
         let mut scan = Scan {
             snapshot: &snapshot,
             request,
-            stats: ScanStats::default(),
+            stats: ScanStats { warnings: snapshot.incomplete.iter().cloned().collect(), ..ScanStats::default() },
             visit,
             not_before: 0,
             asked: BTreeSet::from(["trace_id".to_owned()]),
@@ -328,6 +332,10 @@ impl SpanSource for TraceStore {
 
     fn trace(&self, id: TraceId) -> Result<Option<Trace>> {
         TraceStore::trace(self, id)
+    }
+
+    fn trace_partial(&self, id: TraceId) -> Result<(Option<Trace>, Warnings)> {
+        TraceStore::trace_partial(self, id)
     }
 
     fn trace_batch(&self, id: TraceId) -> Result<Option<Box<dyn SpanBatch>>> {

@@ -25,6 +25,7 @@ use super::record;
 use crate::bucket::{CachedBucket, Lease, Ownership, RangeCache};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Span, Trace, TraceId};
+use crate::read::Warnings;
 
 /// A span store. Handles are cheap to clone.
 #[derive(Clone)]
@@ -64,15 +65,22 @@ pub(super) struct State {
     pub(super) blocks: Arc<Vec<Arc<BlockHandle>>>,
     /// Why the bucket's blocks are not known yet: until they are, no answer can be whole.
     pub(super) unlisted: Option<String>,
+    /// Blocks of which nothing can be read, with what is wrong.
+    pub(super) damaged: Vec<String>,
 }
 
 impl State {
-    /// An error while an answer could miss what lies in the bucket.
+    /// Why an answer could miss something.
+    pub(super) fn incomplete(&self) -> Option<String> {
+        let unlisted = self.unlisted.iter().map(|why| format!("the bucket was never reached, so its blocks are unknown: {why}"));
+        let why: Vec<String> = unlisted.chain(self.damaged.iter().cloned()).collect();
+        (!why.is_empty()).then(|| why.join("; "))
+    }
+
+    /// That as an error.
     pub(super) fn complete(&self) -> Result<()> {
-        match &self.unlisted {
-            None => Ok(()),
-            Some(why) => Err(Error::new(ErrorKind::Unavailable, format!("the bucket was never reached, so its blocks are unknown: {why}"))),
-        }
+        let kind = if self.unlisted.is_some() { ErrorKind::Unavailable } else { ErrorKind::Corrupt };
+        self.incomplete().map_or(Ok(()), |why| Err(Error::new(kind, why)))
     }
 }
 
@@ -193,12 +201,13 @@ impl TraceStore {
         let cache = options.cache.clone().unwrap_or_else(|| Arc::new(RangeCache::new(DEFAULT_CACHE_BYTES)));
         let bucket = CachedBucket { bucket: options.bucket.clone(), cache };
         // Without the bucket ingest goes on; `maintain` lists it as soon as it answers.
-        let (mut handles, unlisted) = match blocks::list(&fs, &bucket, &options.tenant) {
-            Ok(h) => (h, None),
-            Err(e) if e.kind == ErrorKind::Corrupt => return Err(e),
-            Err(e) => (Vec::new(), Some(e.to_string())),
+        let ((mut handles, mut damaged), unlisted) = match blocks::list(&options, &bucket) {
+            Ok(found) => (found, None),
+            Err(e) => (Default::default(), Some(e.to_string())),
         };
-        handles.extend(manifest.staged(&fs, &dir, &bucket, &handles)?);
+        let (staged, unreadable) = manifest.staged(&options, &bucket, &handles)?;
+        handles.extend(staged);
+        damaged.extend(unreadable);
         let mut live = Live::default();
         let now = options.clock.now_ms();
         let mut replay = |at: strandline_wal::Position, bytes: &[u8]| {
@@ -215,7 +224,8 @@ impl TraceStore {
         };
         let wal_dir = options.dir.join("wal").join("traces");
         let (wal, recovery) = Wal::open(fs, &wal_dir, options.wal.clone(), &mut replay).map_err(wal_error)?;
-        let state = State { live, pending: BTreeMap::new(), pending_bytes: 0, frozen: Vec::new(), blocks: Arc::new(handles), unlisted };
+        let state =
+            State { live, pending: BTreeMap::new(), pending_bytes: 0, frozen: Vec::new(), blocks: Arc::new(handles), unlisted, damaged };
         let lease = Lease::new(options.bucket.clone(), options.clock.clone(), "traces", &options.tenant, &options.writer_id);
         let ownership = Ownership::new(&options.writer_id, Some(lease), options.adopt_after_ms);
         Ok(TraceStore(Arc::new(Inner {
@@ -326,9 +336,14 @@ impl TraceStore {
 
     /// The live spans of a trace, and the blocks of the same moment.
     pub(super) fn places_of(&self, id: TraceId) -> Result<(Vec<Span>, Blocks)> {
+        self.0.state.read().complete()?;
+        self.known_places_of(id)
+    }
+
+    /// The same of what is known, where that may not be all.
+    fn known_places_of(&self, id: TraceId) -> Result<(Vec<Span>, Blocks)> {
         let (live, blocks) = {
             let s = self.0.state.read();
-            s.complete()?;
             let mut live = s.live.trace(id);
             live.extend(s.frozen.iter().flat_map(|l| l.trace(id)));
             (live, s.blocks.clone())
@@ -347,6 +362,20 @@ impl TraceStore {
         }
         self.trim_indexes(&blocks);
         Ok(if spans.is_empty() { None } else { Some(Trace::new(id, spans)) })
+    }
+
+    /// A trace from the blocks that can be read, and what could not be.
+    pub fn trace_partial(&self, id: TraceId) -> Result<(Option<Trace>, Warnings)> {
+        let mut warnings: Warnings = self.0.state.read().incomplete().into_iter().collect();
+        let (mut spans, blocks) = self.known_places_of(id)?;
+        for block in blocks.iter() {
+            match super::scan::trace_in(block, id) {
+                Ok(found) => spans.extend(found),
+                Err(e) => warnings.push(format!("block {}: {e}", block.meta.ulid)),
+            }
+        }
+        self.trim_indexes(&blocks);
+        Ok((if spans.is_empty() { None } else { Some(Trace::new(id, spans)) }, warnings))
     }
 
     /// Forgets footers and filters beyond the memory they may take.

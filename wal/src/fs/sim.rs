@@ -145,6 +145,13 @@ impl SimFs {
             *b ^= 1 << (bit & 7);
         }
     }
+    /// Another disk that holds the same: what is written to one is not on the other.
+    pub fn copy(&self) -> SimFs {
+        let s = self.0.lock();
+        let anew = |f: &FileRef| Arc::new(Mutex::new(f.lock().clone()));
+        let live: BTreeMap<PathBuf, FileRef> = s.live.iter().map(|(p, f)| (p.clone(), anew(f))).collect();
+        SimFs(Arc::new(Mutex::new(State { durable: live.clone(), live, dirs: s.dirs.clone(), ..State::default() })))
+    }
     /// All files with their sizes.
     pub fn files(&self) -> Vec<(PathBuf, u64)> {
         self.0.lock().live.iter().map(|(p, f)| (p.clone(), f.lock().data.len() as u64)).collect()

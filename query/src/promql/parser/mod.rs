@@ -286,6 +286,12 @@ impl<'a> Parser<'a> {
             _ => return self.postfix(),
         };
         self.bump();
+        // A signed number is no nesting: infinity is printed with its sign.
+        if self.is_plain_number() {
+            let n = self.number("")?;
+            let value = if op == UnaryOp::Minus { -n.value } else { n.value };
+            return Ok(Expr::new(ExprKind::Number(NumberLiteral { value, duration: n.duration }), t.span.to(self.toks[self.pos - 1].span)));
+        }
         // The operand takes only what binds tighter than * does, so that -2^2 is -(2^2).
         let e = self.expr(BinaryOp::Pow.precedence())?;
         let span = t.span.to(e.span);
@@ -294,6 +300,13 @@ impl<'a> Parser<'a> {
             return Ok(Expr::new(ExprKind::Number(NumberLiteral { value, duration: n.duration }), span));
         }
         Ok(Expr::new(ExprKind::Unary(op, Box::new(e)), span))
+    }
+
+    /// Whether a number comes, and nothing that could bind to it.
+    fn is_plain_number(&self) -> bool {
+        let t = self.peek();
+        let number = matches!(t.tok, Tok::Number | Tok::Duration) || t.tok == Tok::Ident && is_number_word(self.word(t));
+        number && !matches!(self.peek_at(1).tok, Tok::Pow | Tok::LBracket | Tok::At | Tok::Ident)
     }
 
     fn postfix(&mut self) -> PResult<Expr> {

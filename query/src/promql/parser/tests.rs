@@ -132,6 +132,8 @@ fn prints_what_it_parsed() {
         ("0x1F", "31"),
         ("1_000", "1000"),
         ("+Inf", "+Inf"),
+        ("Inf ^ Inf ^ 2", "Inf ^ Inf ^ 2"),
+        ("-Inf ^ (Inf + inf)", "-Inf ^ (+Inf + +Inf)"),
         ("\"a\\n\\\"b\\\"\"", "\"a\\n\\\"b\\\"\""),
         ("h </ 2", "h </ 2"),
         ("rate(foo[1m] smoothed)", "rate(foo[1m] smoothed)"),

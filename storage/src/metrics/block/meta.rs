@@ -126,12 +126,15 @@ pub struct StrandlineMeta {
     /// Deletes that were applied when it was written.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub deletes_applied: Vec<String>,
+    /// Time of the first and the last sample: a block of a range often covers but a part of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub samples_ms: Option<(i64, i64)>,
 }
 
 impl BlockMeta {
     /// Parses and checks a meta.json.
     pub fn parse(json: &[u8]) -> Result<Self> {
-        let m: BlockMeta = serde_json::from_slice(json).map_err(|e| Error::corrupt(format!("meta.json: {e}")).caused_by(e))?;
+        let m: BlockMeta = crate::sealed::from_json(json)?;
         if m.version != 1 {
             return Err(Error::invalid(format!("meta.json of version {} is not understood (1 is)", m.version)));
         }
@@ -147,12 +150,18 @@ impl BlockMeta {
     /// As JSON, for people too.
     pub fn to_json(&self) -> Vec<u8> {
         // Plain data with string keys: serde_json has no way to fail on it.
-        serde_json::to_vec_pretty(self).unwrap_or_default()
+        crate::sealed::to_json(self).unwrap_or_default()
     }
 
     /// The range with both ends included.
     pub fn range(&self) -> TimeRange {
         TimeRange::new(self.min_time, self.max_time - 1)
+    }
+
+    /// The range that its samples lie in, as narrow as the meta tells.
+    pub fn samples_range(&self) -> TimeRange {
+        let known = self.strandline.as_ref().and_then(|s| s.samples_ms);
+        known.map_or(self.range(), |(min_ms, max_ms)| TimeRange::new(min_ms, max_ms))
     }
 
     /// Who wrote it, if it was one of us.

@@ -49,7 +49,11 @@ impl Block {
     pub fn open(fs: &Arc<dyn Fs>, dir: &Path) -> Result<Self> {
         let meta_path = dir.join(META);
         let json = fs.read(&meta_path).map_err(|e| Error::io("reading meta.json", &meta_path, e))?;
-        let meta = BlockMeta::parse(&json).map_err(|e| e.at(&meta_path))?;
+        Self::open_described(fs, dir, BlockMeta::parse(&json).map_err(|e| e.at(&meta_path))?)
+    }
+
+    /// Opens a block in a local folder of which the description is known.
+    pub(crate) fn open_described(fs: &Arc<dyn Fs>, dir: &Path, meta: BlockMeta) -> Result<Self> {
         let open = |p: &Path| -> Result<Arc<dyn RangeRead>> {
             let f = fs.open(p).map_err(|e| Error::io("opening a block", p, e))?;
             Ok(Arc::new(LocalSource::new(f, p.display().to_string())))
@@ -197,9 +201,19 @@ impl BlockSelection {
             Ok(())
         })
     }
-    /// Whether series `i` has a chunk in `range`.
-    pub fn has_chunks(&self, i: usize, range: TimeRange) -> Result<bool> {
-        self.with_entry(i, |e| Ok(e.chunks.iter().any(|c| c.range.overlaps(range))))
+    /// The first series from `i` on that has a chunk in `range`, and its entry; the number of series if none has.
+    pub fn next_in(&self, i: usize, range: TimeRange, entry: &mut SeriesEntry) -> Result<usize> {
+        for (k, reference) in self.refs.iter().enumerate().skip(i) {
+            self.block.index.series(*reference, entry)?;
+            if entry.chunks.iter().any(|c| c.range.overlaps(range)) {
+                return Ok(k);
+            }
+        }
+        Ok(self.refs.len())
+    }
+    /// Keeps these series alone.
+    pub fn keep(&mut self, series: impl Iterator<Item = usize>) {
+        self.refs = series.map(|i| self.refs[i]).collect();
     }
     /// Appends the samples of series `i` in `range` to `out`, deletes taken out.
     pub fn read(&self, i: usize, range: TimeRange, out: &mut SampleBuf) -> Result<()> {
@@ -244,22 +258,24 @@ impl BlockSelection {
         })
     }
 
-    /// Whether the newest sample of series `i` in `range` exists and is a value; `None` means: read and see.
-    pub fn is_live(&self, i: usize, range: TimeRange, scratch: &mut SampleBuf) -> Result<Option<bool>> {
+    /// When series `i` has its newest sample in `range`, and whether that is a value, decoding nothing where it is known
+    /// how the series ends.
+    pub fn newest_kind(&self, i: usize, range: TimeRange, scratch: &mut SampleBuf) -> Result<Option<(i64, bool)>> {
+        let kind = |n: Option<Newest>| n.map(|n| (n.t, !n.is_stale()));
         if self.block.tombstones.contains_key(&(self.refs[i] as u64)) {
-            return Ok(None);
+            return Ok(kind(self.newest(i, range, scratch)?));
         }
         self.with_entry(i, |e| {
-            let Some(k) = newest_chunk(&e.chunks, range) else { return Ok(Some(false)) };
-            if k + 1 == e.chunks.len() && e.chunks[k].range.max_ms <= range.max_ms {
+            let Some(k) = newest_chunk(&e.chunks, range) else { return Ok(None) };
+            let end = e.chunks[k].range.max_ms;
+            if k + 1 == e.chunks.len() && end <= range.max_ms {
                 match self.block.endings.get(self.refs[i]) {
-                    Ending::Value => return Ok(Some(true)),
-                    Ending::Stale => return Ok(Some(false)),
+                    Ending::Value => return Ok(Some((end, true))),
+                    Ending::Stale => return Ok(Some((end, false))),
                     Ending::Unknown => {}
                 }
             }
-            let newest = self.newest_of(i, e, k, range, scratch)?;
-            Ok(Some(newest.is_some_and(|n| !n.is_stale())))
+            Ok(kind(self.newest_of(i, e, k, range, scratch)?))
         })
     }
 

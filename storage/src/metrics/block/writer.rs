@@ -23,6 +23,8 @@ pub struct BlockWriter {
     index: IndexWriter,
     meta: BlockMeta,
     chunk_max: u64,
+    /// First and last sample; empty (min > max) until there is one.
+    samples: TimeRange,
 }
 
 impl BlockWriter {
@@ -35,7 +37,8 @@ impl BlockWriter {
         symbols.seal();
         let index = IndexWriter::create(&fs, &tmp.join(INDEX), symbols)?;
         let chunks = ChunkWriter::new(fs.clone(), &chunk_dir);
-        Ok(BlockWriter { fs, tmp, target, chunks, index, meta, chunk_max: 0 })
+        let samples = TimeRange::new(i64::MAX, i64::MIN);
+        Ok(BlockWriter { fs, tmp, target, chunks, index, meta, chunk_max: 0, samples })
     }
 
     /// Adds a series, in label order; its chunks in time order and apart from one another.
@@ -43,6 +46,7 @@ impl BlockWriter {
         let mut places = Vec::with_capacity(chunks.len());
         for (encoding, range, data) in chunks {
             places.push((*range, self.chunks.write(*encoding, data)?));
+            self.samples = TimeRange::new(self.samples.min_ms.min(range.min_ms), self.samples.max_ms.max(range.max_ms));
             self.chunk_max = self.chunk_max.max(data.len() as u64 + 16);
             let n = chunk::num_samples(data) as u64;
             let s = &mut self.meta.stats;
@@ -87,6 +91,9 @@ impl BlockWriter {
         thanos.version = 1;
         thanos.files = files;
         thanos.index_stats = IndexStats { series_max_size, chunk_max_size: self.chunk_max };
+        if let Some(s) = self.meta.strandline.as_mut().filter(|_| self.samples.min_ms <= self.samples.max_ms) {
+            s.samples_ms = Some((self.samples.min_ms, self.samples.max_ms));
+        }
         let meta_path = self.tmp.join(META);
         self.fs.write_atomic(&meta_path, &self.meta.to_json()).map_err(io("writing meta.json", &meta_path))?;
         self.fs.rename(&self.tmp, &self.target).map_err(io("publishing a block", &self.target))?;

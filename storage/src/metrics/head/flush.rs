@@ -52,6 +52,8 @@ impl Head {
             all.iter().fold(TimeRange::new(i64::MAX, i64::MIN), |r, s| TimeRange::new(r.min_ms.min(s.min_t), r.max_ms.max(s.max_t)));
         let wal_segment = self.wal.rotate().map_err(wal_error)?;
         let epoch = self.next_epoch();
+        // Before the stripes forget: `may_hold` looks at them first.
+        self.cuts.lock().push((epoch, range));
         let mut record = RecordWriter::default();
         for (k, s) in all.iter_mut().enumerate() {
             s.cut(epoch, &self.rules);
@@ -207,6 +209,7 @@ impl Head {
             d.retain(|(n, _)| *n > oldest);
             due
         };
+        self.cuts.lock().retain(|(e, _)| !due.iter().any(|d| self.is_flushed(*e, *d)));
         self.free_limbo(oldest);
         if due.is_empty() && idle_ms > 0 && self.droppable.lock().is_empty() && !self.any_idle() {
             return false;

@@ -8,6 +8,7 @@ mod batch;
 mod crew;
 mod extras;
 mod flush;
+mod order;
 mod pin;
 mod replay;
 mod series;
@@ -26,6 +27,7 @@ use strandline_wal::{Wal, WalError};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::{IndexMemory, Registry};
+use crate::model::TimeRange;
 
 pub use append::{Appended, Commit};
 pub use batch::{Batch, BatchBuilder, Item, Rejected, SeriesHandle, SeriesKey};
@@ -38,6 +40,7 @@ pub use stripe::{HeadRules, Refusal};
 pub use view::HeadSelection;
 
 pub use crate::metrics::record::AnyHistogram;
+use order::Order;
 use spill::Spill;
 use stripe::Stripe;
 
@@ -98,8 +101,7 @@ pub struct Head {
     spill: Spill,
     pins: Pins,
     rolling_back: Mutex<()>,
-    /// Ranks of slots in label order, as of a generation of the registry.
-    order: Mutex<(u64, Vec<u32>)>,
+    order: Mutex<Order>,
     exemplars: Mutex<ExemplarStore>,
     metadata: Mutex<MetadataStore>,
     /// The epoch of the last cut and the last one whose blocks are published.
@@ -107,6 +109,8 @@ pub struct Head {
     flushed: AtomicU8,
     /// Flushed chunks may be dropped once the pins have passed the number.
     droppable: Mutex<Vec<(u64, u8)>>,
+    /// What was cut and is not dropped yet, by epoch; the stripes' hulls hold only what came since.
+    cuts: Mutex<Vec<(u8, TimeRange)>>,
 }
 
 /// Heap bytes of the head by part; chunk bytes apart from what keeps them.
@@ -189,6 +193,7 @@ impl Head {
             pins: Pins::default(),
             rolling_back: Mutex::new(()),
             order: Mutex::default(),
+            cuts: Mutex::default(),
             exemplars: Mutex::new(exemplars),
             metadata: Mutex::new(metadata),
             epoch: AtomicU8::new(0),

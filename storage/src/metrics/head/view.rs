@@ -3,6 +3,7 @@
 //! Open chunks are copied under the stripe's lock and decoded outside it; finished chunks are read where they lie.
 
 use std::cell::RefCell;
+use std::ops::Range;
 use std::sync::Arc;
 
 use strandline_wal::fs::FileRead;
@@ -47,33 +48,16 @@ strandline_wal::sync::thread_local! {
 }
 
 impl Head {
-    /// Selects under `pin` (taken with the version whose flushed epoch is given). Series without data in `range`
-    /// may be among them.
-    pub fn select(self: &Arc<Self>, pin: Pin, flushed: u8, matchers: &[Matcher], sorted: bool) -> HeadSelection {
+    /// Selects under `pin` (taken with the version whose flushed epoch is given). Series without data in the range asked
+    /// for may be among them.
+    pub fn select(self: &Arc<Self>, pin: Pin, flushed: u8, matchers: &[Matcher]) -> HeadSelection {
         let slots: Vec<u32> = self.registry.read().select(matchers).iter().collect();
-        let mut s = HeadSelection { head: self.clone(), _pin: pin, flushed, slots };
-        if sorted {
-            s.sort();
-        }
-        s
+        HeadSelection { head: self.clone(), _pin: pin, flushed, slots }
     }
 
-    /// Slots in label order. Large selections are sorted by ranks that are kept until the index changes.
-    fn sort_slots(&self, slots: &mut [u32]) {
-        let registry = self.registry.read();
-        if slots.len() < 2048 || slots.len() * 8 < registry.len() {
-            return slots.sort_unstable_by(|a, b| registry.compare(*a, *b));
-        }
-        let mut order = self.order.lock();
-        if order.0 != registry.generation() || order.1.is_empty() {
-            let mut all: Vec<u32> = registry.select(&[]).iter().collect();
-            all.sort_unstable_by(|a, b| registry.compare(*a, *b));
-            let mut rank = vec![0u32; registry.slots()];
-            all.iter().enumerate().for_each(|(i, slot)| rank[*slot as usize] = i as u32);
-            *order = (registry.generation(), rank);
-        }
-        let rank = &order.1;
-        slots.sort_unstable_by_key(|s| rank.get(*s as usize).copied().unwrap_or(u32::MAX));
+    /// No series at all.
+    pub fn select_none(self: &Arc<Self>, pin: Pin, flushed: u8) -> HeadSelection {
+        HeadSelection { head: self.clone(), _pin: pin, flushed, slots: Vec::new() }
     }
 }
 
@@ -102,8 +86,29 @@ impl HeadSelection {
 
     /// Puts the series into label order.
     pub fn sort(&mut self) {
-        let head = self.head.clone();
-        head.sort_slots(&mut self.slots);
+        let registry = self.head.registry.read();
+        self.head.order.lock().sort(&registry, &mut self.slots);
+    }
+
+    /// Symbol numbers of the labels of some series, all behind one another, and where those of each series end.
+    pub fn symbols_of(&self, series: Range<usize>, pairs: &mut Vec<(u32, u32)>, ends: &mut Vec<u32>) {
+        pairs.clear();
+        ends.clear();
+        let registry = self.head.registry.read();
+        for slot in &self.slots[series] {
+            registry.visit_symbols(*slot, &mut |n, v| pairs.push((n, v)));
+            ends.push(pairs.len() as u32);
+        }
+    }
+
+    /// The string of a symbol number.
+    pub fn with_symbol<R>(&self, symbol: u32, f: impl FnOnce(&str) -> R) -> R {
+        f(self.head.registry.read().symbol(symbol))
+    }
+
+    /// One beyond the highest symbol number.
+    pub fn symbols_len(&self) -> usize {
+        self.head.registry.read().symbols_len()
     }
 
     /// Keeps the series that have samples in `range`.
@@ -193,12 +198,22 @@ impl HeadSelection {
 }
 
 impl Head {
+    /// Whether a reader that sees what `flushed` says may find samples in `range`; judged by hulls alone.
+    pub fn may_hold(&self, range: TimeRange, flushed: u8) -> bool {
+        let open = |s: &super::Stripe| s.min_t <= s.max_t && TimeRange::new(s.min_t, s.max_t).overlaps(range);
+        self.stripes.iter().any(|s| open(&s.lock()))
+            || self.cuts.lock().iter().any(|(e, cut)| !self.is_flushed(*e, flushed) && cut.overlaps(range))
+    }
+
     fn has_samples(&self, slot: u32, flushed: u8, range: TimeRange) -> bool {
         let (stripe, index) = Self::stripe_of(slot);
         let s = self.stripes[stripe].lock();
         let Some(x) = s.series.get(index as usize) else { return false };
-        let open = x.last_t() >= range.min_ms && x.open_min_t().is_some_and(|t| t <= range.max_ms);
-        open || x.sealed().iter().any(|k| k.range().overlaps(range) && !self.is_flushed(k.epoch(), flushed))
+        let last = x.last_t();
+        // The first time lies in the chunk; mostly the record alone can tell.
+        let open = x.open_bytes() > 0 && last >= range.min_ms;
+        open && (last <= range.max_ms || x.open_min_t().is_some_and(|t| t <= range.max_ms))
+            || x.sealed().iter().any(|k| k.range().overlaps(range) && !self.is_flushed(k.epoch(), flushed))
             || x.extra.as_ref().is_some_and(|e| e.late.iter().any(|l| range.contains(l.0)))
     }
 }

@@ -56,16 +56,16 @@ impl BlockMeta {
         struct Version {
             version: u32,
         }
-        let v: Version = serde_json::from_slice(json).map_err(|e| Error::corrupt(format!("a damaged {META_FILE}: {e}")))?;
+        let v: Version = crate::sealed::from_json(json)?;
         if v.version > FORMAT_VERSION {
             let text = format!("a block of format {}; this version reads up to {FORMAT_VERSION}", v.version);
             return Err(Error::new(ErrorKind::Unavailable, text));
         }
-        serde_json::from_slice(json).map_err(|e| Error::corrupt(format!("a damaged {META_FILE}: {e}")))
+        crate::sealed::from_json(json)
     }
     /// The description as it is written.
     pub fn to_json(&self) -> Result<Vec<u8>> {
-        serde_json::to_vec_pretty(self).map_err(|e| Error::invalid(format!("writing {META_FILE}: {e}")))
+        crate::sealed::to_json(self)
     }
     /// Sums of the data file.
     pub fn sums(&self) -> Result<Vec<u32>> {

@@ -2,6 +2,7 @@
 
 pub mod batch;
 pub mod builder;
+pub(in crate::traces) mod describe;
 pub mod layout;
 pub mod meta;
 pub mod reader;

@@ -89,6 +89,15 @@ impl OpenBlock {
         Ok(OpenBlock { meta, file, metadata, leaves, blooms, layout })
     }
 
+    /// Where columns end, and page indexes, filters and the footer begin.
+    pub fn tail_offset(&self) -> u64 {
+        let ends = self.metadata.row_groups().iter().flat_map(|g| g.columns()).map(|c| {
+            let (start, len) = c.byte_range();
+            start + len
+        });
+        ends.max().unwrap_or(0)
+    }
+
     /// Bytes its footer, indexes and filters take in memory.
     pub fn memory_bytes(&self) -> usize {
         self.metadata.memory_size() + (self.meta.size_bytes - self.meta.tail_offset) as usize

@@ -84,6 +84,11 @@ impl ChunkReader {
         }
     }
 
+    /// Bytes of each segment.
+    pub fn sizes(&self) -> Vec<u64> {
+        self.segments.iter().map(|s| s.len()).collect()
+    }
+
     /// Bytes over all segments.
     pub fn size_bytes(&self) -> u64 {
         self.segments.iter().map(|s| s.len()).sum()

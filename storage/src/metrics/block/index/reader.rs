@@ -147,6 +147,11 @@ impl IndexReader {
         })
     }
 
+    /// Number of strings.
+    pub fn symbols_len(&self) -> usize {
+        self.offsets().len()
+    }
+
     /// A string by number.
     pub fn symbol(&self, id: u32) -> Result<&str> {
         let at = self.offsets().get(id as usize).copied();
