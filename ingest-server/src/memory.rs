@@ -118,7 +118,8 @@ impl Early {
     fn flush(&self) -> strandline_storage::Result<()> {
         match self {
             Early::Metrics(_, s) => s.flush(),
-            Early::Traces(s) => s.flush(),
+            // Not to the bucket: memory is short, and the bucket may be slow.
+            Early::Traces(s) => s.flush_local(),
         }
     }
 }

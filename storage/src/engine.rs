@@ -72,7 +72,11 @@ impl Engine {
             // One each: a slow bucket or a long merge of one store does not keep the other's memory from being flushed.
             engine.spawn_upkeep("metrics", |e| e.0.metrics.maintain())?;
             #[cfg(feature = "traces")]
-            engine.spawn_upkeep("traces", |e| e.0.traces.maintain())?;
+            {
+                // Nor does its own keep spans from being flushed.
+                engine.spawn_upkeep("spans", |e| e.0.traces.flush_due())?;
+                engine.spawn_upkeep("traces", |e| e.0.traces.tend())?;
+            }
         }
         Ok(engine)
     }

@@ -349,6 +349,63 @@ fn a_stuck_upload_of_one_store_does_not_keep_the_other_from_its_upkeep() {
     }
 }
 
+/// A bucket that never answers an upload: spans are flushed all the same, by hand and by upkeep, and the end does not wait
+/// for it; the upload that comes back behind the end leaves the folder as the next one to open it finds it.
+#[test]
+fn a_stuck_bucket_holds_back_neither_flushes_of_spans_nor_the_end() {
+    for background in [true, false] {
+        let (fs, clock) = (SimFs::new(), ManualClock::new(T0));
+        let as_dyn: Arc<dyn Fs> = Arc::new(fs.clone());
+        let inner = LocalBucket::open(as_dyn.clone(), "/data/stuck").unwrap();
+        let stuck = Arc::new(Stuck { inner, reached: Default::default(), open: Default::default() });
+        let mut o = options(as_dyn.clone(), &clock).unwrap();
+        o.traces.flush_bytes = 1;
+        o.traces.bucket = stuck.clone();
+        o.background = background;
+        let e = Engine::open(o).unwrap();
+        span(&e, 1, T0).unwrap();
+        let of_the_upload = (!background).then(|| {
+            let e = e.clone();
+            std::thread::spawn(move || e.maintain())
+        });
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        let wait_for = |what: &str, done: &dyn Fn() -> bool| {
+            while !done() {
+                assert!(std::time::Instant::now() < until, "{what}, background: {background}");
+                std::thread::park_timeout(std::time::Duration::from_millis(5));
+            }
+        };
+        wait_for("the upload is reached", &|| stuck.reached.load(std::sync::atomic::Ordering::SeqCst));
+        for n in 2..5 {
+            span(&e, n, T0).unwrap();
+            if !background {
+                e.traces().flush_local().unwrap();
+            }
+            wait_for("spans in blocks", &|| e.traces().block_spans() == u64::from(n) && e.traces().live_spans() == 0);
+        }
+        e.close().unwrap();
+        let manifest = || as_dyn.read(std::path::Path::new("/data/traces/manifest.json")).unwrap();
+        let left = manifest();
+        let handles = Arc::strong_count(&stuck);
+        drop(e);
+        stuck.let_go();
+        match of_the_upload {
+            Some(t) => assert!(t.join().unwrap().is_err(), "it came back to a closed store"),
+            None => wait_for("the upload's end", &|| Arc::strong_count(&stuck) < handles),
+        }
+        assert_eq!(manifest(), left);
+        let mut o = options(as_dyn, &clock).unwrap();
+        o.traces.bucket = stuck;
+        let e = Engine::open(o).unwrap();
+        for round in 0..2 {
+            for n in 1..5 {
+                assert_eq!(e.traces().trace(TraceId([n; 16])).unwrap().map(|t| t.spans.len()), Some(1), "round {round}: span {n}");
+            }
+            e.flush().unwrap();
+        }
+    }
+}
+
 /// How far a replay is: bytes of the log's files, up to all of them.
 #[test]
 fn a_replay_tells_how_far_it_is() {

@@ -37,49 +37,83 @@ impl PageCompressor {
     }
 }
 
-/// Appends integers of `width` bits: runs of eight and more as such, the rest packed.
-pub fn hybrid(values: impl ExactSizeIterator<Item = u32> + Clone, width: u32, out: &mut Vec<u8>) {
-    let bytes = width.div_ceil(8) as usize;
-    let mut rest = values.clone();
-    let mut packed: Vec<u32> = Vec::new();
-    let flush = |packed: &mut Vec<u32>, out: &mut Vec<u8>| {
-        if packed.is_empty() {
-            return;
-        }
-        let groups = packed.len().div_ceil(8);
-        varint((groups as u64) << 1 | 1, out);
-        let (mut word, mut filled) = (0u64, 0u32);
-        packed.resize(groups * 8, 0);
-        for v in packed.drain(..) {
-            word |= u64::from(v) << filled;
-            filled += width;
-            while filled >= 8 {
-                out.push(word as u8);
-                word >>= 8;
-                filled -= 8;
-            }
-        }
-    };
-    while let Some(v) = rest.next() {
-        let mut ahead = rest.clone();
-        let mut run = 1;
-        while run < usize::MAX && ahead.clone().next() == Some(v) {
-            ahead.next();
-            run += 1;
-        }
-        // A packed group is filled up from a run before the run is written as such.
-        let fill = (8 - packed.len() % 8) % 8;
-        if run >= 8 + fill {
-            packed.extend(std::iter::repeat_n(v, fill));
-            flush(&mut packed, out);
-            varint(((run - fill) as u64) << 1, out);
-            out.extend_from_slice(&v.to_le_bytes()[..bytes]);
-        } else {
-            packed.extend(std::iter::repeat_n(v, run));
-        }
-        rest = ahead;
+/// Integers that are packed.
+pub trait Packed: Copy + PartialEq {
+    /// Its low bits.
+    fn bits(self) -> u32;
+}
+
+impl Packed for u32 {
+    fn bits(self) -> u32 {
+        self
     }
-    flush(&mut packed, out);
+}
+
+impl Packed for i16 {
+    fn bits(self) -> u32 {
+        self as u32
+    }
+}
+
+/// How many values at the beginning are the same. Most columns are one long run, so that many are compared at a time.
+#[inline]
+fn run_length<T: Packed>(values: &[T]) -> usize {
+    const STEP: usize = 32;
+    let Some(first) = values.first().copied() else { return 0 };
+    let mut n = 1;
+    if values.get(1) != Some(&first) {
+        return n;
+    }
+    while let Some(some) = values.get(n..n + STEP) {
+        // Without a branch for each, so that the compiler compares them together.
+        if !some.iter().fold(true, |same, v| same & (*v == first)) {
+            break;
+        }
+        n += STEP;
+    }
+    n + values[n..].iter().take_while(|v| **v == first).count()
+}
+
+/// A packed run of values: groups of eight, filled up with zeros.
+fn put_packed<T: Packed>(values: &[T], width: u32, out: &mut Vec<u8>) {
+    let groups = values.len().div_ceil(8);
+    if groups == 0 {
+        return;
+    }
+    varint((groups as u64) << 1 | 1, out);
+    let end = out.len() + groups * width as usize;
+    let (mut word, mut filled) = (0u64, 0u32);
+    for v in values {
+        word |= u64::from(v.bits()) << filled;
+        filled += width;
+        if filled >= 32 {
+            out.extend_from_slice(&(word as u32).to_le_bytes());
+            word >>= 32;
+            filled -= 32;
+        }
+    }
+    out.extend_from_slice(&word.to_le_bytes()[..filled.div_ceil(8) as usize]);
+    out.resize(end, 0);
+}
+
+/// Appends integers of `width` bits: runs of eight and more as such, the rest packed.
+pub fn hybrid<T: Packed>(values: &[T], width: u32, out: &mut Vec<u8>) {
+    let bytes = width.div_ceil(8) as usize;
+    // What waits to be packed, and where the next run begins.
+    let (mut from, mut at) = (0, 0);
+    while at < values.len() {
+        let run = run_length(&values[at..]);
+        // A packed group is filled up from a run before the run is written as such.
+        let fill = (8 - (at - from) % 8) % 8;
+        if run >= 8 + fill {
+            put_packed(&values[from..at + fill], width, out);
+            varint(((run - fill) as u64) << 1, out);
+            out.extend_from_slice(&values[at].bits().to_le_bytes()[..bytes]);
+            from = at + run;
+        }
+        at += run;
+    }
+    put_packed(&values[from..], width, out);
 }
 
 fn varint(mut v: u64, out: &mut Vec<u8>) {
@@ -140,7 +174,7 @@ fn put_levels(levels: &[i16], max: i16, out: &mut Vec<u8>) {
     }
     let at = out.len();
     out.extend_from_slice(&[0; 4]);
-    hybrid(levels.iter().map(|d| *d as u32), 16 - (max as u16).leading_zeros(), out);
+    hybrid(levels, 16 - (max as u16).leading_zeros(), out);
     let len = (out.len() - at - 4) as u32;
     out[at..at + 4].copy_from_slice(&len.to_le_bytes());
 }
@@ -191,7 +225,7 @@ pub fn column(
         match body {
             Body::Dictionary { ids, .. } => {
                 plain.push(width as u8);
-                hybrid(ids[value..value + present].iter().copied(), width, &mut plain);
+                hybrid(&ids[value..value + present], width, &mut plain);
             }
             Body::Plain { bytes, width } => plain.extend_from_slice(&bytes[value * width..(value + present) * width]),
         }
@@ -285,7 +319,7 @@ mod tests {
             let values: Vec<u32> = runs.iter().flat_map(|(v, n)| std::iter::repeat_n(if wide { *v } else { v % 3 }, *n)).collect();
             let width = if wide { 17 } else { 2 };
             let mut out = Vec::new();
-            hybrid(values.iter().copied(), width, &mut out);
+            hybrid(&values, width, &mut out);
             let mut back: Vec<u32> = Vec::new();
             crate::columnar::hybrid::decode(&out, width, values.len(), &mut back).unwrap();
             prop_assert_eq!(back, values);

@@ -145,7 +145,8 @@ pub struct Part {
 }
 
 impl Part {
-    fn slice(&self, start: u64, len: Option<usize>) -> std::result::Result<Bytes, ParquetError> {
+    /// Bytes from an offset of the file; to the end of the part, if no length is given.
+    pub fn slice(&self, start: u64, len: Option<usize>) -> std::result::Result<Bytes, ParquetError> {
         let from = start.checked_sub(self.offset).map(|f| f as usize).filter(|f| *f <= self.bytes.len());
         let end = |from: usize| len.map_or(Some(self.bytes.len()), |n| from.checked_add(n)).filter(|e| *e <= self.bytes.len());
         match from.and_then(|f| end(f).map(|e| f..e)) {

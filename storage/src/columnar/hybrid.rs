@@ -52,12 +52,25 @@ fn unpack<T: Copy + Narrow>(packed: &[u8], width: u32, count: usize, out: &mut V
     }
     let mask = if width == 32 { u64::from(u32::MAX) } else { (1u64 << width) - 1 };
     out.reserve(count);
-    let mut bit = 0usize;
-    let mut i = 0;
+    let word = |at: usize| packed.get(at..at + 8).and_then(|b| b.try_into().ok()).map(u64::from_le_bytes);
+    let (mut bit, mut i) = (0usize, 0);
+    // A group of eight lies in one word, or in two halves.
+    if width <= 16 {
+        let half = 4 * width as usize;
+        while i + 8 <= count {
+            let at = bit / 8;
+            let (Some(first), Some(second)) = (word(at), word(at + half / 8)) else { break };
+            let second = second >> (half % 8);
+            let four = |word: u64| [0, 1, 2, 3].map(|k| T::narrow(((word >> (k * width)) & mask) as u32));
+            out.extend_from_slice(&four(first));
+            out.extend_from_slice(&four(second));
+            bit += 2 * half;
+            i += 8;
+        }
+    }
     // Eight bytes at a time hold any value of up to 32 bits at any of the eight bit positions.
-    while i < count && bit / 8 + 8 <= packed.len() {
-        let at = bit / 8;
-        let Some(word) = packed.get(at..at + 8).and_then(|b| b.try_into().ok()).map(u64::from_le_bytes) else { break };
+    while i < count {
+        let Some(word) = word(bit / 8) else { break };
         out.push(T::narrow(((word >> (bit % 8)) & mask) as u32));
         bit += width as usize;
         i += 1;

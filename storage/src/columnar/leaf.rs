@@ -1,17 +1,15 @@
 //! A column chunk read as it is stored: distinct values, an index for each present value, and levels. A predicate is
 //! decided once for each distinct value; rows are compared by index.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use parquet::basic::{Encoding, Type as Physical};
-use parquet::column::page::{Page, PageReader};
 use parquet::file::metadata::ColumnChunkMetaData;
 use parquet::file::page_index::offset_index::PageLocation;
-use parquet::file::serialized_reader::SerializedPageReader;
 use parquet::file::statistics::Statistics;
+use parquet::schema::types::ColumnDescriptor;
 
 use super::file::Part;
+use super::page::{self, Kind, Page};
 use super::{hybrid, parquet_error};
 use crate::error::{Error, Result};
 
@@ -164,72 +162,81 @@ fn damaged(column: &ColumnChunkMetaData, what: &str) -> Error {
 
 /// Reads a column chunk whose bytes are `part`.
 pub fn read<T: Item>(part: Part, column: &ColumnChunkMetaData, rows: usize) -> Result<Leaf<T>> {
-    let leaf = read_pages(part, column, None, rows)?;
+    let leaf = read_pages(part, column, None)?;
     if column.column_descr().max_rep_level() == 0 && leaf.entries() != rows {
         return Err(damaged(column, "fewer values than rows"));
     }
     Ok(leaf)
 }
 
-fn read_pages<T: Item>(
-    part: Part,
-    column: &ColumnChunkMetaData,
-    locations: Option<(&[PageLocation], &[bool])>,
-    rows: usize,
-) -> Result<Leaf<T>> {
+fn read_pages<T: Item>(part: Part, column: &ColumnChunkMetaData, locations: Option<(&[PageLocation], &[bool])>) -> Result<Leaf<T>> {
     let descr = column.column_descr();
     let type_length = usize::try_from(descr.type_length()).unwrap_or(0);
     if descr.physical_type() != T::PHYSICAL {
         return Err(damaged(column, "not of the type expected"));
     }
-    let fail = |e| parquet_error(&format!("reading column {}", column.column_path().string()), e);
-    let mut pages = SerializedPageReader::new(Arc::new(part), column, rows, locations.map(|l| l.0.to_vec())).map_err(fail)?;
-    let mut wanted = locations.map(|l| l.1.iter());
     let max_def = u8::try_from(descr.max_def_level()).map_err(|_| damaged(column, "impossible levels"))?;
     let mut leaf = Leaf { dict: Vec::new(), idx: Vec::new(), def: Vec::new(), rep: Vec::new(), max_def };
-    // Values that follow no dictionary are appended to it, each its own.
-    let mut dictionary = column.dictionary_page_offset().is_some();
-    loop {
-        if !std::mem::take(&mut dictionary)
-            && let Some(w) = &mut wanted
-        {
-            match w.next() {
-                Some(true) => {}
-                Some(false) => {
-                    pages.skip_next_page().map_err(fail)?;
-                    continue;
-                }
-                None => break,
+    let (start, len) = column.byte_range();
+    let bytes = |from: u64, len: Option<u64>| {
+        part.slice(from, len.and_then(|n| usize::try_from(n).ok())).map_err(|e| parquet_error("reading a page", e))
+    };
+    let mut add = |rest: &mut Bytes| {
+        let page = page::take(rest, column.compression()).ok_or_else(|| damaged(column, "a damaged page"))?;
+        if page.kind == Kind::Data && i64::try_from(leaf.entries() + page.values).map_or(true, |n| n > column.num_values()) {
+            return Err(damaged(column, "more values than the footer says"));
+        }
+        leaf.add(page, descr, type_length).map_err(|what| damaged(column, what))
+    };
+    match locations {
+        None => {
+            let mut rest = bytes(start, Some(len))?;
+            while !rest.is_empty() {
+                add(&mut rest)?;
             }
         }
-        let Some(page) = pages.get_next_page().map_err(fail)? else { break };
-        match page {
-            Page::DictionaryPage { buf, num_values, .. } => {
-                if !T::plain(&buf, num_values as usize, type_length, &mut leaf.dict) {
-                    return Err(damaged(column, "a truncated dictionary"));
-                }
+        Some((pages, wanted)) => {
+            // Values that follow no dictionary are appended to it, each its own.
+            if column.dictionary_page_offset().is_some() {
+                add(&mut bytes(start, Some(len))?)?;
             }
-            Page::DataPage { buf, num_values, encoding, .. } => {
-                let n = num_values as usize;
-                let mut rest = buf;
-                if descr.max_rep_level() > 0 {
-                    levels(&mut rest, descr.max_rep_level(), n, &mut leaf.rep).ok_or_else(|| damaged(column, "damaged levels"))?;
-                }
-                let mut present = n;
-                if max_def > 0 {
-                    let from = leaf.def.len();
-                    levels(&mut rest, descr.max_def_level(), n, &mut leaf.def).ok_or_else(|| damaged(column, "damaged levels"))?;
-                    present = leaf.def[from..].iter().filter(|d| **d == max_def).count();
-                }
-                values(&rest, encoding, present, type_length, &mut leaf).ok_or_else(|| damaged(column, "damaged values"))?;
+            for (at, _) in pages.iter().zip(wanted).filter(|(_, wanted)| **wanted) {
+                let (from, len) = (u64::try_from(at.offset).ok(), u64::try_from(at.compressed_page_size).ok());
+                let from = from.ok_or_else(|| damaged(column, "an impossible place of a page"))?;
+                add(&mut bytes(from, len)?)?;
             }
-            Page::DataPageV2 { .. } => return Err(damaged(column, "a page of version 2, which this store does not write")),
         }
     }
     if leaf.idx.iter().any(|i| *i as usize >= leaf.dict.len()) {
         return Err(damaged(column, "an index beyond its dictionary"));
     }
     Ok(leaf)
+}
+
+impl<T: Item> Leaf<T> {
+    /// Adds a page's entries.
+    fn add(&mut self, page: Page, descr: &ColumnDescriptor, type_length: usize) -> std::result::Result<(), &'static str> {
+        let n = page.values;
+        match page.kind {
+            Kind::Dictionary if T::plain(&page.body, n, type_length, &mut self.dict) => Ok(()),
+            Kind::Dictionary => Err("a truncated dictionary"),
+            Kind::Other => Err("a page of a kind that this store does not write"),
+            Kind::Data => {
+                let mut rest = page.body;
+                if descr.max_rep_level() > 0 {
+                    levels(&mut rest, descr.max_rep_level(), n, &mut self.rep).ok_or("damaged levels")?;
+                }
+                let mut present = n;
+                if self.max_def > 0 {
+                    let from = self.def.len();
+                    levels(&mut rest, descr.max_def_level(), n, &mut self.def).ok_or("damaged levels")?;
+                    present = self.def[from..].iter().filter(|d| **d == self.max_def).count();
+                }
+                let encoding = page.encoding.ok_or("an encoding that this store does not write")?;
+                values(&rest, encoding, present, type_length, self).ok_or("damaged values")
+            }
+        }
+    }
 }
 
 fn levels(rest: &mut Bytes, max: i16, n: usize, out: &mut Vec<u8>) -> Option<()> {
@@ -273,6 +280,6 @@ pub fn read_rows<T: Item>(
     let begins = |i: usize| pages.get(i).map_or(group_rows, |p| usize::try_from(p.first_row_index).unwrap_or(usize::MAX));
     let wanted: Vec<bool> = (0..pages.len()).map(|i| begins(i) < rows.end && begins(i + 1) > rows.start).collect();
     let first = wanted.iter().position(|w| *w).ok_or_else(|| damaged(column, "no page holds the rows asked for"))?;
-    let leaf = read_pages(part, column, Some((pages, &wanted)), group_rows)?;
+    let leaf = read_pages(part, column, Some((pages, &wanted)))?;
     Ok((leaf, begins(first)))
 }

@@ -7,6 +7,7 @@ pub mod encode;
 pub mod file;
 pub mod hybrid;
 pub mod leaf;
+pub mod page;
 pub mod variant;
 pub mod write;
 

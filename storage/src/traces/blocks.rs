@@ -53,6 +53,13 @@ impl BlockHandle {
         *open = Some(b.clone());
         Ok(b)
     }
+    /// Whether to open and read it costs requests over a network.
+    pub fn is_far(&self) -> bool {
+        match &self.location {
+            Location::Folder(..) => false,
+            Location::Bucket(bucket, _) => bucket.bucket.local_path("").is_none(),
+        }
+    }
     /// Memory of the open block.
     pub fn memory_bytes(&self) -> usize {
         self.open.lock().as_ref().map_or(0, |b| b.memory_bytes())

@@ -5,7 +5,6 @@ use std::sync::atomic::Ordering;
 
 use super::block::meta::{BlockMeta, META_FILE, SPANS_FILE};
 use super::blocks::{self, Around, BlockHandle, Found};
-use super::manifest::Manifest;
 use super::store::TraceStore;
 use crate::error::{Error, Result};
 
@@ -13,26 +12,24 @@ impl TraceStore {
     /// One round of upkeep; call it every few seconds from a thread of its own. Failures of one errand do not keep the
     /// others from being run; the first is returned.
     pub fn maintain(&self) -> Result<()> {
+        let flushed = self.flush_due();
+        flushed.and(self.tend())
+    }
+
+    /// Upkeep but for flushes: what waits for the bucket or merges. Spans pile up meanwhile, so that whoever keeps
+    /// threads calls [`TraceStore::flush_due`] from another.
+    pub fn tend(&self) -> Result<()> {
         let inner = &self.0;
         inner.check_writable()?;
-        // A flush must not wait for a merge: spans pile up meanwhile.
         let _tidying = inner.tidying.lock();
-        let mut manifest = inner.maintenance.lock();
         let now = inner.options.clock.now_ms();
-        let due = {
-            let s = inner.state.read();
-            let old = s.live.oldest_ms.is_some_and(|t| now - t >= inner.options.flush_age_ms);
-            old || !s.frozen.is_empty() || s.live.memory_bytes() >= inner.options.flush_bytes
-        };
-        let mut first = if due { self.cut(&mut manifest) } else { Ok(()) };
+        let mut first = self.refresh(now);
         let mut errand = |done: Result<()>| {
             if first.is_ok() {
                 first = done;
             }
         };
-        errand(self.refresh(now));
-        errand(self.upload(&mut manifest));
-        drop(manifest);
+        errand(self.upload());
         let all = self.blocks();
         errand(inner.ownership.tend(all.iter().map(|b| (Some(&*b.meta.writer_id), &*b.meta.ulid)), now));
         errand(self.retain(now));
@@ -104,24 +101,36 @@ impl TraceStore {
         Ok(())
     }
 
-    /// Staged blocks to the bucket: the data, then its description.
-    pub(super) fn upload(&self, manifest: &mut Manifest) -> Result<()> {
+    /// Staged blocks to the bucket: the data, then its description. Flushes go on meanwhile.
+    pub(super) fn upload(&self) -> Result<()> {
         let inner = &self.0;
+        let fs = &inner.options.fs;
         let dir = inner.options.dir.join("traces");
-        for ulid in manifest.staged.clone() {
+        let _alone = inner.uploading.lock();
+        let staged = inner.maintenance.lock().staged.clone();
+        for ulid in staged {
             let at = dir.join(&ulid);
-            let handle = self.blocks().iter().find(|b| b.meta.ulid == ulid && b.staged).cloned();
-            if let Some(h) = handle {
+            let known = self.blocks();
+            let handle = known.iter().find(|b| b.meta.ulid == ulid && b.staged).cloned();
+            // One that could not be read is left for who can mend it.
+            if handle.is_none() && !known.iter().any(|b| b.meta.ulid == ulid || b.meta.sources.contains(&ulid)) {
+                continue;
+            }
+            if handle.is_some() {
                 let prefix = blocks::prefix(&inner.options.tenant, &ulid);
                 inner.options.bucket.put_file(&format!("{prefix}{SPANS_FILE}"), &at.join(SPANS_FILE))?;
                 inner.options.bucket.put_file(&format!("{prefix}{META_FILE}"), &at.join(META_FILE))?;
-                let uploaded = BlockHandle::in_bucket(h.meta.clone(), inner.options.fs.clone(), inner.bucket.clone());
+            }
+            let mut manifest = inner.maintenance.lock();
+            inner.check_open()?;
+            manifest.change(fs, &dir, |m| m.staged.retain(|u| *u != ulid))?;
+            // Only now, so that nothing merges it while a restart would find it staged.
+            if let Some(h) = handle {
+                let uploaded = BlockHandle::in_bucket(h.meta.clone(), fs.clone(), inner.bucket.clone());
                 self.replace(&[ulid.as_str()], Some(uploaded));
             }
-            manifest.staged.retain(|u| *u != ulid);
-            manifest.save(&inner.options.fs, &dir)?;
-            if inner.options.fs.exists(&at) {
-                inner.options.fs.remove_dir_all(&at).map_err(|e| Error::io("removing an uploaded block's copy", &at, e))?;
+            if fs.exists(&at) {
+                fs.remove_dir_all(&at).map_err(|e| Error::io("removing an uploaded block's copy", &at, e))?;
             }
         }
         Ok(())

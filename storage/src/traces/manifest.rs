@@ -42,8 +42,17 @@ impl Manifest {
     }
 
     /// Writes it, durably.
-    pub fn save(&self, fs: &Arc<dyn Fs>, dir: &Path) -> Result<()> {
+    fn save(&self, fs: &Arc<dyn Fs>, dir: &Path) -> Result<()> {
         sealed::save(fs, &dir.join(NAME), self)
+    }
+
+    /// Changes it, here once it is changed on disk. Where that fails the disk may have either.
+    pub fn change(&mut self, fs: &Arc<dyn Fs>, dir: &Path, how: impl FnOnce(&mut Manifest)) -> Result<()> {
+        let mut next = self.clone();
+        how(&mut next);
+        next.save(fs, dir)?;
+        *self = next;
+        Ok(())
     }
 
     /// Handles of staged blocks that are not in `known`, and what is wrong with those that can't be read. Folders that no

@@ -14,7 +14,9 @@ mod options;
 pub mod otlp;
 pub mod record;
 mod scan;
+mod shared;
 mod store;
+mod together;
 
 pub use blocks::BlockHandle;
 pub use limits::SpanLimits;

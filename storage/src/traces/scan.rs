@@ -1,7 +1,7 @@
 //! The store as a source of batches: live spans and blocks, traces that lie in several places put together.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap};
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -11,7 +11,9 @@ use super::block::rows::Rows;
 use super::blocks::BlockHandle;
 use super::live::{LiveBody, Owner};
 use super::merged::{MergedBatch, Place};
+use super::shared::{Ids, Shared};
 use super::store::TraceStore;
+use super::together::{self, FAR_BLOCKS};
 use crate::error::Result;
 use crate::model::{Span, Trace, TraceId};
 use crate::read::{AttributeScope, RowBatch, ScanRequest, ScanStats, SpanBatch, SpanSource, Visit, Warnings};
@@ -37,6 +39,11 @@ pub(super) fn trace_in(handle: &BlockHandle, id: TraceId) -> Result<Vec<Span>> {
         }
     }
     Ok(out)
+}
+
+/// Reads what holds a trace of all blocks that lie far away.
+pub(super) fn fetch_trace(blocks: &[Arc<BlockHandle>], id: TraceId) {
+    together::fetch(blocks, |b| b.groups_with(id).into_iter().map(|g| b.group_range(g)).collect());
 }
 
 /// A live span: its trace, its start, and where it lies.
@@ -108,46 +115,20 @@ impl Snapshot {
     }
 }
 
-/// A source's trace ids in order, one row group at a time.
-struct Ids {
-    block: Option<Arc<OpenBlock>>,
-    group: usize,
-    ids: Vec<u128>,
-    at: usize,
+/// A block and its open file.
+type OpenHandle = (Arc<BlockHandle>, Arc<OpenBlock>);
+
+/// The number of the live spans as a source; blocks are numbered from zero.
+const LIVE: u32 = u32::MAX;
+
+/// Row groups that may hold what is searched for.
+fn wanted_groups(block: &OpenBlock, request: &ScanRequest) -> Vec<usize> {
+    (0..block.row_groups()).filter(|g| block.may_satisfy(*g, &request.conditions)).collect()
 }
 
-impl Ids {
-    fn next(&mut self) -> Result<Option<u128>> {
-        while self.at >= self.ids.len() {
-            let Some(b) = self.block.as_ref().filter(|b| self.group < b.row_groups()) else { return Ok(None) };
-            self.ids = b.traces(self.group, None)?.0;
-            self.group += 1;
-            self.at = 0;
-        }
-        self.at += 1;
-        Ok(Some(self.ids[self.at - 1]))
-    }
-}
-
-/// Ids that several of the sources hold, rising.
-fn shared(mut sources: Vec<Ids>) -> Result<Vec<u128>> {
-    let mut heap = BinaryHeap::new();
-    for (i, s) in sources.iter_mut().enumerate() {
-        if let Some(id) = s.next()? {
-            heap.push(Reverse((id, i)));
-        }
-    }
-    let (mut out, mut last) = (Vec::new(), None);
-    while let Some(Reverse((id, i))) = heap.pop() {
-        // Twice in one source too: a trace that fills row groups.
-        if last.replace(id) == Some(id) && out.last() != Some(&id) {
-            out.push(id);
-        }
-        if let Some(next) = sources[i].next()? {
-            heap.push(Reverse((next, i)));
-        }
-    }
-    Ok(out)
+/// The columns of some paths that a block has.
+fn wanted_leaves(block: &OpenBlock, asked: &BTreeSet<String>) -> Vec<usize> {
+    asked.iter().filter_map(|path| block.leaf_at(path)).collect()
 }
 
 /// One scan under way.
@@ -181,7 +162,7 @@ impl Scan<'_> {
         }
     }
 
-    fn open(&mut self, handles: &[Arc<BlockHandle>]) -> Result<Vec<(Arc<BlockHandle>, Arc<OpenBlock>)>> {
+    fn open(&mut self, handles: &[Arc<BlockHandle>]) -> Result<Vec<OpenHandle>> {
         let mut out = Vec::new();
         for h in handles {
             match h.open() {
@@ -194,16 +175,32 @@ impl Scan<'_> {
     }
 
     fn run(&mut self) -> Result<()> {
-        let blocks = self.open(&self.snapshot.blocks)?;
-        let beyond = self.open(&self.snapshot.beyond)?;
-        self.stats.blocks = blocks.len() as u32;
-        let both = self.shared(&blocks, &beyond)?;
-        if self.live(&both)? || self.merged(&both, &blocks, &beyond)? {
+        let snapshot = self.snapshot;
+        if self.request.whole_traces || snapshot.blocks.len() > 1 {
+            let all: Vec<_> = snapshot.blocks.iter().chain(&snapshot.beyond).cloned().collect();
+            together::fetch(&all, |b| b.ranges(&(0..b.row_groups()).collect::<Vec<_>>(), &Vec::from_iter(b.leaf(&["trace_id"]))));
+        }
+        let mut all = self.open(&snapshot.blocks)?;
+        let own = all.len();
+        all.extend(self.open(&snapshot.beyond)?);
+        self.stats.blocks = own as u32;
+        let both = self.shared(&all, own)?;
+        if self.live(&both)? || self.merged(&both, &all)? {
             return Ok(());
         }
-        for (handle, block) in &blocks {
+        for (i, (handle, block)) in all[..own].iter().enumerate() {
             if handle.meta.max_start_unix_nano < self.not_before {
                 continue;
+            }
+            // The first one told which columns are asked for.
+            if i % FAR_BLOCKS == 1 {
+                let next: Vec<_> = all[i..own.min(i + FAR_BLOCKS)].iter().map(|b| b.0.clone()).collect();
+                let (request, asked) = (self.request, &self.asked);
+                together::fetch(&next, |b| {
+                    let mut groups = wanted_groups(b, request);
+                    groups.truncate(AHEAD);
+                    b.ranges(&groups, &wanted_leaves(b, asked))
+                });
             }
             if self.block(block, &both)? {
                 return Ok(());
@@ -212,45 +209,45 @@ impl Scan<'_> {
         Ok(())
     }
 
-    fn shared(&self, blocks: &[(Arc<BlockHandle>, Arc<OpenBlock>)], beyond: &[(Arc<BlockHandle>, Arc<OpenBlock>)]) -> Result<Vec<u128>> {
-        let giant = blocks.iter().chain(beyond).any(|b| b.1.has_split_trace());
-        let ids = |b: &Arc<OpenBlock>| Ids { block: Some(b.clone()), group: 0, ids: Vec::new(), at: 0 };
+    /// Traces that must be put together from several places.
+    fn shared(&self, blocks: &[OpenHandle], beyond: usize) -> Result<Shared> {
+        let mut sources: Vec<Ids> = blocks.iter().zip(0..).map(|(b, n)| Ids::of_block(n, b.1.clone())).collect();
         let mut live: Vec<u128> = self.snapshot.live.iter().map(|r| r.0).collect();
         live.dedup();
-        let live_ids = |live: Vec<u128>| (!live.is_empty()).then_some(Ids { block: None, group: 0, ids: live, at: 0 });
+        if !live.is_empty() {
+            sources.push(Ids::rising(LIVE, live));
+        }
+        if sources.len() < 2 && !blocks.iter().any(|b| b.1.has_split_trace()) {
+            return Ok(Shared::default());
+        }
         if self.request.whole_traces {
-            let mut sources: Vec<Ids> = blocks.iter().chain(beyond).map(|b| ids(&b.1)).collect();
-            sources.extend(live_ids(live));
-            return if sources.len() > 1 || giant { shared(sources) } else { Ok(Vec::new()) };
+            // What lies beyond alone is shown by nobody.
+            return Shared::find(sources, |_, at| at.iter().any(|(n, _)| *n == LIVE || (*n as usize) < beyond));
         }
         // Identical spans start in the same window: blocks of different windows share nothing that counts twice.
-        let mut windows: Vec<i64> = blocks.iter().map(|b| b.0.meta.window_start_ms).collect();
-        windows.sort_unstable();
-        windows.dedup();
-        let mut out = Vec::new();
-        for w in windows {
-            let here: Vec<_> = blocks.iter().filter(|b| b.0.meta.window_start_ms == w).collect();
-            let (from, to) = (w.max(0) as u64 * 1_000_000, (w + here[0].0.meta.window_ms).max(0) as u64 * 1_000_000);
-            let mut sources: Vec<Ids> = here.iter().map(|b| ids(&b.1)).collect();
-            let mut live: Vec<u128> = self.snapshot.live.iter().filter(|r| r.1 >= from && r.1 < to).map(|r| r.0).collect();
-            live.dedup();
-            sources.extend(live_ids(live));
-            if sources.len() > 1 || giant {
-                out.extend(shared(sources)?);
-            }
-        }
-        out.sort_unstable();
-        out.dedup();
-        Ok(out)
+        let window = |n: u32| (n != LIVE).then(|| blocks[n as usize].0.meta.window_start_ms);
+        Shared::find(sources, |id, at| {
+            at.iter().enumerate().any(|(i, (n, _))| match window(*n) {
+                None => false,
+                Some(w) => at[i + 1..].iter().any(|(other, _)| match window(*other) {
+                    Some(v) => v == w,
+                    None => {
+                        let (from, to) =
+                            (w.max(0) as u64 * 1_000_000, (w + blocks[*n as usize].0.meta.window_ms).max(0) as u64 * 1_000_000);
+                        self.snapshot.live_of(id).iter().any(|r| r.1 >= from && r.1 < to)
+                    }
+                }),
+            })
+        })
     }
 
     /// Traces that lie among the live spans alone.
-    fn live(&mut self, both: &[u128]) -> Result<bool> {
+    fn live(&mut self, both: &Shared) -> Result<bool> {
         let mut owner = Owner::default();
         let mut some: Vec<LiveRef> = Vec::new();
         let snapshot = self.snapshot;
         for t in snapshot.live.chunk_by(|a, b| a.0 == b.0) {
-            if both.binary_search(&t[0].0).is_err() {
+            if !both.contains(t[0].0) {
                 some.extend_from_slice(t);
             }
             if some.len() >= LIVE_BATCH_SPANS {
@@ -265,26 +262,20 @@ impl Scan<'_> {
     }
 
     /// Traces that lie in several places.
-    fn merged(
-        &mut self,
-        both: &[u128],
-        blocks: &[(Arc<BlockHandle>, Arc<OpenBlock>)],
-        beyond: &[(Arc<BlockHandle>, Arc<OpenBlock>)],
-    ) -> Result<bool> {
+    fn merged(&mut self, both: &Shared, blocks: &[OpenHandle]) -> Result<bool> {
         let snapshot = self.snapshot;
-        for ids in both.chunks(MERGED_TRACES) {
+        for (ids, at) in both.batches(MERGED_TRACES) {
             let mut places = Vec::new();
-            let refs: Vec<LiveRef> = ids.iter().flat_map(|id| snapshot.live_of(*id)).copied().collect();
-            if !refs.is_empty() {
-                places.push(Place::live(snapshot.live_traces(&refs, &mut Owner::default())?));
+            for (n, group) in at {
+                places.push(match blocks.get(n as usize) {
+                    Some((_, block)) => Place::Block(BlockBatch::new(block.clone(), group as usize, None)?),
+                    None => {
+                        let refs: Vec<LiveRef> = ids.iter().flat_map(|id| snapshot.live_of(*id)).copied().collect();
+                        Place::live(snapshot.live_traces(&refs, &mut Owner::default())?)
+                    }
+                });
             }
-            let (first, last) = (ids[0], ids[ids.len() - 1]);
-            for (_, block) in blocks.iter().chain(beyond) {
-                for g in block.groups_between(first, last) {
-                    places.push(Place::Block(BlockBatch::new(block.clone(), g, None)?));
-                }
-            }
-            let batch = MergedBatch::new(places, ids)?;
+            let batch = MergedBatch::new(places, &ids)?;
             if self.show(&batch, || batch.bytes_read())? {
                 return Ok(true);
             }
@@ -292,13 +283,13 @@ impl Scan<'_> {
         Ok(false)
     }
 
-    fn block(&mut self, block: &Arc<OpenBlock>, both: &[u128]) -> Result<bool> {
-        let groups: Vec<usize> = (0..block.row_groups()).filter(|g| block.may_satisfy(*g, &self.request.conditions)).collect();
+    fn block(&mut self, block: &Arc<OpenBlock>, both: &Shared) -> Result<bool> {
+        let groups = wanted_groups(block, self.request);
         for (i, g) in groups.iter().copied().enumerate() {
             self.look_ahead(block, &groups, i);
             let mut batch = BlockBatch::new(block.clone(), g, None)?;
             if !both.is_empty() {
-                let excluded: Vec<bool> = batch.ids_of_traces().iter().map(|id| both.binary_search(id).is_ok()).collect();
+                let excluded: Vec<bool> = batch.ids_of_traces().iter().map(|id| both.contains(*id)).collect();
                 batch.excluded = excluded.contains(&true).then_some(excluded);
             }
             let done = self.show(&batch, || batch.bytes_read())?;
@@ -317,8 +308,8 @@ impl Scan<'_> {
             return;
         }
         let ahead = if block.is_remote() { AHEAD } else { 2 * AHEAD };
-        let leaves: Vec<usize> = self.asked.iter().filter_map(|path| block.leaf_at(path)).collect();
-        block.prefetch(&groups[at..(at + ahead).min(groups.len())], &leaves);
+        let ranges = block.ranges(&groups[at..(at + ahead).min(groups.len())], &wanted_leaves(block, &self.asked));
+        block.prefetch_ranges(&ranges);
     }
 }
 
@@ -349,6 +340,7 @@ impl SpanSource for TraceStore {
 
     fn trace_batch(&self, id: TraceId) -> Result<Option<Box<dyn SpanBatch>>> {
         let (live, blocks) = self.places_of(id)?;
+        fetch_trace(&blocks, id);
         let mut places = Vec::new();
         for handle in blocks.iter() {
             let block = handle.open()?;

@@ -16,6 +16,7 @@ use parking_lot::{Mutex, RwLock};
 use strandline_wal::{RecoveryReport, Ticket, Wal, WalError, WalErrorKind};
 
 use super::blocks::{self, BlockHandle};
+use super::compact::pace::Pace;
 use super::live::{Live, LiveBody, Owner};
 use super::manifest::Manifest;
 use super::options::TraceStoreOptions;
@@ -37,10 +38,13 @@ pub(super) struct Inner {
     /// Held shared from a record's place in the log to its place among the pending; alone by a cut.
     pub(super) gate: RwLock<()>,
     pub(super) state: RwLock<State>,
-    /// One flush or upload at a time.
+    /// One cut or change of the manifest at a time. Never held over a call to the bucket.
     pub(super) maintenance: Mutex<Manifest>,
-    /// One merge or removal at a time; taken before `maintenance`.
+    /// One upload at a time; taken before `maintenance`.
+    pub(super) uploading: Mutex<()>,
+    /// One merge or removal at a time; taken before `uploading`.
     pub(super) tidying: Mutex<()>,
+    pub(super) pace: Mutex<Pace>,
     pub(super) refused: AtomicU64,
     closed: AtomicBool,
     counter: AtomicU64,
@@ -177,7 +181,8 @@ impl Inner {
         if self.options.read_only { Err(Error::read_only()) } else { Ok(()) }
     }
 
-    fn check_open(&self) -> Result<()> {
+    /// Once closed the folder is another's, who may have opened it: work that comes back from the bucket ends here.
+    pub(super) fn check_open(&self) -> Result<()> {
         if self.closed.load(Ordering::Acquire) {
             return Err(Error::new(ErrorKind::Closed, "the span store is closed"));
         }
@@ -230,7 +235,9 @@ impl TraceStore {
             gate: RwLock::new(()),
             state: RwLock::new(state),
             maintenance: Mutex::new(manifest),
+            uploading: Mutex::new(()),
             tidying: Mutex::new(()),
+            pace: Mutex::default(),
             refused: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             counter: AtomicU64::new(0),
@@ -349,6 +356,7 @@ impl TraceStore {
     /// A trace, whole: joined over live spans and all blocks, identical spans once.
     pub fn trace(&self, id: TraceId) -> Result<Option<Trace>> {
         let (mut spans, blocks) = self.places_of(id)?;
+        super::scan::fetch_trace(&blocks, id);
         for block in blocks.iter() {
             spans.extend(super::scan::trace_in(block, id)?);
         }
@@ -382,34 +390,47 @@ impl TraceStore {
         }
     }
 
-    /// Commits what is queued and refuses further appends. Live spans stay in the log.
+    /// Commits what is queued and refuses further appends. Live spans stay in the log. Waits for a cut under way, never
+    /// for the bucket: an upload or a merge that is still there touches nothing of the folder any more.
     pub fn close(&self) -> Result<()> {
-        self.0.closed.store(true, Ordering::Release);
+        {
+            let _manifest = self.0.maintenance.lock();
+            self.0.closed.store(true, Ordering::Release);
+        }
         self.0.wal.close().map_err(wal_error)
     }
 
     /// Cuts all live spans to blocks and uploads them. If the upload fails the blocks are kept and served from the
     /// data folder, and the next flush or maintenance tries again.
     pub fn flush(&self) -> Result<()> {
-        self.0.check_writable()?;
-        let mut manifest = self.0.maintenance.lock();
-        self.cut(&mut manifest)?;
-        self.upload(&mut manifest)
+        self.flush_local()?;
+        self.upload()
     }
 
-    /// Folders of blocks that were begun and not ended. Best effort: opening removes what is left.
-    fn remove_unfinished(&self, manifest: &Manifest) {
-        let (fs, dir) = (&self.0.options.fs, self.0.options.dir.join("traces"));
-        for e in fs.read_dir(&dir).unwrap_or_default() {
-            if e.is_dir && !manifest.staged.iter().any(|s| s == e.name()) {
-                let _ = fs.remove_dir_all(&e.path);
-            }
-        }
+    /// Cuts all live spans to blocks in the data folder, whatever the bucket is at. Upkeep uploads them.
+    pub fn flush_local(&self) -> Result<()> {
+        self.0.check_writable()?;
+        self.cut(&mut self.0.maintenance.lock())
+    }
+
+    /// Cuts live spans once there are enough of them, or the oldest has waited long enough.
+    pub fn flush_due(&self) -> Result<()> {
+        let inner = &self.0;
+        inner.check_writable()?;
+        let mut manifest = inner.maintenance.lock();
+        let now = inner.options.clock.now_ms();
+        let due = {
+            let s = inner.state.read();
+            let old = s.live.oldest_ms.is_some_and(|t| now - t >= inner.options.flush_age_ms);
+            old || !s.frozen.is_empty() || s.live.memory_bytes() >= inner.options.flush_bytes
+        };
+        if due { self.cut(&mut manifest) } else { Ok(()) }
     }
 
     /// Live spans to staged blocks.
-    pub(super) fn cut(&self, manifest: &mut Manifest) -> Result<()> {
+    fn cut(&self, manifest: &mut Manifest) -> Result<()> {
         let inner = &self.0;
+        inner.check_open()?;
         let floor = {
             let _alone = inner.gate.write();
             {
@@ -432,6 +453,7 @@ impl TraceStore {
             }
             floor
         };
+        let began_ms = inner.options.clock.now_ms();
         let frozen = inner.state.read().frozen.clone();
         let dir = inner.options.dir.join("traces");
         let target = super::flush::FlushTarget {
@@ -442,10 +464,17 @@ impl TraceStore {
             window_ms: inner.options.window_ms,
             options: &inner.options.flush_write,
         };
-        let metas = super::flush::write_blocks(&target, &frozen, || inner.next_ulid()).inspect_err(|_| self.remove_unfinished(manifest))?;
-        manifest.wal_floor = floor;
-        manifest.staged.extend(metas.iter().map(|m| m.ulid.clone()));
-        manifest.save(&inner.options.fs, &dir)?;
+        let mut begun = Vec::new();
+        let written = super::flush::write_blocks(&target, &frozen, || {
+            begun.push(inner.next_ulid());
+            begun[begun.len() - 1].clone()
+        });
+        // Best effort: opening removes what no manifest names.
+        let metas = written.inspect_err(|_| begun.iter().for_each(|u| drop(inner.options.fs.remove_dir_all(&dir.join(u)))))?;
+        manifest.change(&inner.options.fs, &dir, |m| {
+            m.wal_floor = floor;
+            m.staged.extend(metas.iter().map(|m| m.ulid.clone()));
+        })?;
         let new = metas.into_iter().map(|m| {
             let at = dir.join(&m.ulid);
             BlockHandle::staged(m, inner.options.fs.clone(), at, inner.bucket.clone())
@@ -457,6 +486,7 @@ impl TraceStore {
             s.blocks = Arc::new(all);
             s.frozen.clear();
         }
+        inner.pace.lock().flushed(began_ms, inner.options.clock.now_ms());
         inner.wal.truncate_before(floor).map_err(wal_error)
     }
 }

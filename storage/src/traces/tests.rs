@@ -15,6 +15,8 @@ use crate::clock::ManualClock;
 use crate::model::{Span, SpanId, Trace, TraceId};
 use crate::read::{AttributeScope, Field, ScanRequest, SpanBatch, SpanSource, Value, field_of};
 
+mod far;
+
 const NOW_MS: i64 = 1_700_000_000_000;
 
 struct Rig {
@@ -277,6 +279,34 @@ fn a_crash_at_every_sync_loses_nothing_acknowledged() {
     }
 }
 
+/// What one errand of upkeep could not do must not be taken for done by the next: a flush whose manifest was not written
+/// is followed by an upload that writes one.
+#[test]
+fn a_fault_at_every_call_of_upkeep_and_a_crash_behind_it_lose_nothing() {
+    let spans = [span(1, 1, NOW_MS), span(2, 2, NOW_MS - 3_600_000)];
+    let mut failed = 0;
+    for n in 1.. {
+        let rig = Rig::new();
+        let store = rig.open();
+        put(&store, &spans);
+        rig.clock.advance(3_600_000);
+        let before = rig.fs.calls();
+        rig.fs.fail_call(before + n, FaultKind::Eio);
+        failed += usize::from(store.maintain().is_err());
+        let calls = rig.fs.calls() - before;
+        rig.fs.restart(CrashStyle::LoseUnsynced, n);
+        let store = rig.options().and_then(TraceStore::open).unwrap_or_else(|e| panic!("call {n}: {e}"));
+        for s in &spans {
+            let found = store.trace(s.trace_id).unwrap_or_else(|e| panic!("call {n}: {e}"));
+            assert_eq!(found.map(|t| t.spans).as_deref(), Some(std::slice::from_ref(s)), "call {n}");
+        }
+        if n > calls {
+            break;
+        }
+    }
+    assert!(failed > 20, "{failed}");
+}
+
 fn fields() -> Vec<Field> {
     let mut f = vec![
         Field::Name,
@@ -407,70 +437,51 @@ proptest! {
     }
 }
 
-/// A bucket that lies far away: no local paths, reads counted.
-struct Far {
-    inner: LocalBucket,
-    reads: Arc<std::sync::atomic::AtomicUsize>,
+/// A clock that jumps after some looks at it.
+struct Jumping {
+    looks: std::sync::atomic::AtomicI64,
+    by_ms: i64,
 }
 
-impl Bucket for Far {
-    fn name(&self) -> String {
-        "far".into()
-    }
-    fn put(&self, key: &str, content: bytes::Bytes) -> crate::Result<()> {
-        self.inner.put(key, content)
-    }
-    fn put_file(&self, key: &str, path: &Path) -> crate::Result<()> {
-        self.inner.put_file(key, path)
-    }
-    fn put_if_absent(&self, key: &str, content: bytes::Bytes) -> crate::Result<bool> {
-        self.inner.put_if_absent(key, content)
-    }
-    fn get(&self, key: &str) -> crate::Result<bytes::Bytes> {
-        self.inner.get(key)
-    }
-    fn get_range(&self, key: &str, offset: u64, len: usize) -> crate::Result<bytes::Bytes> {
-        self.reads.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-        self.inner.get_range(key, offset, len)
-    }
-    fn size(&self, key: &str) -> crate::Result<u64> {
-        self.inner.size(key)
-    }
-    fn list(&self, prefix: &str) -> crate::Result<Vec<crate::bucket::ObjectInfo>> {
-        self.inner.list(prefix)
-    }
-    fn list_folders(&self, prefix: &str) -> crate::Result<Vec<String>> {
-        self.inner.list_folders(prefix)
-    }
-    fn delete(&self, key: &str) -> crate::Result<()> {
-        self.inner.delete(key)
+impl crate::clock::Clock for Jumping {
+    fn now_ms(&self) -> i64 {
+        let jumped = self.looks.fetch_sub(1, std::sync::atomic::Ordering::SeqCst) <= 0;
+        NOW_MS + if jumped { self.by_ms } else { 0 }
     }
 }
 
 #[test]
-fn a_far_trace_costs_one_tail_read_a_block_and_one_more_where_it_lies() {
+fn merges_give_way_to_flushes_and_come_later() {
     let rig = Rig::new();
-    let reads = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let blocks = |store: &TraceStore| {
+        let fs = rig.options().unwrap().fs;
+        let folders = fs.read_dir(Path::new("/data/traces")).unwrap().iter().filter(|e| e.is_dir).count();
+        (store.blocks().len(), folders)
+    };
     let mut o = rig.options().unwrap();
-    o.bucket = Arc::new(Far { inner: LocalBucket::open(o.fs.clone(), "/data/bucket").unwrap(), reads: reads.clone() });
-    let store = TraceStore::open(o).unwrap();
-    for block in 0..12u8 {
-        // Ids on both sides, so that first and last id do not tell.
-        let mut spans = vec![span(1, block + 1, NOW_MS), span(250, block + 1, NOW_MS)];
-        if block < 2 {
-            spans.push(span(100, block + 1, NOW_MS + i64::from(block)));
-        }
+    (o.flush_write.row_group_spans, o.compact_write.row_group_spans) = (2_000, 2_000);
+    o.wal.segment_size_bytes = 1 << 20;
+    let store = TraceStore::open(o.clone()).unwrap();
+    for n in 1..=4 {
+        let spans: Vec<Span> = (0..1_200u32).map(|i| span((i % 250) as u8 + 1, n, NOW_MS + i64::from(i))).collect();
         put(&store, &spans);
         store.flush().unwrap();
     }
-    let taken = |n: &Arc<std::sync::atomic::AtomicUsize>| n.swap(0, std::sync::atomic::Ordering::SeqCst);
-    taken(&reads);
-    let id = TraceId([100; 16]);
-    assert_eq!(store.trace(id).unwrap().unwrap().spans.len(), 2);
-    let cold = taken(&reads);
-    assert!(cold <= 12 + 3 * 2, "{cold} reads");
-    assert_eq!(store.trace(id).unwrap().unwrap().spans.len(), 2);
-    let warm = taken(&reads);
-    assert!(warm <= 3 * 2, "{warm} reads once filters are there");
-    assert_eq!(count(&store, true), 26, "far blocks are searched where they lie");
+    // None begins.
+    store.0.pace.lock().flushed(NOW_MS - 4_000, NOW_MS);
+    store.maintain().unwrap();
+    assert_eq!(blocks(&store), (4, 0));
+    drop(store);
+    // One that is under way ends with nothing changed.
+    let clock = Arc::new(Jumping { looks: i64::MAX.into(), by_ms: 5_000 });
+    let store = TraceStore::open(TraceStoreOptions { clock: clock.clone(), ..o }).unwrap();
+    store.0.pace.lock().flushed(NOW_MS + 1_000, NOW_MS + 5_000);
+    clock.looks.store(4, std::sync::atomic::Ordering::SeqCst);
+    store.maintain().unwrap();
+    assert!(clock.looks.load(std::sync::atomic::Ordering::SeqCst) < 0, "the merge had begun");
+    assert_eq!((blocks(&store), count(&store, true)), ((4, 0), 4 * 1_200));
+    drop(store);
+    let store = rig.open();
+    store.maintain().unwrap();
+    assert_eq!((blocks(&store), count(&store, true)), ((1, 0), 4 * 1_200));
 }

@@ -138,11 +138,14 @@ impl OpenBlock {
         (exact && same && c.column_descr().max_rep_level() == 0).then_some(s)
     }
 
-    /// Says that columns of row groups will be read soon.
-    pub fn prefetch(&self, groups: &[usize], leaves: &[usize]) {
+    /// Where columns of row groups lie.
+    pub fn ranges(&self, groups: &[usize], leaves: &[usize]) -> Vec<(u64, usize)> {
         let chunks = groups.iter().flat_map(|g| leaves.iter().map(|leaf| self.metadata.row_group(*g).column(*leaf).byte_range()));
-        let ranges: Vec<(u64, usize)> = chunks.filter_map(|(start, len)| Some((start, usize::try_from(len).ok()?))).collect();
-        self.file.prefetch(&ranges);
+        chunks.filter_map(|(start, len)| Some((start, usize::try_from(len).ok()?))).collect()
+    }
+    /// Says what will be read soon.
+    pub fn prefetch_ranges(&self, ranges: &[(u64, usize)]) {
+        self.file.prefetch(ranges);
     }
 
     /// The path of a leaf column, as [`OpenBlock::leaf_at`] takes it.
@@ -154,11 +157,16 @@ impl OpenBlock {
         self.leaves.get(path).copied()
     }
 
-    /// The whole of a row group in one read, for blocks that lie far away.
-    pub fn read_group(&self, group: usize) -> Result<Part> {
+    /// Where a row group lies.
+    pub fn group_range(&self, group: usize) -> (u64, usize) {
         let ranges = self.metadata.row_group(group).columns().iter().map(|c| c.byte_range());
         let (start, end) = ranges.fold((u64::MAX, 0), |(s, e), (o, n)| (s.min(o), e.max(o.saturating_add(n))));
-        let len = usize::try_from(end.saturating_sub(start)).unwrap_or(usize::MAX);
+        (start, usize::try_from(end.saturating_sub(start)).unwrap_or(usize::MAX))
+    }
+
+    /// The whole of a row group in one read, for blocks that lie far away.
+    pub fn read_group(&self, group: usize) -> Result<Part> {
+        let (start, len) = self.group_range(group);
         Ok(Part { offset: start, bytes: self.file.read(start, len)?, file_len: self.meta.size_bytes })
     }
 

@@ -56,6 +56,8 @@ pub struct VariantColumns {
     pub keys: Vec<KeyColumns>,
     index: HashMap<Box<[u8]>, u32>,
     first: u32,
+    /// Where the common metadata stands among the distinct ones, once it is there.
+    common: Option<u32>,
     scratch: Vec<u8>,
 }
 
@@ -163,6 +165,7 @@ impl VariantColumns {
             keys: columns.collect(),
             index: keys.iter().enumerate().map(|(i, k)| (k.name.as_bytes().into(), i as u32)).collect(),
             first: 0,
+            common: None,
             scratch: Vec::new(),
         }
     }
@@ -219,10 +222,19 @@ impl VariantColumns {
             column.typed_at.push(at);
         }
         if odd.is_empty() {
-            push_bytes(&mut self.metadata, &names.metadata);
+            self.push_common(names);
             return Ok(());
         }
         self.push_odd(at, names, odd)
+    }
+
+    /// Nearly every entry has the metadata that all share, which is long: it is not looked up again.
+    #[inline]
+    fn push_common(&mut self, names: &Names) {
+        if let Values::Bytes(dict, ids) = &mut self.metadata {
+            let common = self.common.get_or_insert_with(|| dict.intern(&names.metadata));
+            ids.push(*common);
+        }
     }
 
     fn push_odd<'a>(&mut self, at: u32, names: &Names, odd: Vec<(Option<u32>, &'a [u8], RawValue<'a>)>) -> Result<()> {
@@ -241,7 +253,7 @@ impl VariantColumns {
             push_bytes(&mut self.metadata, &variant::encode_metadata(&all));
             return self.encode_odd(at, odd, &|n| all.binary_search(&n).unwrap_or(0) as u32);
         }
-        push_bytes(&mut self.metadata, &names.metadata);
+        self.push_common(names);
         self.encode_odd(at, odd, &|n| names.id(n).unwrap_or(0))
     }
 

@@ -1,4 +1,5 @@
 //! Merging the blocks of a window, and letting old ones go: planned in pure functions, done elsewhere.
 
+pub mod pace;
 pub mod plan;
 mod run;

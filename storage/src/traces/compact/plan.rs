@@ -7,14 +7,21 @@ use crate::traces::block::meta::BlockMeta;
 /// At most so many blocks are merged at a time: each holds columns of a row group in memory.
 const MAX_FAN_IN: usize = 6;
 
+/// A window of so many blocks is merged whatever else there is to do: each costs every query of the window its part.
+pub const TOO_MANY: usize = 64;
+
 /// Blocks to merge, named, of one window: those given (the caller's own), the smallest first. A window is merged once it holds
-/// `min_blocks`, or once it has been over for a window's length and holds more than one.
-pub fn merge(blocks: &[&BlockMeta], now_ms: i64, min_blocks: usize) -> Option<Vec<String>> {
+/// `min_blocks`, or once it has been over for a window's length and holds more than one; while the store is `busy`, only
+/// once it holds [`TOO_MANY`].
+pub fn merge(blocks: &[&BlockMeta], now_ms: i64, min_blocks: usize, busy: bool) -> Option<Vec<String>> {
     let mut windows: BTreeMap<(i64, i64), Vec<&BlockMeta>> = BTreeMap::new();
     for b in blocks {
         windows.entry((b.window_start_ms, b.window_ms)).or_default().push(b);
     }
     for ((start, len), mut blocks) in windows {
+        if busy && blocks.len() < TOO_MANY {
+            continue;
+        }
         blocks.sort_by(|a, b| (a.size_bytes, &a.ulid).cmp(&(b.size_bytes, &b.ulid)));
         let over = now_ms >= start.saturating_add(2 * len);
         // While the window is open, blocks of a like size: else each flush would rewrite all of the hour.
@@ -55,6 +62,10 @@ pub fn expired(blocks: &[&BlockMeta], now_ms: i64, retention_ms: i64, retention_
 mod tests {
     use super::*;
 
+    fn merge(blocks: &[&BlockMeta], now_ms: i64, min_blocks: usize) -> Option<Vec<String>> {
+        super::merge(blocks, now_ms, min_blocks, false)
+    }
+
     fn block(ulid: &str, window: i64, size: u64, level: u32) -> BlockMeta {
         BlockMeta {
             version: 1,
@@ -91,6 +102,18 @@ mod tests {
         let b: Vec<&BlockMeta> = b.iter().collect();
         assert_eq!(merge(&b, 50, 2), Some(vec!["y".into(), "x".into()]));
         assert_eq!(merge(&b, 50, 3), None);
+    }
+
+    #[test]
+    fn merges_of_a_busy_store_wait_but_not_for_ever() {
+        let names: Vec<String> = (0..TOO_MANY).map(|i| format!("{i:03}")).collect();
+        let b: Vec<BlockMeta> = names.iter().map(|n| block(n, 0, 1, 0)).chain([block("a", 100, 1, 0), block("b", 100, 1, 0)]).collect();
+        let b: Vec<&BlockMeta> = b.iter().collect();
+        for now in [50, 1000] {
+            assert_eq!(super::merge(&b[1..], now, 2, true), None);
+            assert_eq!(super::merge(&b, now, 2, true).unwrap(), names[..MAX_FAN_IN]);
+            assert!(super::merge(&b[1..], now, 2, false).is_some());
+        }
     }
 
     #[test]

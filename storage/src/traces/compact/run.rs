@@ -17,6 +17,9 @@ use crate::traces::store::TraceStore;
 /// Rows that an input holds decoded at a time.
 const WINDOW_ROWS: usize = 2048;
 
+/// After so many spans a merge looks whether it should go on.
+const LOOK_SPANS: usize = 4096;
+
 /// A block read from front to back, some rows at a time.
 struct Input {
     block: Arc<OpenBlock>,
@@ -116,22 +119,36 @@ fn each(spans: &[Span], keys: &mut Keys, mut f: impl FnMut(&RawSpan<'_>, &Groups
 }
 
 impl TraceStore {
-    /// Merges until nothing is left to merge.
+    /// Merges until nothing is left to merge, or merges have to give way.
     pub(crate) fn compact(&self, now_ms: i64) -> Result<()> {
         loop {
             let all = self.blocks();
             let metas: Vec<_> = all.iter().filter(|b| !b.staged && self.owns(&b.meta, now_ms)).map(|b| &b.meta).collect();
             let o = self.options();
-            let Some(names) = super::plan::merge(&metas, now_ms, o.compact_blocks) else { return Ok(()) };
+            let Some(names) = super::plan::merge(&metas, now_ms, o.compact_blocks, self.is_busy()) else { return Ok(()) };
             let inputs: Vec<_> = all.iter().filter(|b| names.contains(&b.meta.ulid)).cloned().collect();
-            self.merge(&inputs)?;
+            if !self.merge(&inputs)? {
+                return Ok(());
+            }
+            self.0.check_open()?;
             for b in &inputs {
                 blocks::mark(&o.bucket, &b.meta, &o.writer_id, now_ms)?;
             }
         }
     }
 
-    fn merge(&self, inputs: &[Arc<BlockHandle>]) -> Result<()> {
+    fn is_busy(&self) -> bool {
+        self.0.pace.lock().is_busy(self.options().clock.now_ms())
+    }
+
+    /// Whether the merge of a block's window has to make room for what is more urgent.
+    fn gives_way(&self, block: &BlockHandle) -> bool {
+        let same = |b: &&Arc<BlockHandle>| b.meta.window_start_ms == block.meta.window_start_ms;
+        self.is_busy() && self.blocks().iter().filter(same).count() < super::plan::TOO_MANY
+    }
+
+    /// Merges blocks into one. False if it gave way: nothing has changed then.
+    fn merge(&self, inputs: &[Arc<BlockHandle>]) -> Result<bool> {
         let o = self.options();
         let opened = inputs.iter().map(|b| b.open()).collect::<Result<Vec<_>>>()?;
         let (mut sampler, mut keys) = (Sampler::default(), Keys::default());
@@ -162,6 +179,7 @@ impl TraceStore {
         let size = (sum(|b| b.meta.spans), sum(|b| b.meta.traces));
         let mut writer = BlockWriter::create(o.fs.clone(), &dir, identity, sampler.layout()?, o.compact_write.clone(), size)?;
         let mut inputs_open: Vec<Input> = opened.into_iter().map(Input::new).collect();
+        let mut until_look = LOOK_SPANS;
         loop {
             let mut first: Option<[u8; 16]> = None;
             for i in &mut inputs_open {
@@ -179,6 +197,15 @@ impl TraceStore {
             spans.sort();
             spans.dedup();
             each(&spans, &mut keys, |raw, groups, key| writer.push(raw, groups, key))?;
+            until_look = until_look.saturating_sub(spans.len());
+            if until_look == 0 {
+                until_look = LOOK_SPANS;
+                self.0.check_open()?;
+                if self.gives_way(&inputs[0]) {
+                    drop(writer);
+                    return o.fs.remove_dir_all(&dir).map(|()| false).map_err(|e| Error::io("removing a merge that gave way", &dir, e));
+                }
+            }
         }
         let meta = writer.finish()?;
         let prefix = blocks::prefix(&o.tenant, &ulid);
@@ -187,6 +214,6 @@ impl TraceStore {
         let merged = BlockHandle::in_bucket(meta, o.fs.clone(), self.0.bucket.clone());
         let old: Vec<&str> = inputs.iter().map(|b| b.meta.ulid.as_str()).collect();
         self.replace(&old, Some(merged));
-        o.fs.remove_dir_all(&dir).map_err(|e| Error::io("removing a merged block's copy", &dir, e))
+        o.fs.remove_dir_all(&dir).map(|()| true).map_err(|e| Error::io("removing a merged block's copy", &dir, e))
     }
 }
