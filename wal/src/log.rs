@@ -216,13 +216,18 @@ impl Wal {
         self.0.shared.queue.lock().stats
     }
 
-    /// Commits and syncs what is queued, ends the committer, refuses further appends.
+    /// Commits and syncs what is queued, ends the committer, refuses further appends. The log then says of itself where it
+    /// ended.
     pub fn close(&self) -> Result<(), WalError> {
         if self.0.shared.queue.lock().closed {
             return Ok(());
         }
         let done = self.sync();
         self.0.stop();
+        if done.is_ok() {
+            let decided = self.0.shared.queue.lock().decided;
+            self.0.shared.writer.lock().vouch(decided + 1, &self.0.shared);
+        }
         done
     }
 }
@@ -496,6 +501,23 @@ impl Writer {
         q.stats.syncs += 1;
         q.stats.sync_nanos += start.elapsed().as_nanos() as u64;
         Ok(())
+    }
+
+    /// A frame without records says that all before it is durable: damage to the last one is then told from a torn tail.
+    /// Best effort, since nothing but that depends on it.
+    fn vouch(&mut self, next_seq: u64, shared: &Shared) {
+        let Some(file) = self.file.as_mut() else { return };
+        if self.durable != self.len || self.len == SEGMENT_HEADER_BYTES as u64 {
+            return;
+        }
+        self.frame.clear();
+        let n = put_frame(&mut self.frame, self.number, next_seq, 0, self.durable, &[]) as u64;
+        if file.write_all(&self.frame).is_err() {
+            return self.poison();
+        }
+        self.unsynced = true;
+        self.len += n;
+        let _ = self.sync_now(shared);
     }
 
     /// After a failed write or sync the operating system may have dropped the pages: the file takes nothing more.

@@ -146,6 +146,26 @@ fn a_bad_last_frame_is_a_torn_tail() {
 }
 
 #[test]
+fn after_an_orderly_end_a_bad_last_frame_is_damage() {
+    let fs = SimFs::new();
+    let (w, _, _) = open(&fs, 1 << 20);
+    for i in 0..3 {
+        w.append(&record(i)).unwrap().wait().unwrap();
+    }
+    let end = w.size_bytes();
+    w.close().unwrap();
+    drop(w);
+    let path = Path::new(DIR).join("00000001.wal");
+    fs.flip_bit(&path, end - 1, 0);
+    let (w, report, seen) = open(&fs, 1 << 20);
+    assert_eq!(seen, (0..2).map(record).collect::<Vec<_>>());
+    assert_eq!((report.damage.len(), report.torn_bytes), (1, 0));
+    w.append(&record(3)).unwrap().wait().unwrap();
+    w.close().unwrap();
+    assert_eq!(open(&fs, 1 << 20).2.len(), 3);
+}
+
+#[test]
 fn room_behind_the_frames_is_neither_a_torn_tail_nor_damage() {
     let path = Path::new(DIR).join("00000001.wal");
     let fs = SimFs::new();

@@ -37,6 +37,14 @@ fn hinted(h: &Arc<FloatHistogram>, same_before: bool) -> Arc<FloatHistogram> {
     }
 }
 
+/// The histogram at `at`, if there is one, no longer says whether it follows a reset: what stands before it is another
+/// sample than the one its chunk knew.
+pub fn forget_hint(buf: &mut SampleBuf, at: usize) {
+    if let Some(Some(h)) = buf.h.get_mut(at) {
+        *h = hinted(h, false);
+    }
+}
+
 fn rank(buf: &SampleBuf, i: usize) -> (u8, u64, i64) {
     match buf.histogram(i) {
         Some(h) => (2, h.sum.to_bits(), h.count.to_bits() as i64),
@@ -49,6 +57,23 @@ fn rank(buf: &SampleBuf, i: usize) -> (u8, u64, i64) {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_hint_holds_for_the_sample_it_was_made_for_alone() {
+        let h = |count: f64, counter_reset| Arc::new(FloatHistogram { count, counter_reset, ..FloatHistogram::default() });
+        let chunk = |out: &mut SampleBuf| (1..5).for_each(|t| out.push_histogram(t * 10, h(t as f64, CounterReset::NotReset), 0));
+        let hints = |b: &SampleBuf| -> Vec<_> { (0..b.len()).map(|i| b.histogram(i).unwrap().counter_reset).collect() };
+        use CounterReset::{NotReset, Unknown};
+        let mut b = SampleBuf::default();
+        chunk(&mut b);
+        b.push_histogram(25, h(9.0, Unknown), 0);
+        settle(&mut b);
+        assert_eq!(hints(&b), [Unknown, NotReset, Unknown, Unknown, NotReset]);
+        b.clear();
+        chunk(&mut b);
+        crate::metrics::block::remove_ranges(&mut b, &[crate::model::TimeRange::new(20, 29)]);
+        assert_eq!(hints(&b), [NotReset, Unknown, NotReset]);
+    }
 
     proptest! {
         #[test]

@@ -223,10 +223,12 @@ impl SeriesSelection for MetricSelection {
             }
             Shape::Joined(j) => {
                 for part in j.parts(i) {
+                    let from = out.len();
                     match part.place {
                         HEAD => _ = self.head.read(part.at as usize, range, out)?,
                         k => self.blocks[k as usize].read(part.at as usize, range, out)?,
                     }
+                    merge::forget_hint(out, from);
                 }
                 false
             }

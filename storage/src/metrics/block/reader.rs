@@ -16,6 +16,7 @@ use super::tombstones::{self, Tombstones};
 use super::{CHUNKS, INDEX, META, TOMBSTONES};
 use crate::chunk::{self, Encoding};
 use crate::error::{Error, Result};
+use crate::metrics::merge;
 use crate::model::{Labels, Matcher, TimeRange, is_stale};
 use crate::read::{Newest, SampleBuf};
 
@@ -339,4 +340,10 @@ pub(crate) fn remove(out: &mut SampleBuf, start: usize, gone: &[TimeRange]) {
     retain(&mut out.st, start, &keep);
     retain(&mut out.h, start, &keep);
     retain(&mut out.t, start, &keep);
+    let kept = keep.iter().enumerate().filter(|(_, kept)| **kept);
+    for (at, (i, _)) in (start..).zip(kept) {
+        if i > 0 && !keep[i - 1] {
+            merge::forget_hint(out, at);
+        }
+    }
 }
