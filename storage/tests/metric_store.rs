@@ -492,7 +492,7 @@ fn bad_labels_are_refused_alone() {
     assert!(a.rejected[0].detail.as_ref().unwrap().contains("twice"));
     a.commit.wait().unwrap();
     assert_eq!(everything(&s).len(), 2);
-    let q = LabelQuery { matchers: vec![], range: TimeRange::all(), limit: 0 };
+    let q = LabelQuery { matchers: vec![], range: TimeRange::all(), limit: 0, partial: false };
     assert_eq!(s.label_names(&q).unwrap().0, ["__name__", "i", "job", "z"]);
     assert_eq!(s.label_values("__name__", &q).unwrap().0, ["m", "u"]);
 }

@@ -86,7 +86,7 @@ fn matchers_select_what_a_scan_selects() {
             let sel = s.select(&SelectRequest::new(matchers.clone(), TimeRange::all())).unwrap();
             let got: Vec<Labels> = (0..sel.len()).map(|i| sel.labels(i)).collect();
             assert!(got.iter().eq(want.iter().copied()), "{place}: {matchers:?}: {} of {}", got.len(), want.len());
-            let q = LabelQuery { matchers: matchers.clone(), range: TimeRange::all(), limit: 0 };
+            let q = LabelQuery { matchers: matchers.clone(), range: TimeRange::all(), limit: 0, partial: false };
             for name in ["__name__", "few", "many", "some", "none"] {
                 let values: BTreeSet<&str> = want.iter().filter_map(|l| l.get(name)).collect();
                 let (got, _) = s.label_values(name, &q).unwrap();
@@ -103,7 +103,7 @@ fn matchers_select_what_a_scan_selects() {
 #[test]
 fn a_flush_under_way_hides_no_name() {
     let s = store(&sets());
-    let q = LabelQuery { matchers: Vec::new(), range: TimeRange::new(T0, T0), limit: 0 };
+    let q = LabelQuery { matchers: Vec::new(), range: TimeRange::new(T0, T0), limit: 0, partial: false };
     let values = || (s.label_values("few", &q).unwrap().0.len(), s.label_names(&q).unwrap().0.len());
     let selected = || s.select(&SelectRequest::new(vec![Matcher::equal("few", "1")], q.range)).unwrap().len();
     assert_eq!((values(), selected()), ((3, 5), 200));

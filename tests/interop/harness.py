@@ -113,5 +113,16 @@ class Weed:
                 "AWS_SECRET_ACCESS_KEY": secret or self.SECRET}
 
 
+def kill_children():
+    """Ends what a failed check has left running: it would slow down those that follow."""
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            parent = open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[1]
+            if int(parent) == os.getpid():
+                os.kill(int(pid), signal.SIGKILL)
+        except OSError:
+            pass
+
+
 def cleanup():
     shutil.rmtree(ROOT, ignore_errors=True)

@@ -353,4 +353,54 @@ def rights():
     s.stop()
 
 
-CHECKS = [series_limit, other_limits, mischief, connections, in_flight, rights]
+def flip(path, at):
+    with open(path, "r+b") as f:
+        f.seek(at, os.SEEK_SET if at >= 0 else os.SEEK_END)
+        b = f.read(1)
+        f.seek(-1, os.SEEK_CUR)
+        f.write(bytes([b[0] ^ 4]))
+
+
+def damage():
+    """Bits flipped in files of a stopped server: what says what there is costs nothing; data that can't be read is never
+    passed over in silence, and the rest is had by asking for it."""
+    s = Server("damage").start()
+    now = int(time.time() * 1000)
+    assert push(s.url, [({"__name__": "m", "i": str(i)}, [(now, 1.0 + i)]) for i in range(3)]).status_code == 204
+    span = {"traceId": "11" * 16, "spanId": "22" * 8, "name": "op", "startTimeUnixNano": str(now * 10**6), "endTimeUnixNano": str(now * 10**6 + 5)}
+    body = {"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]}
+    assert requests.post(f"http://127.0.0.1:{s.otlp}/v1/traces", json=body).status_code == 200
+    s.flush()
+    s.stop()
+    files = {}
+    for d, _, names in os.walk(s.dir):
+        for n in names:
+            files.setdefault(n, []).append(os.path.join(d, n))
+    for n in ("manifest.json", "meta.json"):
+        for f in files[n]:
+            flip(f, os.path.getsize(f) // 2)
+    s.start()
+    assert len(s.query("m", now / 1000)) == 3
+    trace = f"{s.url}/api/v2/traces/{'11' * 16}"
+    assert requests.get(trace).json()["trace"]["resourceSpans"]
+    said = s.text()
+    assert "its copy counts" in said and said.count("description is damaged; it was made anew") >= 2, said
+    s.stop()
+    [index], [spans] = files["index"], files["spans.parquet"]
+    flip(index, 60)
+    flip(spans, 10)
+    s.start()
+    r = requests.get(s.url + "/api/v1/query", params={"query": "m", "time": now / 1000})
+    assert r.status_code == 500 and os.path.basename(os.path.dirname(index)) in r.text, r.text
+    r = requests.get(s.url + "/api/v1/query", params={"query": "m", "time": now / 1000, "partial_response": "true"})
+    assert r.status_code == 200 and "could not be read" in r.json()["warnings"][0], r.text
+    r = requests.get(trace)
+    assert r.status_code == 500 and "spans.parquet" in r.text, r.text
+    r = requests.get(trace, params={"partial_response": "true"}).json()
+    assert r["status"] == "PARTIAL" and "spans.parquet" in r["message"], r
+    r = requests.get(s.url + "/api/search", params={"q": "{}", "partial_response": "true"}).json()
+    assert r["traces"] == [] and r["metrics"]["totalJobs"] > r["metrics"]["completedJobs"], r
+    s.stop()
+
+
+CHECKS = [series_limit, other_limits, mischief, connections, in_flight, rights, damage]

@@ -6,7 +6,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest, ExportTraceServiceResponse
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
-from harness import BIN, ROOT, Server, Weed, cleanup, free_port
+from harness import BIN, ROOT, Server, Weed, cleanup, free_port, kill_children
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -309,6 +309,7 @@ def main():
             failed += 1
             print(f"FAIL  {check.__name__}", flush=True)
             traceback.print_exc()
+            kill_children()
     if not failed:
         cleanup()
     print(f"interop: {passed} passed, {failed} failed")

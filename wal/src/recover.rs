@@ -77,10 +77,9 @@ pub(crate) fn recover(fs: &dyn Fs, dir: &Path, mend: bool, replay: Replay<'_>) -
     let headers: Vec<Option<SegmentHeader>> = numbers.iter().map(|(n, p)| read_header(fs, *n, p)).collect::<Result<_, _>>()?;
     for (i, (number, path)) in numbers.iter().enumerate() {
         let last = i + 1 == numbers.len();
-        if headers[i].is_none() && last {
+        if headers[i].is_none() && last && !holds_frames(fs, *number, path)? {
             // Created and never finished: nothing in it was acknowledged.
-            let len = fs.open(path).map(|f| f.len()).unwrap_or(0);
-            report.torn_bytes += len;
+            report.torn_bytes += lens[i];
             if mend {
                 fs.remove_file(path).and_then(|()| fs.sync_dir(dir)).map_err(|e| WalError::io("removing a torn segment", path, &e))?;
             }
@@ -99,7 +98,7 @@ pub(crate) fn recover(fs: &dyn Fs, dir: &Path, mend: bool, replay: Replay<'_>) -
         let (done_bytes, all_bytes) = (lens[..i].iter().sum(), lens.iter().sum());
         let start = Position { segment: *number, seq: 0, done_bytes, all_bytes };
         let mut s = Scan { fs, path, number: *number, report: &mut report, mend, dir, start };
-        s.run(good_len, last, replay)?;
+        s.run(headers[i].is_some(), good_len, last, replay)?;
     }
     Ok(report)
 }
@@ -113,6 +112,13 @@ fn read_header(fs: &dyn Fs, number: u64, path: &Path) -> Result<Option<SegmentHe
     Ok(SegmentHeader::decode(&b).filter(|h| h.number == number))
 }
 
+/// Whether a segment without a header was in use: the header is durable before the first frame is written, and a frame's
+/// checksum covers the segment's number.
+fn holds_frames(fs: &dyn Fs, number: u64, path: &Path) -> Result<bool, WalError> {
+    let f = fs.open(path).map_err(|e| WalError::io("opening a log segment", path, &e))?;
+    Ok(next_frame(&*f, number, SEGMENT_HEADER_BYTES as u64, f.len(), 0).is_some())
+}
+
 struct Scan<'a> {
     fs: &'a dyn Fs,
     path: &'a Path,
@@ -124,9 +130,12 @@ struct Scan<'a> {
 }
 
 impl Scan<'_> {
-    /// `good_len`: how much the next segment says is good; `last`: no segment follows.
-    fn run(&mut self, good_len: Option<u64>, last: bool, replay: Replay<'_>) -> Result<(), WalError> {
+    /// `header`: it is sound; `good_len`: how much the next segment says is good; `last`: no segment follows.
+    fn run(&mut self, header: bool, good_len: Option<u64>, last: bool, replay: Replay<'_>) -> Result<(), WalError> {
         let f = self.fs.open(self.path).map_err(|e| WalError::io("opening a log segment", self.path, &e))?;
+        if !header {
+            self.damage(&*f, 0, (SEGMENT_HEADER_BYTES as u64).min(f.len()));
+        }
         let end = good_len.unwrap_or(f.len()).min(f.len());
         if let Some(g) = good_len.filter(|g| *g > f.len()) {
             self.damage(&*f, f.len(), g);

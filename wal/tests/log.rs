@@ -107,6 +107,30 @@ fn a_flipped_bit_below_a_durable_mark_is_damage_and_the_rest_is_served() {
 }
 
 #[test]
+fn a_damaged_header_costs_no_frame() {
+    for of_last in [true, false] {
+        let fs = SimFs::new();
+        let (w, _, _) = open(&fs, 1 << 20);
+        for i in 0..4 {
+            w.append(&record(i)).unwrap().wait().unwrap();
+            if i == 1 {
+                w.rotate().unwrap();
+            }
+        }
+        drop(w);
+        let path = Path::new(DIR).join(if of_last { "00000002.wal" } else { "00000001.wal" });
+        fs.flip_bit(&path, 9, 2);
+        let (w, report, seen) = open(&fs, 1 << 20);
+        assert_eq!(seen, (0..4).map(record).collect::<Vec<_>>());
+        assert_eq!((report.damage.len(), report.torn_bytes), (1, 0));
+        assert_eq!((report.damage[0].path.as_path(), report.damage[0].offset), (path.as_path(), 0));
+        w.append(&record(4)).unwrap().wait().unwrap();
+        drop(w);
+        assert_eq!(open(&fs, 1 << 20).2, (0..5).map(record).collect::<Vec<_>>());
+    }
+}
+
+#[test]
 fn a_bad_last_frame_is_a_torn_tail() {
     let fs = SimFs::new();
     let (w, _, _) = open(&fs, 1 << 20);

@@ -79,7 +79,7 @@ fn union(call: &Call, of: impl Fn(&dyn SeriesSource, &LabelQuery) -> Listing) ->
     let mut ask = |matchers: Vec<Matcher>| -> Result<Vec<String>, ApiError> {
         call.check()?;
         let limit = if limit == usize::MAX { 0 } else { limit + 1 };
-        let (list, warnings) = of(&*source, &LabelQuery { matchers, range, limit })?;
+        let (list, warnings) = of(&*source, &LabelQuery { matchers, range, limit, partial: call.params.partial() })?;
         notes.warnings.extend(warnings);
         Ok(list)
     };

@@ -492,13 +492,31 @@ impl Registry {
 
     /// Values of a label among `among` (all series if `None`), in no order.
     pub fn label_values(&self, name: &str, among: Option<&RoaringBitmap>) -> Vec<String> {
+        let values = self.name_pairs(name);
+        // As in `narrow`: a few series are asked themselves.
+        if let Some(few) = among.filter(|a| a.len() < 2 * values.len() as u64) {
+            return self.values_of(name, few);
+        }
         let hit = |p: &Pair| match (among, &p.postings) {
             (None, p) => !p.is_empty(),
             (Some(a), Postings::Few { len, ids }) => ids[..*len as usize].iter().any(|i| a.contains(*i)),
             (Some(a), Postings::Many(b)) => !b.is_disjoint(a),
         };
-        let pairs = self.name_pairs(name).iter().filter_map(|id| self.pairs.get(*id as usize));
+        let pairs = values.iter().filter_map(|id| self.pairs.get(*id as usize));
         pairs.filter(|p| hit(p)).map(|p| self.symbols.get(p.value).to_owned()).collect()
+    }
+
+    /// Values of a label that these series bear.
+    fn values_of(&self, name: &str, series: &RoaringBitmap) -> Vec<String> {
+        let name = self.symbols.find(name.as_bytes());
+        let mut values: Vec<u32> = Vec::with_capacity(series.len() as usize);
+        for r in series.iter().filter_map(|slot| self.series.get(slot as usize)) {
+            let pairs = self.pair_ids(*r).iter().filter_map(|id| self.pairs.get(*id as usize));
+            values.extend(pairs.filter(|p| Some(p.name) == name).map(|p| p.value).next());
+        }
+        values.sort_unstable();
+        values.dedup();
+        values.into_iter().map(|v| self.symbols.get(v).to_owned()).collect()
     }
 
     /// Calls `f` with every pair in use and its number of series.

@@ -31,13 +31,20 @@ impl MetricStore {
         }
     }
 
-    /// The description of a block of the bucket; a damaged one is made anew, for this process alone.
+    /// The description of a block of the bucket; a damaged one is made anew, in the bucket too.
     pub(super) fn bucket_meta(&self, ulid: &str, json: &[u8]) -> Result<BlockMeta> {
         let prefix = format!("{}/{ulid}", self.bucket_prefix());
         match BlockMeta::parse(json) {
             Err(e) if is_damage(&e) => {
                 let why = e.at(format!("{prefix}/{}", block::META));
-                self.described(ulid, Place::Bucket(prefix), &why)
+                let key = format!("{prefix}/{}", block::META);
+                let meta = self.described(ulid, Place::Bucket(prefix), &why)?;
+                if let Some(b) = self.0.options.bucket.as_ref().filter(|_| !self.0.options.read_only)
+                    && let Err(e) = b.put(&key, meta.to_json().into())
+                {
+                    tracing::warn!(error = %e, key, "the description that was made anew could not be put there; it is made again when needed");
+                }
+                Ok(meta)
             }
             parsed => parsed.map_err(|e| e.at(format!("{prefix}/{}", block::META))),
         }

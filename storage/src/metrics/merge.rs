@@ -1,6 +1,8 @@
 //! Joining the samples of one series from several places, the same way for queries and compaction.
 
-use crate::model::is_stale;
+use std::sync::Arc;
+
+use crate::model::{CounterReset, FloatHistogram, is_stale};
 use crate::read::SampleBuf;
 
 /// Makes times rise strictly. Of samples of the same time one stays, and always the same one, whatever the order
@@ -14,13 +16,25 @@ pub fn settle(buf: &mut SampleBuf) {
     order.sort_by(|a, b| buf.t[*a].cmp(&buf.t[*b]).then_with(|| rank(buf, *b).cmp(&rank(buf, *a))));
     order.dedup_by_key(|i| buf.t[*i]);
     let mut out = SampleBuf::default();
+    let mut before = None;
     for i in order {
         match buf.histogram(i) {
-            Some(h) => out.push_histogram(buf.t[i], h.clone(), buf.start(i)),
+            Some(h) => out.push_histogram(buf.t[i], hinted(h, before.is_some() && before == i.checked_sub(1)), buf.start(i)),
             None => out.push(buf.t[i], buf.v[i], buf.start(i)),
         }
+        before = Some(i);
     }
     *buf = out;
+}
+
+/// What a chunk says of a reset, it says of the sample that stood before in the chunk.
+fn hinted(h: &Arc<FloatHistogram>, same_before: bool) -> Arc<FloatHistogram> {
+    match h.counter_reset {
+        CounterReset::Reset | CounterReset::NotReset if !same_before => {
+            Arc::new(FloatHistogram { counter_reset: CounterReset::Unknown, ..(**h).clone() })
+        }
+        _ => h.clone(),
+    }
 }
 
 fn rank(buf: &SampleBuf, i: usize) -> (u8, u64, i64) {

@@ -35,7 +35,8 @@ pub struct MetricSelection {
 }
 
 impl MetricSelection {
-    /// Selects on a version. Blocks outside the range are not touched.
+    /// Selects on a version. Blocks outside the range are not touched. For a partial answer blocks are read once before:
+    /// one in which anything that was asked for is damaged is left out and named.
     pub fn new(head: &Arc<Head>, version: Arc<Version>, request: &SelectRequest) -> Result<Self> {
         let range = request.range;
         let mut warnings = Warnings::new();
@@ -46,7 +47,8 @@ impl MetricSelection {
         }
         let mut blocks = Vec::new();
         for b in version.blocks.iter().filter(|b| b.meta.samples_range().overlaps(range)) {
-            match b.open().and_then(|b| b.select(&request.matchers)) {
+            let sound = |s: BlockSelection| if request.partial { s.check(range).map(|()| s) } else { Ok(s) };
+            match b.open().and_then(|b| b.select(&request.matchers)).and_then(sound) {
                 Ok(s) if s.is_empty() => {}
                 Ok(s) => blocks.push((b.meta.samples_range(), s)),
                 Err(e) if request.partial => warnings.push(format!("block {} could not be read: {e}", b.meta.ulid)),

@@ -328,16 +328,17 @@ impl SeriesSource for MetricStore {
 
     fn label_names(&self, q: &LabelQuery) -> Result<(Vec<String>, Warnings)> {
         let mut names = std::collections::BTreeSet::new();
+        let mut warnings = Warnings::new();
         if q.matchers.is_empty() {
             let v = self.version();
-            for b in v.blocks.iter().filter(|b| b.meta.samples_range().overlaps(q.range)) {
-                names.extend(b.open()?.index().label_names().map(str::to_owned));
-            }
+            names = v.list(q, &mut warnings, |b| Ok(b.index().label_names().map(str::to_owned).collect()))?;
             if self.0.head.may_hold(q.range, v.flushed_epoch) {
                 names.extend(self.0.head.with_registry(|r| r.label_names()));
             }
         } else {
-            let sel = self.select(&SelectRequest { sorted: false, ..SelectRequest::new(q.matchers.clone(), q.range) })?;
+            let request = SelectRequest { sorted: false, partial: q.partial, ..SelectRequest::new(q.matchers.clone(), q.range) };
+            let sel = self.select(&request)?;
+            warnings = sel.warnings();
             let (mut last, mut ids): (Vec<u32>, Vec<u32>) = Default::default();
             for i in 0..sel.len() {
                 // Most series have the names of the one before.
@@ -354,24 +355,24 @@ impl SeriesSource for MetricStore {
                 });
             }
         }
-        Ok((limited(names, q.limit), Warnings::new()))
+        Ok((limited(names, q.limit), warnings))
     }
 
     fn label_values(&self, name: &str, q: &LabelQuery) -> Result<(Vec<String>, Warnings)> {
-        let mut values = std::collections::BTreeSet::new();
         let v = self.version();
-        for b in v.blocks.iter().filter(|b| b.meta.samples_range().overlaps(q.range)) {
-            let b = b.open()?;
+        let mut warnings = Warnings::new();
+        let of_block = |b: &super::block::Block| {
             let among = if q.matchers.is_empty() { None } else { Some(b.index().select(&q.matchers)?) };
-            values.extend(b.index().label_values(name, among.as_ref())?);
-        }
+            b.index().label_values(name, among.as_ref())
+        };
+        let mut values = v.list(q, &mut warnings, of_block)?;
         if self.0.head.may_hold(q.range, v.flushed_epoch) {
             values.extend(self.0.head.with_registry(|r| {
                 let among = (!q.matchers.is_empty()).then(|| r.select(&q.matchers));
                 r.label_values(name, among.as_ref())
             }));
         }
-        Ok((limited(values, q.limit), Warnings::new()))
+        Ok((limited(values, q.limit), warnings))
     }
 
     fn exemplars(&self, sets: &[Vec<Matcher>], range: TimeRange) -> Result<Vec<ExemplarSeries>> {

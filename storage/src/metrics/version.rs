@@ -1,5 +1,6 @@
 //! What readers see: the head as of the last flush, the blocks, and the deletes, under one reference.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -9,7 +10,8 @@ use super::block::{Block, BlockMeta, Ending, Endings};
 use super::deletes::Delete;
 use super::head::Pin;
 use super::remote::Opener;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
+use crate::read::{LabelQuery, Warnings};
 
 /// Where a block lies.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,5 +91,27 @@ impl Version {
         blocks.dedup_by(|a, b| a.meta.ulid == b.meta.ulid);
         self.blocks = blocks;
         self
+    }
+    /// What a listing finds in the blocks of its range; what can't be read fails it, or is told if a partial answer will do.
+    pub fn list(
+        &self,
+        q: &LabelQuery,
+        warnings: &mut Warnings,
+        of_block: impl Fn(&Block) -> Result<Vec<String>>,
+    ) -> Result<BTreeSet<String>> {
+        match &self.incomplete {
+            Some(why) if q.partial => warnings.push(why.clone()),
+            Some(why) => return Err(Error::new(ErrorKind::Unavailable, format!("{why}: the answer could miss data"))),
+            None => {}
+        }
+        let mut out = BTreeSet::new();
+        for b in self.blocks.iter().filter(|b| b.meta.samples_range().overlaps(q.range)) {
+            match b.open().and_then(|b| of_block(&b)) {
+                Ok(found) => out.extend(found),
+                Err(e) if q.partial => warnings.push(format!("block {} could not be read: {e}", b.meta.ulid)),
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(out)
     }
 }

@@ -102,6 +102,8 @@ pub enum HistogramError {
     CustomBounds(usize),
     #[error("{0}")]
     CustomShape(&'static str),
+    #[error("the zero bucket's threshold {0} is not a number from 0 on")]
+    ZeroThreshold(f64),
     #[error("{0} buckets are more than the {1} allowed")]
     TooManyBuckets(u64, u64),
 }
@@ -156,6 +158,7 @@ impl Histogram {
             self.negative_buckets.len(),
             &self.custom_values,
         )?;
+        zero_bucket(self.zero_threshold)?;
         if self.uses_custom_buckets() && (self.zero_count != 0 || self.zero_threshold != 0.0) {
             return Err(HistogramError::CustomShape("custom bounds allow no zero bucket"));
         }
@@ -200,6 +203,7 @@ impl FloatHistogram {
             self.negative_buckets.len(),
             &self.custom_values,
         )?;
+        zero_bucket(self.zero_threshold)?;
         if self.uses_custom_buckets() && (self.zero_count != 0.0 || self.zero_threshold != 0.0) {
             return Err(HistogramError::CustomShape("custom bounds allow no zero bucket"));
         }
@@ -213,6 +217,11 @@ impl FloatHistogram {
         }
         Ok(())
     }
+}
+
+fn zero_bucket(threshold: f64) -> Result<(), HistogramError> {
+    // NaN is less than nothing.
+    if threshold >= 0.0 { Ok(()) } else { Err(HistogramError::ZeroThreshold(threshold)) }
 }
 
 fn shape(schema: i32, pos: &[BucketSpan], neg: &[BucketSpan], n_pos: usize, n_neg: usize, custom: &[f64]) -> Result<(), HistogramError> {

@@ -63,7 +63,8 @@ struct Parts {
 impl Parts {
     fn of(h: &Histogram) -> Self {
         let sides = [absolute(&h.positive_spans, &h.positive_buckets), absolute(&h.negative_spans, &h.negative_buckets)];
-        Parts { schema: h.schema, threshold: h.zero_threshold, zero: h.zero_count, sides }
+        // A threshold that is no number would never be reached.
+        Parts { schema: h.schema, threshold: h.zero_threshold.max(0.0), zero: h.zero_count, sides }
     }
 
     fn reduce(&mut self, schema: i32) {
@@ -225,6 +226,21 @@ mod tests {
             sum.validate().unwrap();
             prop_assert!(sum.zero_threshold >= other.zero_threshold);
         }
+    }
+
+    #[test]
+    fn a_zero_threshold_that_is_no_number_is_refused_and_holds_up_nobody() {
+        for threshold in [f64::NAN, -1.0] {
+            let odd = Histogram { zero_threshold: threshold, ..observed(&[1.03, 2.03], 2, 0.001) };
+            assert!(matches!(odd.validate(), Err(crate::model::HistogramError::ZeroThreshold(_))));
+            assert!(odd.to_float().validate().is_err());
+            let mut sum = observed(&[3.03], 2, 0.001);
+            assert!(sum.merge(&odd));
+            assert_eq!((sum.count, sum.zero_threshold), (3, 0.001));
+        }
+        let mut sum = observed(&[3.03], 2, 0.001);
+        assert!(sum.merge(&Histogram { zero_threshold: f64::INFINITY, ..observed(&[1.03], 2, 0.001) }));
+        assert_eq!((sum.count, sum.zero_count), (2, 1));
     }
 
     #[test]

@@ -37,6 +37,8 @@ pub struct LabelQuery {
     pub range: TimeRange,
     /// At most so many; 0 is no limit.
     pub limit: usize,
+    /// Answer what can be read and warn, instead of failing.
+    pub partial: bool,
 }
 
 /// A store of series that can be queried. Handles are cheap; each selection owns its snapshot.

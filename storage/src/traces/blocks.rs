@@ -142,12 +142,19 @@ pub fn look_around(bucket: &Arc<dyn Bucket>, tenant: &str, wanted: &dyn Fn(&str)
     }
 }
 
-/// A block whose description is damaged, described anew. Nobody is known to have written it: whoever holds the tenant's
+/// A block whose description is damaged, described anew, in the bucket too. Nobody is known to have written it: whoever holds the tenant's
 /// lease tends it.
 pub fn describe(o: &TraceStoreOptions, bucket: &CachedBucket, ulid: &str, why: &Error) -> Result<BlockMeta> {
     let location = Location::Bucket(bucket.clone(), prefix(&o.tenant, ulid));
     let owner = Owner { ulid, tenant: &o.tenant, writer_id: "", window_ms: o.window_ms };
-    describe_at(&owner, &location, &o.fs, why)
+    let meta = describe_at(&owner, &location, &o.fs, why)?;
+    let key = format!("{}{META_FILE}", prefix(&o.tenant, ulid));
+    if !o.read_only
+        && let Err(e) = bucket.bucket.put(&key, meta.to_json()?.into())
+    {
+        tracing::warn!(error = %e, key, "the description that was made anew could not be put there; it is made again when needed");
+    }
+    Ok(meta)
 }
 
 /// The same of a block anywhere.

@@ -230,6 +230,17 @@ impl BlockSelection {
         Ok(())
     }
 
+    /// Reads all that a query of `range` could read, for its checksums.
+    pub fn check(&self, range: TimeRange) -> Result<()> {
+        let mut out = SampleBuf::default();
+        for i in 0..self.len() {
+            out.clear();
+            self.visit_labels(i, &mut |_, _| {})?;
+            self.read(i, range, &mut out)?;
+        }
+        Ok(())
+    }
+
     /// The newest sample of series `i` in `range`, decoding no more than its chunk.
     pub fn newest(&self, i: usize, range: TimeRange, scratch: &mut SampleBuf) -> Result<Option<Newest>> {
         if self.block.tombstones.contains_key(&(self.refs[i] as u64)) {
