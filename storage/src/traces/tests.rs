@@ -307,6 +307,27 @@ fn a_fault_at_every_call_of_upkeep_and_a_crash_behind_it_lose_nothing() {
     assert!(failed > 20, "{failed}");
 }
 
+#[test]
+fn upkeep_leaves_a_staged_block_that_can_not_be_read_to_who_can_mend_it() {
+    let rig = Rig::new();
+    let store = rig.open();
+    put(&store, &[span(1, 1, NOW_MS)]);
+    store.flush_local().unwrap();
+    let folder = Path::new("/data/traces").join(&store.blocks()[0].meta.ulid);
+    drop(store);
+    for file in ["meta.json", "spans.parquet"] {
+        rig.fs.write_atomic(&folder.join(file), b"something else").unwrap();
+    }
+    let store = rig.open();
+    put(&store, &[span(2, 1, NOW_MS)]);
+    store.flush().unwrap();
+    store.maintain().unwrap();
+    assert!(rig.fs.exists(&folder.join("spans.parquet")), "what is left of it");
+    assert!(store.trace(TraceId([2; 16])).is_err(), "an answer could miss what it holds");
+    drop(store);
+    assert!(rig.open().trace(TraceId([2; 16])).is_err(), "after a restart too");
+}
+
 fn fields() -> Vec<Field> {
     let mut f = vec![
         Field::Name,

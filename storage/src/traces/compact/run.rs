@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::error::{Error, Result};
 use crate::model::{Resource, Scope, Span};
@@ -179,7 +180,7 @@ impl TraceStore {
         let size = (sum(|b| b.meta.spans), sum(|b| b.meta.traces));
         let mut writer = BlockWriter::create(o.fs.clone(), &dir, identity, sampler.layout()?, o.compact_write.clone(), size)?;
         let mut inputs_open: Vec<Input> = opened.into_iter().map(Input::new).collect();
-        let mut until_look = LOOK_SPANS;
+        let (mut until_look, mut looked) = (LOOK_SPANS, Instant::now());
         loop {
             let mut first: Option<[u8; 16]> = None;
             for i in &mut inputs_open {
@@ -205,6 +206,11 @@ impl TraceStore {
                     drop(writer);
                     return o.fs.remove_dir_all(&dir).map(|()| false).map_err(|e| Error::io("removing a merge that gave way", &dir, e));
                 }
+                // What can't wait any longer takes half of a core.
+                if self.is_busy() {
+                    std::thread::park_timeout(looked.elapsed());
+                }
+                looked = Instant::now();
             }
         }
         let meta = writer.finish()?;
