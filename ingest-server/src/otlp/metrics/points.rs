@@ -162,7 +162,7 @@ fn custom(
     bounds: &[f64],
 ) -> Result<(), WireError> {
     let mut before = 0i64;
-    let deltas = counts.iter().map(|n| (*n as i64) - std::mem::replace(&mut before, *n as i64)).collect();
+    let deltas = counts.iter().map(|n| signed(*n) - std::mem::replace(&mut before, signed(*n))).collect();
     let h = Histogram {
         schema: CUSTOM_BUCKETS_SCHEMA,
         count,
@@ -181,6 +181,11 @@ fn put_native(x: &mut Translator<'_>, m: &Metric<'_>, labels: &PointLabels<'_>, 
     x.exemplars(series, c, |_| true)
 }
 
+/// A bucket's count. What is larger than fits can't agree with the histogram's count, and is refused for that.
+fn signed(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
 /// Buckets of one side: OTLP's are (lower, upper] from `offset`; ours are counted from 1, merged by powers of two
 /// where the scale is too fine, and split into spans at gaps of more than two.
 fn side(buckets: &[u8], merge: u32) -> Result<(Vec<BucketSpan>, Vec<i64>), WireError> {
@@ -188,7 +193,7 @@ fn side(buckets: &[u8], merge: u32) -> Result<(Vec<BucketSpan>, Vec<i64>), WireE
     let mut r = Fields::new(buckets);
     while let Some((n, f)) = r.next()? {
         match n {
-            1 => offset = f.sint(),
+            1 => offset = i64::from(f.sint() as i32),
             2 => varints(f, &mut counts)?,
             _ => {}
         }
@@ -197,8 +202,8 @@ fn side(buckets: &[u8], merge: u32) -> Result<(Vec<BucketSpan>, Vec<i64>), WireE
     for (i, n) in counts.iter().enumerate() {
         let index = ((offset + i as i64) >> merge) + 1;
         match merged.last_mut() {
-            Some((at, c)) if *at == index => *c += *n as i64,
-            _ => merged.push((index, *n as i64)),
+            Some((at, c)) if *at == index => *c = c.saturating_add(signed(*n)),
+            _ => merged.push((index, signed(*n))),
         }
     }
     let (mut spans, mut deltas) = (Vec::<BucketSpan>::new(), Vec::new());
@@ -233,7 +238,7 @@ pub(super) fn exponential(x: &mut Translator<'_>, m: &Metric<'_>, p: &[u8], delt
             3 => c.t_ms = ms(f),
             4 => count = f.uint(),
             5 => sum = Some(f.double()),
-            6 => scale = f.sint(),
+            6 => scale = i64::from(f.sint() as i32),
             7 => zero = f.uint(),
             8 => positive = f.bytes(),
             9 => negative = f.bytes(),
