@@ -193,6 +193,33 @@ fn damage_in_a_block_fails_queries_and_partial_ones_warn() {
 }
 
 #[test]
+fn a_partial_answer_leaves_out_a_block_that_opens_and_is_damaged_further_on() {
+    let rig = Rig::new();
+    let store = rig.open();
+    let mut random = strandline_testkit::Random::new(5);
+    let spans: Vec<Span> = (0..9_000u64)
+        .map(|i| Span {
+            span_id: SpanId((i + 1).to_be_bytes()),
+            name: format!("{:x}", random.bits()),
+            ..span((i % 200) as u8 + 1, 1, NOW_MS)
+        })
+        .collect();
+    put(&store, &spans);
+    store.flush().unwrap();
+    let meta = store.blocks()[0].meta.clone();
+    assert!(meta.tail_offset > 128 << 10, "the tail has checksums of its own");
+    drop(store);
+    rig.fs.flip_bit(Path::new(&format!("/data/bucket/traces/anonymous/{}/spans.parquet", meta.ulid)), 100, 1);
+    let store = rig.open();
+    store.blocks()[0].open().unwrap();
+    put(&store, &[span(201, 1, NOW_MS)]);
+    let mut r = ScanRequest::new(0, u64::MAX);
+    r.partial = true;
+    let stats = store.scan(&r, &mut |_| Ok(ControlFlow::Continue(0))).unwrap();
+    assert_eq!((stats.warnings.len(), stats.spans), (1, 1), "{:?}", stats.warnings);
+}
+
+#[test]
 fn a_full_disk_refuses_retryably_and_resumes() {
     let rig = Rig::new();
     let store = rig.open();

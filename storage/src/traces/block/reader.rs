@@ -89,6 +89,18 @@ impl OpenBlock {
         Ok(OpenBlock { meta, file, metadata, leaves, blooms, layout })
     }
 
+    /// Reads the whole file for its checksums.
+    pub fn check(&self) -> Result<()> {
+        const PIECE: u64 = 4 << 20;
+        let mut at = 0;
+        while at < self.meta.size_bytes {
+            let n = PIECE.min(self.meta.size_bytes - at);
+            self.file.read(at, n as usize)?;
+            at += n;
+        }
+        Ok(())
+    }
+
     /// Where columns end, and page indexes, filters and the footer begin.
     pub fn tail_offset(&self) -> u64 {
         let ends = self.metadata.row_groups().iter().flat_map(|g| g.columns()).map(|c| {
