@@ -190,6 +190,9 @@ async fn open_engine(app: Arc<App>) -> Result<(), String> {
         if let Some(e) = s.bucket_error {
             tracing::warn!("the bucket can't be reached: {e}");
         }
+        for why in engine.incomplete() {
+            tracing::error!("answers could miss data, and fail unless asked for with partial_response=true: {why}");
+        }
         app.ready.store(true, Ordering::Release);
         Ok(())
     });

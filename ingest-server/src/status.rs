@@ -124,7 +124,7 @@ fn connections(app: &App, p: &mut Page) {
 
 fn tenants(app: &App, p: &mut Page) {
     type Get = fn(&strandline_storage::Engine) -> f64;
-    let per: [(&str, &str, &str, Get); 14] = [
+    let per: [(&str, &str, &str, Get); 15] = [
         ("head_series", "gauge", "Series in memory.", |e| e.metrics().stats().head.series as f64),
         ("head_chunks", "gauge", "Chunks in the head.", |e| e.metrics().stats().head.chunks as f64),
         ("metric_blocks", "gauge", "Metric blocks that queries see.", |e| e.metrics().stats().blocks as f64),
@@ -133,6 +133,9 @@ fn tenants(app: &App, p: &mut Page) {
             e.metrics().stats().blocks_to_upload as f64
         }),
         ("bucket_up", "gauge", "1 if the bucket answered last.", |e| e.metrics().stats().bucket_error.is_none() as u8 as f64),
+        ("answers_incomplete", "gauge", "1 if answers could miss data: a bucket never reached, or a block that can't be read.", |e| {
+            !e.incomplete().is_empty() as u8 as f64
+        }),
         ("metric_wal_bytes", "gauge", "Bytes of the metric log.", |e| e.metrics().stats().wal_bytes as f64),
         ("metric_wal_commits_total", "counter", "Commits of the metric log.", |e| e.metrics().stats().wal.commits as f64),
         ("metric_wal_syncs_total", "counter", "fsyncs of the metric log.", |e| e.metrics().stats().wal.syncs as f64),

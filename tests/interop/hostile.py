@@ -400,6 +400,13 @@ def damage():
     assert r["status"] == "PARTIAL" and "spans.parquet" in r["message"], r
     r = requests.get(s.url + "/api/search", params={"q": "{}", "partial_response": "true"}).json()
     assert r["traces"] == [] and r["metrics"]["totalJobs"] > r["metrics"]["completedJobs"], r
+    assert 'answers_incomplete{tenant="anonymous"} 0' in requests.get(s.url + "/metrics").text
+    s.stop()
+    flip(os.path.join(os.path.dirname(spans), "meta.json"), 40)
+    s.start()
+    assert 'answers_incomplete{tenant="anonymous"} 1' in requests.get(s.url + "/metrics").text
+    assert "answers could miss data" in s.text() and "nor can it be made anew" in s.text(), s.text()
+    assert len(s.query("vector(1)")) == 1
     s.stop()
 
 

@@ -205,7 +205,7 @@ impl MetricStore {
         self.version().blocks.clone()
     }
 
-    pub(super) fn version(&self) -> Arc<Version> {
+    pub(crate) fn version(&self) -> Arc<Version> {
         self.0.version.read().clone()
     }
 

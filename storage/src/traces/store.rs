@@ -256,6 +256,11 @@ impl TraceStore {
         &self.0.recovery
     }
 
+    /// Why answers may miss something.
+    pub(crate) fn incomplete(&self) -> Option<String> {
+        self.0.state.read().incomplete()
+    }
+
     /// Options it was opened with.
     pub fn options(&self) -> &TraceStoreOptions {
         &self.0.options
