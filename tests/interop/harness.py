@@ -48,6 +48,14 @@ class Server:
     def text(self):
         return open(self.log).read()
 
+    def whole(self):
+        """Waits until it knows all blocks: a bucket that has just come back may fail some calls, and is asked again."""
+        until = time.time() + 60
+        while "answers_incomplete{tenant=\"anonymous\"} 0" not in requests.get(self.url + "/metrics", timeout=10).text:
+            assert time.time() < until, self.text()
+            time.sleep(0.1)
+        return self
+
     def kill(self):
         self.p.send_signal(signal.SIGKILL)
         self.p.wait()
@@ -68,9 +76,15 @@ class Server:
         assert len(got) == 1, (q, got)
         return float(got[0]["value"][1])
 
-    def flush(self):
-        r = requests.post(self.url + "/api/v1/admin/flush", timeout=60)
-        assert r.status_code == 204, (r.status_code, r.text)
+    def flush(self, patience_s=0):
+        """Flushes and uploads. A bucket that has just come back may fail some calls."""
+        until = time.time() + patience_s
+        while True:
+            r = requests.post(self.url + "/api/v1/admin/flush", timeout=60)
+            if r.status_code == 204:
+                return
+            assert time.time() < until, (r.status_code, r.text)
+            time.sleep(0.2)
 
 
 class Weed:

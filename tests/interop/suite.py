@@ -242,7 +242,7 @@ def s3():
         s.flush()
         check_answers(s, ids)
         s.kill()
-        fresh = Server("s3-fresh", *bucket, env=weed.env()).start()
+        fresh = Server("s3-fresh", *bucket, env=weed.env()).start().whole()
         check_answers(fresh, ids)
         # The bucket goes away: ingest goes on, what needs it fails or comes from the cache, SIGTERM ends in time.
         weed.stop()
@@ -255,7 +255,8 @@ def s3():
         assert code == 0 and took < 5, (code, took)
         weed.start()
         fresh.start()
-        fresh.flush()
+        fresh.flush(patience_s=60)
+        fresh.whole()
         check_answers(fresh, {**ids, **more})
         fresh.stop()
         # Blocks in a bucket, as Thanos and Mimir keep them, are taken over from there.
