@@ -81,10 +81,10 @@ def bucket_outage_under_load():
         weed.start()
         report = load.wait()
         assert report["requests"]["refused"] == 0 and report["requests"]["unknown"] == 0, report
-        s.flush()
+        s.flush(patience_s=60)
         load.verify()
         s.kill()
-        s.start()
+        s.start().whole()
         load.verify()
         s.stop()
     finally:
