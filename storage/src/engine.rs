@@ -138,10 +138,10 @@ impl Engine {
 
     /// Why answers may miss something: a bucket that was never reached, or blocks of which nothing can be read.
     pub fn incomplete(&self) -> Vec<String> {
-        let metrics = self.0.metrics.version().incomplete.clone();
+        let why = self.0.metrics.incomplete();
         #[cfg(feature = "traces")]
-        let metrics = metrics.into_iter().chain(self.0.traces.incomplete());
-        metrics.into_iter().collect()
+        let why = why.into_iter().chain(self.0.traces.incomplete());
+        why.into_iter().collect()
     }
 
     /// Cuts everything to blocks and uploads them. The error says what could not be done; what was acknowledged

@@ -398,6 +398,8 @@ def damage():
     assert r.status_code == 500 and "spans.parquet" in r.text, r.text
     r = requests.get(trace, params={"partial_response": "true"}).json()
     assert r["status"] == "PARTIAL" and "spans.parquet" in r["message"], r
+    r = requests.get(trace.replace("/v2/", "/"), params={"partial_response": "true"})
+    assert r.status_code == 500 and "spans.parquet" in r.text, r.text
     r = requests.get(s.url + "/api/search", params={"q": "{}", "partial_response": "true"}).json()
     assert r["traces"] == [] and r["metrics"]["totalJobs"] > r["metrics"]["completedJobs"], r
     assert 'answers_incomplete{tenant="anonymous"} 0' in requests.get(s.url + "/metrics").text
@@ -407,6 +409,10 @@ def damage():
     assert 'answers_incomplete{tenant="anonymous"} 1' in requests.get(s.url + "/metrics").text
     assert "answers could miss data" in s.text() and "nor can it be made anew" in s.text(), s.text()
     assert len(s.query("vector(1)")) == 1
+    # Also beside the running server, every one that is damaged, of metrics and of spans.
+    out = subprocess.run([BIN, "blocks", "verify", "--data-dir", s.dir], capture_output=True, text=True)
+    assert out.returncode == 1 and "2 damaged blocks" in out.stderr, (out.stdout, out.stderr)
+    assert os.path.basename(os.path.dirname(index)) + "  DAMAGED" in out.stdout and "nor can it be made anew" in out.stdout, out.stdout
     s.stop()
 
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use strandline_storage::metrics::MetricStore;
+use strandline_storage::traces::TraceStore;
 
 use super::progress::Progress;
 use super::{local, say};
@@ -14,7 +15,7 @@ use crate::config::format_size;
 pub enum BlocksCommand {
     /// List metric blocks with their range and size.
     List(Where),
-    /// Read every block whole and check every checksum.
+    /// Read every block whole and check every checksum; those of spans too, where a data folder is named.
     Verify(Where),
     /// Compact until there is nothing left to do.
     Compact(Where),
@@ -36,19 +37,48 @@ fn open(w: &Where) -> Result<(MetricStore, Box<dyn Send + Sync>), String> {
 }
 
 /// Listing and verifying work beside a running server. A bucket alone needs a folder to work in.
-fn look(w: &Where) -> Result<MetricStore, String> {
+fn look(w: &Where) -> Result<(MetricStore, Option<TraceStore>), String> {
     if !w.data_dir.join("VERSION").exists() && w.bucket.is_some() {
-        return open(w).map(|(s, _)| s);
+        return open(w).map(|(s, _)| (s, None));
     }
     let engine = local::open_read_only(local::config(Some(&w.data_dir), w.bucket.as_deref())?)?;
-    Ok(engine.metrics().clone())
+    Ok((engine.metrics().clone(), Some(engine.traces().clone())))
+}
+
+/// A block's name, and how it is checked.
+type Check = (String, Box<dyn Fn() -> strandline_storage::Result<()>>);
+
+fn verify(metrics: &MetricStore, traces: Option<&TraceStore>) -> Result<(), String> {
+    let mut checks: Vec<Check> = Vec::new();
+    for b in metrics.blocks() {
+        checks.push((b.meta.ulid.clone(), Box::new(move || b.open()?.verify())));
+    }
+    for b in traces.iter().flat_map(|t| t.blocks().to_vec()) {
+        checks.push((b.meta.ulid.clone(), Box::new(move || b.open()?.check())));
+    }
+    let unknown = metrics.incomplete().into_iter().chain(traces.and_then(TraceStore::incomplete));
+    let mut bad = unknown.inspect(|why| say(&format!("DAMAGED: {why}"))).count();
+    let mut progress = Progress::new("verifying");
+    for (i, (ulid, check)) in checks.iter().enumerate() {
+        progress.at(i as u64, checks.len() as u64);
+        let checked = check();
+        progress.hide();
+        match checked {
+            Ok(()) => say(&format!("{ulid}  fine")),
+            Err(e) => {
+                bad += 1;
+                say(&format!("{ulid}  DAMAGED: {e}"));
+            }
+        }
+    }
+    if bad == 0 { Ok(()) } else { Err(format!("{bad} damaged blocks")) }
 }
 
 /// Runs it.
 pub fn run(c: BlocksCommand) -> Result<(), String> {
     match c {
         BlocksCommand::List(w) => {
-            let s = look(&w)?;
+            let (s, _) = look(&w)?;
             for b in s.blocks() {
                 let m = &b.meta;
                 say(&format!(
@@ -66,23 +96,8 @@ pub fn run(c: BlocksCommand) -> Result<(), String> {
             Ok(())
         }
         BlocksCommand::Verify(w) => {
-            let s = look(&w)?;
-            let mut bad = 0;
-            let all = s.blocks();
-            let mut progress = Progress::new("verifying");
-            for (i, b) in all.iter().enumerate() {
-                progress.at(i as u64, all.len() as u64);
-                let checked = b.open().and_then(|b| b.verify());
-                progress.hide();
-                match checked {
-                    Ok(()) => say(&format!("{}  fine", b.meta.ulid)),
-                    Err(e) => {
-                        bad += 1;
-                        say(&format!("{}  DAMAGED: {e}", b.meta.ulid));
-                    }
-                }
-            }
-            if bad == 0 { Ok(()) } else { Err(format!("{bad} damaged blocks")) }
+            let (metrics, traces) = look(&w)?;
+            verify(&metrics, traces.as_ref())
         }
         BlocksCommand::Compact(w) => {
             let (s, _lock) = open(&w)?;

@@ -195,6 +195,14 @@ pub fn key_values(pairs: &[(String, Val)]) -> Vec<Value> {
     pairs.iter().map(|(k, v)| json!({ "key": k, "value": any_value(v) })).collect()
 }
 
+/// Says of an answer that it is not whole, and why.
+pub fn partial(m: &mut Map<String, Value>, warnings: &[String]) {
+    if !warnings.is_empty() {
+        m.insert("status".into(), json!("PARTIAL"));
+        m.insert("message".into(), json!(warnings.join("; ")));
+    }
+}
+
 #[cfg(test)]
 mod unit {
     use super::*;

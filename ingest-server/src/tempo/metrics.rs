@@ -8,7 +8,7 @@ use strandline_query::traceql::{self, MetricsOptions, MetricsResult, Series};
 use strandline_storage::read::SpanSource;
 
 use super::http::{blocking, json_response};
-use super::json::{double, key_values, u64_field};
+use super::json::{double, key_values, partial, u64_field};
 use super::params::Params;
 use super::search::metrics_json;
 use super::{TempoError, TempoState};
@@ -94,14 +94,6 @@ fn answer(series: Vec<Value>, r: &MetricsResult) -> Value {
     m.insert("metrics".into(), metrics_json(&r.stats));
     partial(&mut m, &r.stats.warnings);
     Value::Object(m)
-}
-
-/// Says of an answer that it is not whole, and why.
-pub fn partial(m: &mut Map<String, Value>, warnings: &[String]) {
-    if !warnings.is_empty() {
-        m.insert("status".into(), json!("PARTIAL"));
-        m.insert("message".into(), json!(warnings.join("; ")));
-    }
 }
 
 /// `/api/metrics/query_range`.

@@ -9,8 +9,7 @@ use strandline_storage::read::Warnings;
 use strandline_storage::traces::otlp::{Writer, encode_trace};
 
 use super::http::{blocking, json_response, respond, wants_protobuf};
-use super::json::resource_spans;
-use super::metrics::partial;
+use super::json::{partial, resource_spans};
 use super::params::Params;
 use super::{TempoError, TempoState};
 
@@ -27,14 +26,19 @@ async fn find(state: &TempoState, headers: &HeaderMap, id: &str, query: Option<&
     .await
 }
 
-/// `/api/traces/{id}`: the trace alone.
+/// `/api/traces/{id}`: the trace alone. There is no place in it to say that it is not whole: such a one is refused.
 pub async fn v1(
     State(state): State<TempoState>,
     Path(id): Path<String>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response<Body>, TempoError> {
-    let (Some(trace), _) = find(&state, &headers, &id, query.as_deref()).await? else {
+    let (trace, warnings) = find(&state, &headers, &id, query.as_deref()).await?;
+    if !warnings.is_empty() {
+        let text = format!("{}; /api/v2/traces can tell what is missing beside the rest", warnings.join("; "));
+        return Err(TempoError::new(StatusCode::INTERNAL_SERVER_ERROR, text));
+    }
+    let Some(trace) = trace else {
         return Err(TempoError::new(StatusCode::NOT_FOUND, "trace not found"));
     };
     if wants_protobuf(&headers) {

@@ -8,7 +8,7 @@ use super::head::{Head, HeadSelection};
 use super::join::{HEAD, Joined, Part, join};
 use super::merge;
 use super::version::Version;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::model::{Labels, TimeRange};
 use crate::read::{Newest, SampleBuf, SelectRequest, SeriesSelection, Warnings};
 
@@ -40,11 +40,7 @@ impl MetricSelection {
     pub fn new(head: &Arc<Head>, version: Arc<Version>, request: &SelectRequest) -> Result<Self> {
         let range = request.range;
         let mut warnings = Warnings::new();
-        match &version.incomplete {
-            Some(why) if request.partial => warnings.push(why.clone()),
-            Some(why) => return Err(Error::new(ErrorKind::Unavailable, format!("{why}: the answer could miss data"))),
-            None => {}
-        }
+        version.complete(request.partial, &mut warnings)?;
         let mut blocks = Vec::new();
         for b in version.blocks.iter().filter(|b| b.meta.samples_range().overlaps(range)) {
             let sound = |s: BlockSelection| if request.partial { s.check(range).map(|()| s) } else { Ok(s) };

@@ -205,8 +205,13 @@ impl MetricStore {
         self.version().blocks.clone()
     }
 
-    pub(crate) fn version(&self) -> Arc<Version> {
+    pub(super) fn version(&self) -> Arc<Version> {
         self.0.version.read().clone()
+    }
+
+    /// Why answers may miss something: a bucket that was never reached, or blocks of which nothing can be read.
+    pub fn incomplete(&self) -> Option<String> {
+        self.version().incomplete.clone()
     }
 
     /// Figures.
@@ -279,7 +284,7 @@ impl MetricStore {
             entries.push(entry(meta.clone(), place));
         }
         let mut current = self.0.version.write();
-        let incomplete = self.incomplete(work, &unknown);
+        let incomplete = self.what_is_missing(work, &unknown);
         let next = Version { pin: self.0.head.pin(), flushed_epoch: self.0.head.flushed_epoch(), incomplete, ..(**current).clone() };
         *current = Arc::new(next.with_blocks(entries));
         Ok(())

@@ -309,7 +309,7 @@ impl MetricStore {
                 self.bucket_failed(work, &e);
             }
         }
-        let incomplete = self.incomplete(work, &work.unknown);
+        let incomplete = self.what_is_missing(work, &work.unknown);
         let mut v = self.0.version.write();
         if v.incomplete != incomplete {
             *v = Arc::new(super::version::Version { incomplete, ..(**v).clone() });
@@ -317,7 +317,7 @@ impl MetricStore {
     }
 
     /// Why answers may miss something.
-    pub(super) fn incomplete(&self, work: &Work, unknown: &[String]) -> Option<String> {
+    pub(super) fn what_is_missing(&self, work: &Work, unknown: &[String]) -> Option<String> {
         let bucket = self.0.options.bucket.as_ref().filter(|_| !work.listed);
         let unlisted = bucket.map(|b| format!("{} was never reached, so its blocks are unknown", b.name()));
         let why: Vec<String> = unlisted.into_iter().chain(unknown.iter().cloned()).collect();

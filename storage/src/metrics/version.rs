@@ -92,6 +92,17 @@ impl Version {
         self.blocks = blocks;
         self
     }
+    /// Fails where an answer could miss data; tells it, if a partial one will do.
+    pub fn complete(&self, partial: bool, warnings: &mut Warnings) -> Result<()> {
+        match &self.incomplete {
+            Some(why) if !partial => Err(Error::new(ErrorKind::Unavailable, format!("{why}: the answer could miss data"))),
+            why => {
+                warnings.extend(why.clone());
+                Ok(())
+            }
+        }
+    }
+
     /// What a listing finds in the blocks of its range; what can't be read fails it, or is told if a partial answer will do.
     pub fn list(
         &self,
@@ -99,11 +110,7 @@ impl Version {
         warnings: &mut Warnings,
         of_block: impl Fn(&Block) -> Result<Vec<String>>,
     ) -> Result<BTreeSet<String>> {
-        match &self.incomplete {
-            Some(why) if q.partial => warnings.push(why.clone()),
-            Some(why) => return Err(Error::new(ErrorKind::Unavailable, format!("{why}: the answer could miss data"))),
-            None => {}
-        }
+        self.complete(q.partial, warnings)?;
         let mut out = BTreeSet::new();
         for b in self.blocks.iter().filter(|b| b.meta.samples_range().overlaps(q.range)) {
             match b.open().and_then(|b| of_block(&b)) {

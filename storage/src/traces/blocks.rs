@@ -142,8 +142,8 @@ pub fn look_around(bucket: &Arc<dyn Bucket>, tenant: &str, wanted: &dyn Fn(&str)
     }
 }
 
-/// A block whose description is damaged, described anew, in the bucket too. Nobody is known to have written it: whoever holds the tenant's
-/// lease tends it.
+/// A block whose description is damaged, described anew, in the bucket too. Nobody is known to have written it: whoever
+/// holds the tenant's lease tends it.
 pub fn describe(o: &TraceStoreOptions, bucket: &CachedBucket, ulid: &str, why: &Error) -> Result<BlockMeta> {
     let location = Location::Bucket(bucket.clone(), prefix(&o.tenant, ulid));
     let owner = Owner { ulid, tenant: &o.tenant, writer_id: "", window_ms: o.window_ms };

@@ -256,8 +256,8 @@ impl TraceStore {
         &self.0.recovery
     }
 
-    /// Why answers may miss something.
-    pub(crate) fn incomplete(&self) -> Option<String> {
+    /// Why answers may miss something: a bucket that was never reached, or blocks of which nothing can be read.
+    pub fn incomplete(&self) -> Option<String> {
         self.0.state.read().incomplete()
     }
 
@@ -360,27 +360,32 @@ impl TraceStore {
 
     /// A trace, whole: joined over live spans and all blocks, identical spans once.
     pub fn trace(&self, id: TraceId) -> Result<Option<Trace>> {
-        let (mut spans, blocks) = self.places_of(id)?;
-        super::scan::fetch_trace(&blocks, id);
-        for block in blocks.iter() {
-            spans.extend(super::scan::trace_in(block, id)?);
-        }
-        self.trim_indexes(&blocks);
-        Ok(if spans.is_empty() { None } else { Some(Trace::new(id, spans)) })
+        self.0.state.read().complete()?;
+        self.gather(id, |_, e| Err(e))
     }
 
     /// A trace from the blocks that can be read, and what could not be.
     pub fn trace_partial(&self, id: TraceId) -> Result<(Option<Trace>, Warnings)> {
-        let mut warnings: Warnings = self.0.state.read().incomplete().into_iter().collect();
+        let mut warnings: Warnings = self.incomplete().into_iter().collect();
+        let trace = self.gather(id, |block, e| {
+            warnings.push(format!("block {}: {e}", block.meta.ulid));
+            Ok(())
+        })?;
+        Ok((trace, warnings))
+    }
+
+    /// What is known of a trace; `failed` says what becomes of a block that can't be read.
+    fn gather(&self, id: TraceId, mut failed: impl FnMut(&BlockHandle, Error) -> Result<()>) -> Result<Option<Trace>> {
         let (mut spans, blocks) = self.known_places_of(id)?;
+        super::scan::fetch_trace(&blocks, id);
         for block in blocks.iter() {
             match super::scan::trace_in(block, id) {
                 Ok(found) => spans.extend(found),
-                Err(e) => warnings.push(format!("block {}: {e}", block.meta.ulid)),
+                Err(e) => failed(block, e)?,
             }
         }
         self.trim_indexes(&blocks);
-        Ok((if spans.is_empty() { None } else { Some(Trace::new(id, spans)) }, warnings))
+        Ok(if spans.is_empty() { None } else { Some(Trace::new(id, spans)) })
     }
 
     /// Forgets footers and filters beyond the memory they may take.

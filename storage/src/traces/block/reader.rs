@@ -45,6 +45,15 @@ pub enum Location {
     Bucket(CachedBucket, String),
 }
 
+/// Where the tail of a file begins, of which the footer is this.
+pub(super) fn end_of_columns(metadata: &ParquetMetaData) -> u64 {
+    let ends = metadata.row_groups().iter().flat_map(|g| g.columns()).map(|c| {
+        let (start, len) = c.byte_range();
+        start + len
+    });
+    ends.max().unwrap_or(0)
+}
+
 fn key(path: &[&str]) -> String {
     path.join("\0")
 }
@@ -103,11 +112,7 @@ impl OpenBlock {
 
     /// Where columns end, and page indexes, filters and the footer begin.
     pub fn tail_offset(&self) -> u64 {
-        let ends = self.metadata.row_groups().iter().flat_map(|g| g.columns()).map(|c| {
-            let (start, len) = c.byte_range();
-            start + len
-        });
-        ends.max().unwrap_or(0)
+        end_of_columns(&self.metadata)
     }
 
     /// Bytes its footer, indexes and filters take in memory.

@@ -14,6 +14,7 @@ use strandline_wal::fs::{Fs, IoWriter};
 use super::builder::RowGroup;
 use super::layout::Layout;
 use super::meta::{BlockMeta, META_FILE, SPANS_FILE, sums_to_text};
+use super::reader::end_of_columns;
 use super::schema::{FORMAT_VERSION, schema};
 use super::shred::Names;
 use crate::columnar::file::Sums;
@@ -211,11 +212,7 @@ impl BlockWriter {
             self.cut()?;
         }
         let metadata = self.file.finish().map_err(doing)?;
-        let tail = metadata.row_groups().iter().flat_map(|g| g.columns()).map(|c| {
-            let (start, len) = c.byte_range();
-            start + len
-        });
-        self.meta.tail_offset = tail.max().unwrap_or(0);
+        self.meta.tail_offset = end_of_columns(&metadata);
         self.file.flush().map_err(|e| Error::io("writing a block", &self.dir, e))?;
         let sink = self.file.inner_mut();
         let path = self.dir.join(SPANS_FILE);
