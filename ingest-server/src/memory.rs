@@ -157,7 +157,7 @@ fn to_flush(app: &App, floors: &mut Floors, held: u64, anon: Option<u64>) -> Opt
     let heads = all.iter().map(|(n, e)| (floors.above(n, e.metrics().heap_bytes_estimate() as u64), n, e.metrics()));
     let (heads, tenant, metrics) = heads.max_by_key(|(bytes, ..)| *bytes)?;
     let early = held > part * share::EARLY_FLUSH || anon.is_some_and(|a| a > part * share::EARLY_FLUSH_ANON);
-    if live > part * share::LIVE_SPANS || (early && live > part && live >= heads) {
+    if live > part * share::LIVE_SPANS || (early && live > part * share::LITTLE && live >= heads) {
         return Some(Early::Traces(spans.clone()));
     }
     (early && heads > part * share::LITTLE).then(|| Early::Metrics(tenant.clone(), metrics.clone()))

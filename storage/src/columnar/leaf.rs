@@ -136,6 +136,50 @@ impl<T> Leaf<T> {
         let in_order = self.idx.len() == self.dict.len() && self.idx.iter().enumerate().all(|(i, x)| i as u32 == *x);
         if in_order { self.dict } else { self.idx.iter().map(|i| self.dict[*i as usize].clone()).collect() }
     }
+    /// The entries of `rows` rows behind `before` others.
+    pub fn entries_of(&self, before: usize, rows: usize) -> std::ops::Range<usize> {
+        if self.rep.is_empty() {
+            return before..before + rows;
+        }
+        let mut starts = self.rep.iter().enumerate().filter(|(_, r)| **r == 0).map(|(i, _)| i);
+        let start = starts.nth(before).unwrap_or(self.rep.len());
+        let end = if rows == 0 { start } else { starts.nth(rows - 1).unwrap_or(self.rep.len()) };
+        start..end
+    }
+    /// Some entries alone; none if there are not so many. Of many values that they don't use they keep none.
+    pub fn slice(mut self, entries: std::ops::Range<usize>) -> Option<Leaf<T>>
+    where
+        T: Clone,
+    {
+        let present = |def: &[u8]| def.iter().filter(|d| **d == self.max_def).count();
+        let values = match self.def.is_empty() {
+            true => entries.clone(),
+            false => {
+                let from = present(self.def.get(..entries.start)?);
+                from..from + present(self.def.get(entries.clone())?)
+            }
+        };
+        self.idx = self.idx.get(values)?.to_vec();
+        if !self.def.is_empty() {
+            self.def = self.def.get(entries.clone())?.to_vec();
+        }
+        if !self.rep.is_empty() {
+            self.rep = self.rep.get(entries)?.to_vec();
+        }
+        if self.dict.len() > 2 * self.idx.len() {
+            let (mut number, mut dict) = (vec![u32::MAX; self.dict.len()], Vec::new());
+            for i in &mut self.idx {
+                let n = number.get_mut(*i as usize)?;
+                if *n == u32::MAX {
+                    *n = dict.len() as u32;
+                    dict.push(self.dict[*i as usize].clone());
+                }
+                *i = *n;
+            }
+            self.dict = dict;
+        }
+        Some(self)
+    }
     /// As [`Leaf::expand`], of some entries.
     pub fn expand_range(&self, from: usize, to: usize) -> Option<Vec<u32>> {
         if self.def.is_empty() {

@@ -40,6 +40,17 @@ impl Values {
     pub fn bytes() -> Self {
         Values::Bytes(Dict::default(), Vec::new())
     }
+    /// Number of values.
+    fn len(&self) -> usize {
+        match self {
+            Values::Bytes(_, ids) => ids.len(),
+            Values::I64(v) | Values::Split(v) => v.len(),
+            Values::I32(v) => v.len(),
+            Values::F64(v) => v.len(),
+            Values::Bool(v) => v.len(),
+            Values::Ids(v, width) | Values::Sorted(v, width) | Values::Noise(v, width) => v.len() / width,
+        }
+    }
     /// Bytes held in memory.
     pub fn size_bytes(&self) -> usize {
         match self {
@@ -55,7 +66,7 @@ impl Values {
 
 /// Levels of a column's entries.
 pub struct Levels<'a> {
-    /// Definition level of each entry that lacks a value; empty for columns that lack none.
+    /// Definition level of each entry that lacks a value.
     pub absent: &'a [i16],
     /// Entries that have a value, rising; none: all do.
     pub present: Option<&'a [u32]>,
@@ -87,6 +98,9 @@ pub fn write_column<W: Write + Send>(
     levels: &Levels<'_>,
     scratch: &mut Scratch,
 ) -> Result<(), ParquetError> {
+    if values.len() != levels.present.map_or(levels.absent.len(), <[u32]>::len) {
+        return Err(ParquetError::General(format!("column {} has a value too many or too few", descr.path())));
+    }
     let Scratch { levels: def, compressor, page_rows } = scratch;
     def.clear();
     if levels.max_def > 0 {

@@ -14,7 +14,7 @@ use crate::read::{Column, Field, RowBatch, SpanBatch, SpanIds, Value};
 pub(super) enum Place {
     /// Live spans.
     Live(RowBatch, Vec<Span>),
-    /// A row group.
+    /// A row group, or some rows of one.
     Block(BlockBatch),
 }
 
@@ -33,14 +33,45 @@ impl Place {
         match self {
             Place::Live(_, spans) => Ok(spans[row].clone()),
             Place::Block(b) => {
-                let (block, group) = b.place();
+                let (block, group, of) = b.place();
                 let rows = match rows {
                     Some(r) => r,
-                    None => rows.insert(Rows::read(block, group, None, 0..block.rows(group))?),
+                    None => rows.insert(Rows::read(block, group, None, of)?),
                 };
                 rows.span(row)
             }
         }
+    }
+}
+
+/// Tells spans that start together apart: ids and whole spans are read only for such.
+struct Same {
+    ids: Option<Vec<Arc<SpanIds>>>,
+    rows: Vec<Option<Rows>>,
+}
+
+impl Same {
+    /// Appends spans of one trace and one start in the order of their ids, then content; identical ones once.
+    fn of_one_start(&mut self, places: &[Place], at: &[(u32, u32)], order: &mut Vec<(u32, u32)>) -> Result<()> {
+        let ids = match &self.ids {
+            Some(ids) => ids,
+            None => self.ids.insert(places.iter().map(|p| p.batch().ids()).collect::<Result<_>>()?),
+        };
+        let id = |a: &(u32, u32)| ids[a.0 as usize].span[a.1 as usize];
+        let mut at = at.to_vec();
+        at.sort_by_key(id);
+        for at in at.chunk_by(|a, b| id(a) == id(b)) {
+            if let [one] = at {
+                order.push(*one);
+                continue;
+            }
+            let of = |(p, r): &(u32, u32)| Ok((places[*p as usize].span(*r as usize, &mut self.rows[*p as usize])?, (*p, *r)));
+            let mut spans = at.iter().map(of).collect::<Result<Vec<_>>>()?;
+            spans.sort_by(|a, b| a.0.cmp(&b.0));
+            spans.dedup_by(|a, b| a.0 == b.0);
+            order.extend(spans.into_iter().map(|s| s.1));
+        }
+        Ok(())
     }
 }
 
@@ -67,28 +98,17 @@ impl MergedBatch {
             }
         }
         let starts = places.iter().map(|p| p.batch().starts()).collect::<Result<Vec<_>>>()?;
-        let own = places.iter().map(|p| p.batch().ids()).collect::<Result<Vec<_>>>()?;
-        let mut rows: Vec<Option<Rows>> = places.iter().map(|_| None).collect();
+        let start = |a: &(u32, u32)| starts[a.0 as usize][a.1 as usize];
+        let mut same = Same { ids: None, rows: places.iter().map(|_| None).collect() };
         let mut out = MergedBatch { places, ids: Vec::new(), offsets: vec![0], order: Vec::new() };
         for id in ids {
             let Some(mut at) = by_trace.remove(id) else { continue };
-            let key = |a: &(u32, u32)| (starts[a.0 as usize][a.1 as usize], own[a.0 as usize].span[a.1 as usize]);
-            at.sort_by_key(key);
-            let mut i = 0;
-            while i < at.len() {
-                let same = at[i..].iter().take_while(|a| key(a) == key(&at[i])).count();
-                if same == 1 {
-                    out.order.push(at[i]);
-                } else {
-                    let mut spans = Vec::with_capacity(same);
-                    for a in &at[i..i + same] {
-                        spans.push((out.places[a.0 as usize].span(a.1 as usize, &mut rows[a.0 as usize])?, *a));
-                    }
-                    spans.sort_by(|a, b| a.0.cmp(&b.0));
-                    spans.dedup_by(|a, b| a.0 == b.0);
-                    out.order.extend(spans.iter().map(|s| s.1));
+            at.sort_by_key(start);
+            for at in at.chunk_by(|a, b| start(a) == start(b)) {
+                match at {
+                    [one] => out.order.push(*one),
+                    several => same.of_one_start(&out.places, several, &mut out.order)?,
                 }
-                i += same;
             }
             out.ids.push(*id);
             out.offsets.push(out.order.len() as u32);

@@ -87,7 +87,7 @@ impl TraceStoreOptions {
             compact_blocks: 4,
             compaction: true,
             flush_write: WriteOptions { row_group_spans: 32 << 10, ..WriteOptions::default() },
-            compact_write: WriteOptions { row_group_spans: 24 << 10, zstd_level: 6, ..WriteOptions::default() },
+            compact_write: WriteOptions { row_group_spans: 64 << 10, zstd_level: 3, ..WriteOptions::default() },
             max_index_bytes: 64 << 20,
             adopt_after_ms: 6 * 3_600_000,
             sync_interval_ms: 60_000,

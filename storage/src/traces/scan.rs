@@ -1,8 +1,8 @@
 //! The store as a source of batches: live spans and blocks, traces that lie in several places put together.
 
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
-use std::ops::ControlFlow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use super::block::batch::BlockBatch;
@@ -11,7 +11,7 @@ use super::block::rows::Rows;
 use super::blocks::BlockHandle;
 use super::live::{LiveBody, Owner};
 use super::merged::{MergedBatch, Place};
-use super::shared::{Ids, Shared};
+use super::shared::{At, Groups, Ids, Shared, TracesOfGroup};
 use super::store::TraceStore;
 use super::together::{self, FAR_BLOCKS};
 use crate::error::Result;
@@ -22,8 +22,27 @@ use crate::read::{AttributeScope, RowBatch, ScanRequest, ScanStats, SpanBatch, S
 const LIVE_BATCH_SPANS: usize = 16 << 10;
 /// Row groups whose columns are read ahead together.
 const AHEAD: usize = 4;
-/// Traces put together at a time.
-const MERGED_TRACES: usize = 2048;
+/// Rows that are read to put traces of several places together, at a time.
+const MERGED_ROWS: usize = 128 << 10;
+
+/// Traces to be put together, by rising id, and where they lie.
+#[derive(Default)]
+struct Gather {
+    ids: Vec<u128>,
+    /// By row group: the range of its traces that holds them.
+    places: BTreeMap<At, (Arc<TracesOfGroup>, Range<usize>)>,
+    /// Rows of all the ranges.
+    rows: usize,
+}
+
+impl Gather {
+    fn add(&mut self, at: At, id: u128, traces: Arc<TracesOfGroup>) {
+        let Ok(i) = traces.0.binary_search(&id) else { return };
+        let (traces, range) = self.places.entry(at).or_insert((traces, i..i));
+        self.rows += (traces.1[i + 1] - traces.1[range.end]) as usize;
+        range.end = i + 1;
+    }
+}
 
 /// The spans of a trace in a block.
 pub(super) fn trace_in(handle: &BlockHandle, id: TraceId) -> Result<Vec<Span>> {
@@ -187,7 +206,7 @@ impl Scan<'_> {
         all.extend(self.open(&snapshot.beyond)?);
         self.stats.blocks = own as u32;
         let both = self.shared(&all, own)?;
-        if self.live(&both)? || self.merged(&both, &all)? {
+        if self.live(&both)? {
             return Ok(());
         }
         for (i, (handle, block)) in all[..own].iter().enumerate() {
@@ -208,6 +227,8 @@ impl Scan<'_> {
                 return Ok(());
             }
         }
+        // Last, as they are dear: by now it is known how new a trace must be.
+        self.merged(&both, &all)?;
         Ok(())
     }
 
@@ -263,26 +284,38 @@ impl Scan<'_> {
         self.show(&batch, || 0)
     }
 
-    /// Traces that lie in several places.
+    /// Traces that lie in several places: a range of ids after the other, so that each row is read once or twice.
     fn merged(&mut self, both: &Shared, blocks: &[OpenHandle]) -> Result<bool> {
-        let snapshot = self.snapshot;
-        for (ids, at) in both.batches(MERGED_TRACES) {
-            let mut places = Vec::new();
-            for (n, group) in at {
-                places.push(match blocks.get(n as usize) {
-                    Some((_, block)) => Place::Block(BlockBatch::new(block.clone(), group as usize, None)?),
-                    None => {
-                        let refs: Vec<LiveRef> = ids.iter().flat_map(|id| snapshot.live_of(*id)).copied().collect();
-                        Place::live(snapshot.live_traces(&refs, &mut Owner::default())?)
-                    }
-                });
+        let newest = |(n, _): &At| blocks.get(*n as usize).map_or(u64::MAX, |b| b.0.meta.max_start_unix_nano);
+        let (mut groups, mut some) = (Groups::default(), Gather::default());
+        for (id, at) in both.each() {
+            if at.iter().map(newest).max() < Some(self.not_before) {
+                continue;
             }
-            let batch = MergedBatch::new(places, &ids)?;
-            if self.show(&batch, || batch.bytes_read())? {
+            for at in at.iter().copied() {
+                let Some((_, block)) = blocks.get(at.0 as usize) else { continue };
+                some.add(at, id, groups.traces(at, block)?);
+            }
+            some.ids.push(id);
+            if some.rows >= MERGED_ROWS && self.show_merged(std::mem::take(&mut some), blocks)? {
                 return Ok(true);
             }
         }
-        Ok(false)
+        self.show_merged(some, blocks)
+    }
+
+    fn show_merged(&mut self, some: Gather, blocks: &[OpenHandle]) -> Result<bool> {
+        let mut places = Vec::new();
+        for (at, (traces, range)) in some.places {
+            let block = blocks[at.0 as usize].1.clone();
+            places.push(Place::Block(BlockBatch::of_traces(block, at.1 as usize, None, (&traces.0, &traces.1), range)?));
+        }
+        let refs: Vec<LiveRef> = some.ids.iter().flat_map(|id| self.snapshot.live_of(*id)).copied().collect();
+        if !refs.is_empty() {
+            places.push(Place::live(self.snapshot.live_traces(&refs, &mut Owner::default())?));
+        }
+        let batch = MergedBatch::new(places, &some.ids)?;
+        self.show(&batch, || batch.bytes_read())
     }
 
     fn block(&mut self, block: &Arc<OpenBlock>, both: &Shared) -> Result<bool> {
@@ -348,7 +381,10 @@ impl SpanSource for TraceStore {
             let block = handle.open()?;
             for g in block.groups_with(id) {
                 let loaded = if block.is_remote() { Some(block.read_group(g)?) } else { None };
-                places.push(Place::Block(BlockBatch::new(block.clone(), g, loaded)?));
+                let traces = block.traces(g, loaded.as_ref())?;
+                if let Ok(i) = traces.0.binary_search(&u128::from_be_bytes(id.0)) {
+                    places.push(Place::Block(BlockBatch::of_traces(block.clone(), g, loaded, (&traces.0, &traces.1), i..i + 1)?));
+                }
             }
         }
         self.trim_indexes(&blocks);

@@ -5,6 +5,8 @@ use std::collections::BinaryHeap;
 use std::collections::binary_heap::PeekMut;
 use std::sync::Arc;
 
+use foldhash::HashMap;
+
 use super::block::reader::OpenBlock;
 use crate::error::Result;
 
@@ -101,27 +103,36 @@ impl Shared {
         self.ids.is_empty()
     }
 
-    fn places(&self, i: u32) -> &[At] {
-        let from = if i == 0 { 0 } else { self.ends[i as usize - 1] };
-        &self.at[from as usize..self.ends[i as usize] as usize]
-    }
-
-    /// Some traces at a time, by rising id, with all places that hold them. Those of the same places come together, so
-    /// that a place is not read again and again for a few traces each.
-    pub(super) fn batches(&self, most: usize) -> impl Iterator<Item = (Vec<u128>, Vec<At>)> {
-        let mut order: Vec<u32> = (0..self.ids.len() as u32).collect();
-        order.sort_by_key(|i| self.places(*i));
+    /// Each trace, by rising id, and its places.
+    pub(super) fn each(&self) -> impl Iterator<Item = (u128, &[At])> {
         let mut from = 0;
-        std::iter::from_fn(move || {
-            let some = &order[from..(from + most).min(order.len())];
-            from += some.len();
-            let mut ids: Vec<u128> = some.iter().map(|i| self.ids[*i as usize]).collect();
-            ids.sort_unstable();
-            let mut at: Vec<At> = some.iter().flat_map(|i| self.places(*i)).copied().collect();
-            at.sort_unstable();
-            at.dedup();
-            (!ids.is_empty()).then_some((ids, at))
+        self.ids.iter().zip(&self.ends).map(move |(id, end)| {
+            let places = &self.at[from..*end as usize];
+            from = *end as usize;
+            (*id, places)
         })
+    }
+}
+
+/// A source's row groups, read as rising ids want them.
+#[derive(Default)]
+pub(super) struct Groups {
+    /// By source: the row group read last, its traces and their rows.
+    last: HashMap<u32, (u32, Arc<TracesOfGroup>)>,
+}
+
+/// Ids of a row group's traces, the first row of each, and the number of rows.
+pub(super) type TracesOfGroup = (Vec<u128>, Vec<u32>);
+
+impl Groups {
+    /// The traces of a row group.
+    pub(super) fn traces(&mut self, at: At, block: &OpenBlock) -> Result<Arc<TracesOfGroup>> {
+        if let Some((_, t)) = self.last.get(&at.0).filter(|l| l.0 == at.1) {
+            return Ok(t.clone());
+        }
+        let t = Arc::new(block.traces(at.1 as usize, None)?);
+        self.last.insert(at.0, (at.1, t.clone()));
+        Ok(t)
     }
 }
 
@@ -130,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn traces_of_the_same_places_come_together() {
+    fn traces_in_several_places_are_found_with_their_places() {
         let sources =
             vec![Ids::rising(0, vec![1, 2, 5, 7, 9]), Ids::rising(1, vec![2, 3, 7]), Ids::rising(2, vec![5, 7, 8]), Ids::rising(3, vec![])];
         let mut asked = Vec::new();
@@ -141,8 +152,7 @@ mod tests {
         let s = s.unwrap();
         assert_eq!(asked, [(2, vec![(0, 0), (1, 0)]), (5, vec![(0, 0), (2, 0)]), (7, vec![(0, 0), (1, 0), (2, 0)])]);
         assert_eq!([1, 2, 5, 7].map(|id| s.contains(id)), [false, true, false, true]);
-        let batches: Vec<_> = s.batches(1).collect();
-        assert_eq!(batches, [(vec![2], vec![(0, 0), (1, 0)]), (vec![7], vec![(0, 0), (1, 0), (2, 0)])]);
-        assert_eq!(s.batches(2).collect::<Vec<_>>(), [(vec![2, 7], vec![(0, 0), (1, 0), (2, 0)])]);
+        let each: Vec<_> = s.each().map(|(id, at)| (id, at.to_vec())).collect();
+        assert_eq!(each, [(2, vec![(0, 0), (1, 0)]), (7, vec![(0, 0), (1, 0), (2, 0)])]);
     }
 }

@@ -1,6 +1,7 @@
 //! A row group as a batch: columns are read when first asked for, straight from the leaves.
 
 use std::cell::RefCell;
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -15,11 +16,13 @@ use crate::error::{Error, Result};
 use crate::model::TraceId;
 use crate::read::{AttributeScope, Column, Field, SpanBatch, SpanIds, Value};
 
-/// One row group of a block.
+/// A row group of a block, or some rows of one.
 pub struct BlockBatch {
     block: Arc<OpenBlock>,
     group: usize,
     loaded: Option<Part>,
+    /// Fewer than the row group has, where only those are read.
+    rows: Range<usize>,
     ids: Vec<u128>,
     offsets: Vec<u32>,
     /// Traces that another batch holds whole.
@@ -75,15 +78,31 @@ impl BlockBatch {
     /// Reads the trace ids of a row group; other columns when asked for.
     pub fn new(block: Arc<OpenBlock>, group: usize, loaded: Option<Part>) -> Result<Self> {
         let (ids, offsets) = block.traces(group, loaded.as_ref())?;
-        Ok(BlockBatch { block, group, loaded, ids, offsets, excluded: None, cache: RefCell::default() })
+        let rows = 0..block.rows(group);
+        Ok(BlockBatch { block, group, loaded, rows, ids, offsets, excluded: None, cache: RefCell::default() })
+    }
+    /// The rows of some traces that follow one another: of `all` of the row group, as [`OpenBlock::traces`] gives them.
+    pub fn of_traces(
+        block: Arc<OpenBlock>,
+        group: usize,
+        loaded: Option<Part>,
+        all: (&[u128], &[u32]),
+        traces: Range<usize>,
+    ) -> Result<Self> {
+        let beyond = || Error::corrupt("traces that the row group does not have");
+        let ids = all.0.get(traces.clone()).ok_or_else(beyond)?.to_vec();
+        let offsets = all.1.get(traces.start..=traces.end).ok_or_else(beyond)?;
+        let rows = offsets[0] as usize..offsets[offsets.len() - 1] as usize;
+        let offsets = offsets.iter().map(|o| o - rows.start as u32).collect();
+        Ok(BlockBatch { block, group, loaded, rows, ids, offsets, excluded: None, cache: RefCell::default() })
     }
     /// Ids of its traces, rising.
     pub fn ids_of_traces(&self) -> &[u128] {
         &self.ids
     }
-    /// The block and the number of the row group.
-    pub fn place(&self) -> (&Arc<OpenBlock>, usize) {
-        (&self.block, self.group)
+    /// The block, the number of the row group, and the rows of it.
+    pub fn place(&self) -> (&Arc<OpenBlock>, usize, Range<usize>) {
+        (&self.block, self.group, self.rows.clone())
     }
     /// Bytes of the columns read so far.
     pub fn bytes_read(&self) -> u64 {
@@ -102,10 +121,16 @@ impl BlockBatch {
         let leaf = self.find(path)?;
         {
             let mut cache = self.cache.borrow_mut();
-            cache.bytes += self.block.column_bytes(self.group, leaf);
+            let whole = self.block.rows(self.group).max(1) as u64;
+            cache.bytes += self.block.column_bytes(self.group, leaf) * self.rows.len() as u64 / whole;
             cache.leaves.push(leaf);
         }
-        self.block.read(self.group, leaf, self.loaded.as_ref())
+        if self.rows.len() == self.block.rows(self.group) {
+            return self.block.read(self.group, leaf, self.loaded.as_ref());
+        }
+        let (leaf, first) = self.block.read_rows::<T>(self.group, leaf, self.loaded.as_ref(), self.rows.clone())?;
+        let entries = leaf.entries_of(self.rows.start.saturating_sub(first), self.rows.len());
+        leaf.slice(entries).ok_or_else(|| Error::corrupt(format!("column {} has too few values", path.join("."))))
     }
     /// None if the column is empty here.
     fn leaf_if_any<T: Item>(&self, path: &[&str]) -> Result<Option<Leaf<T>>> {

@@ -5,11 +5,11 @@ use std::io::Write;
 use foldhash::{HashMap, HashMapExt};
 use parquet::file::writer::SerializedFileWriter;
 
+use super::column::{Column, GroupWriter, List};
 use super::layout::{GROUPS, Group, Layout};
-use super::shred::{KeyColumns, Names, VariantColumns, encode_attributes};
+use super::shred::{Names, VariantColumns, encode_attributes};
 use crate::columnar::dict::Dict;
-use crate::columnar::parquet_error;
-use crate::columnar::write::{Levels, Scratch, Values, write_column};
+use crate::columnar::write::{Scratch, Values};
 use crate::error::{Error, Result};
 use crate::traces::otlp::{Groups, RawSpan, RawValue, WireError, attributes, events, is_root, links};
 
@@ -46,30 +46,6 @@ struct Shared {
     /// Metadata and value.
     resource: [u32; 2],
     scope: [u32; 2],
-}
-
-/// Entries of a list column: an entry for each element, and one for each row without any.
-#[derive(Default)]
-struct List {
-    rep: Vec<i16>,
-    element: Vec<bool>,
-    /// Entries that are elements.
-    at: Vec<u32>,
-}
-
-impl List {
-    /// Adds a row of `n` elements; returns the entry of the first.
-    fn row(&mut self, n: usize) -> u32 {
-        let first = self.rep.len() as u32;
-        for i in 0..n.max(1) {
-            self.rep.push(i16::from(i > 0));
-            self.element.push(n > 0);
-            if n > 0 {
-                self.at.push(first + i as u32);
-            }
-        }
-        first
-    }
 }
 
 /// Spans in columns, in the order they were pushed.
@@ -270,35 +246,14 @@ impl RowGroup {
 
     /// Writes the row group, column after column, so that only one is encoded at a time.
     pub fn write<W: Write + Send>(self, file: &mut SerializedFileWriter<W>, scratch: &mut Scratch) -> Result<()> {
-        let err = |e| parquet_error("writing a row group", e);
-        let group_schema = file.schema_descr().clone();
-        let mut group = file.next_row_group().map_err(err)?;
-        let rows = self.rows as usize;
-        let descrs = group_schema.columns();
-        let mut next = 0;
+        let mut out = GroupWriter::begin(file, self.rows as usize, scratch)?;
         let (flat, lists) = self.into_columns();
-        let zeros = vec![0i16; rows];
-        let ones = vec![1i16; rows];
-        for c in flat {
-            let absent = match c.depth {
-                0 => &zeros,
-                _ => &ones,
-            };
-            let levels = Levels { absent, present: c.at.as_deref(), max_def: c.max_def, rep: &[] };
-            write_column(&mut group, &descrs[next], c.values, &levels, scratch).map_err(err)?;
-            next += 1;
-        }
+        flat.into_iter().try_for_each(|c| out.flat(c))?;
         for (list, columns) in lists {
-            let absent = [1i16, 2].map(|level| list.element.iter().map(|e| if *e { level } else { 0 }).collect::<Vec<i16>>());
-            for c in columns {
-                let at = c.at.as_deref().unwrap_or(&list.at);
-                let levels = Levels { absent: &absent[c.depth], present: Some(at), max_def: c.max_def + 1, rep: &list.rep };
-                write_column(&mut group, &descrs[next], c.values, &levels, scratch).map_err(err)?;
-                next += 1;
-            }
+            out.begin_list(list);
+            columns.into_iter().try_for_each(|c| out.listed(c))?;
         }
-        group.close().map_err(err)?;
-        Ok(())
+        out.end()
     }
 
     /// Flat columns in the schema's order, then those of the lists.
@@ -328,17 +283,17 @@ impl RowGroup {
             Column::all(Values::I32(d_resource)),
             Column::all(Values::I32(d_scope)),
         ];
-        flat.extend(variant_columns(v_span));
+        flat.extend(Column::of_variants(v_span));
         for [metadata, value] in [self.resource, self.scope] {
             flat.push(Column::all(metadata.values()));
-            flat.push(Column { values: value.values(), at: None, depth: 0, max_def: 1 });
+            flat.push(Column::optional(value.values()));
         }
         let mut event = vec![
             Column::all(Values::I64(self.event_time)),
             Column::all(self.event_name.values()),
             Column::all(Values::I32(self.event_dropped)),
         ];
-        event.extend(variant_columns(v_event));
+        event.extend(Column::of_variants(v_event));
         let mut link = vec![
             Column::all(self.link_trace.values()),
             Column::all(self.link_span.values()),
@@ -346,35 +301,7 @@ impl RowGroup {
             Column::all(Values::I32(self.link_flags)),
             Column::all(Values::I32(self.link_dropped)),
         ];
-        link.extend(variant_columns(v_link));
+        link.extend(Column::of_variants(v_link));
         (flat, [(self.events, event), (self.links, link)])
     }
-}
-
-/// A leaf's values and levels, relative to the list it may stand in.
-struct Column {
-    values: Values,
-    /// Entries with a value; none: all.
-    at: Option<Vec<u32>>,
-    /// Definition level of an entry without one.
-    depth: usize,
-    max_def: i16,
-}
-
-impl Column {
-    fn all(values: Values) -> Self {
-        Column { values, at: None, depth: 0, max_def: 0 }
-    }
-    fn some(values: Values, at: Vec<u32>) -> Self {
-        Column { values, at: Some(at), depth: 0, max_def: 1 }
-    }
-}
-
-fn variant_columns(v: VariantColumns) -> Vec<Column> {
-    let mut out = vec![Column::all(v.metadata), Column::some(v.rest, v.rest_at)];
-    for KeyColumns { typed, typed_at, other, other_at, .. } in v.keys {
-        out.push(Column { values: other, at: Some(other_at), depth: 1, max_def: 2 });
-        out.push(Column { values: typed, at: Some(typed_at), depth: 1, max_def: 2 });
-    }
-    out
 }

@@ -92,11 +92,31 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    fn name(&mut self, name: &str) {
+    /// Counts a name that stands in a value, so many times.
+    pub fn name(&mut self, name: &str, times: u64) {
         if let Some(n) = self.names.get_mut(name) {
-            *n += 1;
+            *n += times;
         } else if self.names.len() < MAX_TRACKED {
-            self.names.insert(name.to_owned(), 1);
+            self.names.insert(name.to_owned(), times);
+        }
+    }
+
+    /// Counts rows of a group: spans, events or links.
+    pub fn rows(&mut self, group: Group, rows: u64) {
+        self.rows[group as usize] += rows;
+    }
+
+    /// Counts values of a key; a type that is shredded, if it is one.
+    pub fn key(&mut self, group: Group, key: &str, ty: Option<ShredType>, values: u64) {
+        let keys = &mut self.keys[group as usize];
+        if !keys.contains_key(key) && keys.len() < MAX_TRACKED {
+            keys.insert(key.to_owned(), KeyStats::default());
+        }
+        if let Some(stats) = keys.get_mut(key) {
+            stats.total += values;
+            if let Some(t) = ty {
+                stats.types[t as usize] += values;
+            }
         }
     }
 
@@ -105,7 +125,7 @@ impl Sampler {
             RawValue::Array(b) => crate::traces::otlp::array_values(b).try_for_each(|v| self.nested(&v?)),
             RawValue::Map(b) => attributes(b, 1).try_for_each(|kv| {
                 let (k, v) = kv?;
-                self.name(text(k)?);
+                self.name(text(k)?, 1);
                 self.nested(&v)
             }),
             _ => Ok(()),
@@ -117,20 +137,10 @@ impl Sampler {
         group: Group,
         attributes: impl Iterator<Item = std::result::Result<(&'a [u8], RawValue<'a>), WireError>>,
     ) -> std::result::Result<(), WireError> {
-        self.rows[group as usize] += 1;
+        self.rows(group, 1);
         for kv in attributes {
             let (k, v) = kv?;
-            let k = text(k)?;
-            let keys = &mut self.keys[group as usize];
-            if !keys.contains_key(k) && keys.len() < MAX_TRACKED {
-                keys.insert(k.to_owned(), KeyStats::default());
-            }
-            if let Some(stats) = keys.get_mut(k) {
-                stats.total += 1;
-                if let Some(t) = ShredType::of(&v) {
-                    stats.types[t as usize] += 1;
-                }
-            }
+            self.key(group, text(k)?, ShredType::of(&v), 1);
             self.nested(&v)?;
         }
         Ok(())
@@ -155,7 +165,7 @@ impl Sampler {
     ) -> std::result::Result<(), WireError> {
         for kv in attributes {
             let (k, v) = kv?;
-            self.name(text(k)?);
+            self.name(text(k)?, 1);
             self.nested(&v)?;
         }
         Ok(())

@@ -2,13 +2,17 @@
 
 pub mod batch;
 pub mod builder;
+mod cells;
+mod column;
 pub(in crate::traces) mod describe;
+pub mod gather;
 pub mod layout;
 pub mod meta;
 pub mod reader;
 pub mod rows;
 pub mod schema;
 pub mod shred;
+pub mod survey;
 pub mod writer;
 
 #[cfg(test)]

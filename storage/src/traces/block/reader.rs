@@ -146,6 +146,19 @@ impl OpenBlock {
         nulls.is_some_and(|n| i64::try_from(n) == Ok(c.num_values()))
     }
 
+    /// Values of a column in a row group; entries, if it does not say how many of them have none.
+    pub fn values(&self, group: usize, leaf: usize) -> u64 {
+        let c = self.metadata.row_group(group).column(leaf);
+        let nulls = c.statistics().and_then(Statistics::null_count_opt).unwrap_or(0);
+        u64::try_from(c.num_values()).unwrap_or(0).saturating_sub(nulls)
+    }
+
+    /// What a row of a row group takes unpacked, about.
+    pub fn row_bytes(&self, group: usize) -> usize {
+        let g = self.metadata.row_group(group);
+        usize::try_from(g.total_byte_size()).unwrap_or(usize::MAX) / self.rows(group).max(1)
+    }
+
     /// Statistics of a flat column that holds one value in all rows of a row group.
     pub fn constant(&self, group: usize, leaf: usize) -> Option<&Statistics> {
         let c = self.metadata.row_group(group).column(leaf);

@@ -42,6 +42,41 @@ pub struct KeyColumns {
     pub other: Values,
     /// The key that followed this one last time: senders write attributes in the same order over and over.
     next: u32,
+    /// How many of the values were gathered from other blocks, before others were pushed.
+    gathered: usize,
+}
+
+impl KeyColumns {
+    /// Takes what other blocks' columns of this type hold, before anything is pushed.
+    pub fn gather(&mut self, typed: Values, at: Vec<u32>) {
+        self.gathered = at.len();
+        (self.typed, self.typed_at) = (typed, at);
+    }
+
+    /// Puts what was pushed where it belongs among what was gathered.
+    fn settle(&mut self) {
+        fn pick<T: Copy>(v: &mut Vec<T>, order: &[u32]) {
+            *v = order.iter().map(|i| v[*i as usize]).collect();
+        }
+        if self.gathered == 0 || self.gathered == self.typed_at.len() {
+            return;
+        }
+        let mut order: Vec<u32> = (0..self.typed_at.len() as u32).collect();
+        order.sort_by_key(|i| self.typed_at[*i as usize]);
+        pick(&mut self.typed_at, &order);
+        match &mut self.typed {
+            Values::Bytes(_, ids) => pick(ids, &order),
+            Values::I64(v) => pick(v, &order),
+            Values::F64(v) => pick(v, &order),
+            Values::Bool(v) => pick(v, &order),
+            // No key has another type.
+            Values::Split(_) | Values::I32(_) | Values::Ids(..) | Values::Sorted(..) | Values::Noise(..) => {}
+        }
+    }
+
+    fn has(&self, at: u32) -> bool {
+        self.typed_at.last() == Some(&at) || self.typed_at[..self.gathered].binary_search(&at).is_ok()
+    }
 }
 
 /// Metadata, value, and shredded columns of one VARIANT group.
@@ -157,6 +192,7 @@ impl VariantColumns {
             other_at: Vec::new(),
             other: Values::bytes(),
             next: 0,
+            gathered: 0,
         });
         VariantColumns {
             metadata: Values::bytes(),
@@ -174,6 +210,11 @@ impl VariantColumns {
     pub fn size_bytes(&self) -> usize {
         let key = |k: &KeyColumns| (k.typed_at.capacity() + k.other_at.capacity()) * 4 + k.typed.size_bytes() + k.other.size_bytes();
         self.metadata.size_bytes() + self.rest.size_bytes() + self.rest_at.capacity() * 4 + self.keys.iter().map(key).sum::<usize>()
+    }
+
+    /// Ends entries that were gathered in part.
+    pub fn settle(&mut self) {
+        self.keys.iter_mut().for_each(KeyColumns::settle);
     }
 
     #[inline]
@@ -230,7 +271,7 @@ impl VariantColumns {
 
     /// Nearly every entry has the metadata that all share, which is long: it is not looked up again.
     #[inline]
-    fn push_common(&mut self, names: &Names) {
+    pub fn push_common(&mut self, names: &Names) {
         if let Values::Bytes(dict, ids) = &mut self.metadata {
             let common = self.common.get_or_insert_with(|| dict.intern(&names.metadata));
             ids.push(*common);
@@ -246,7 +287,7 @@ impl VariantColumns {
         let common = used.iter().all(|n| names.id(n).is_some());
         if !common {
             // The specification wants the shredded names of the row listed too.
-            let shredded: Vec<String> = self.keys.iter().filter(|k| k.typed_at.last() == Some(&at)).map(|k| k.key.name.clone()).collect();
+            let shredded: Vec<String> = self.keys.iter().filter(|k| k.has(at)).map(|k| k.key.name.clone()).collect();
             let mut all: Vec<&[u8]> = used.iter().copied().chain(shredded.iter().map(String::as_bytes)).collect();
             all.sort_unstable();
             all.dedup();

@@ -10,8 +10,10 @@ use super::layout::{Group, Sampler, ShredType};
 use super::meta::BlockMeta;
 use super::reader::{Location, OpenBlock};
 use super::rows::Rows;
+use super::survey::survey;
 use super::writer::{BlockIdentity, BlockWriter, WriteOptions};
 use crate::model::{AttributeValue, Resource, Scope, Span, SpanEvent, SpanId, SpanLink, TraceId, sort_attributes};
+use crate::traces::compact::order::Order;
 use crate::traces::otlp::{Groups, decode_spans, encode_request};
 
 fn each(spans: &[Span], mut f: impl FnMut(&crate::traces::otlp::RawSpan<'_>, &Groups<'_>, u64)) {
@@ -283,4 +285,69 @@ fn a_column_of_one_number_and_nan_keeps_both() {
     let mut spans = [with(1, 5.0), with(2, f64::NAN), with(3, 5.0)];
     let meta = write(&fs, Path::new("/b"), &mut spans, WriteOptions::default());
     assert_eq!(read_all(&open(&fs, Path::new("/b"), &meta)), spans, "statistics say that all are 5");
+}
+
+/// Spans of each block, and how a merge of all of them is written.
+fn gathered(blocks: &mut [Vec<Span>], options: &WriteOptions) -> (BlockMeta, Vec<Span>) {
+    let fs: Arc<dyn Fs> = Arc::new(SimFs::new());
+    let mut opened = Vec::new();
+    for (i, spans) in blocks.iter_mut().enumerate() {
+        let dir = Path::new("/b").join(i.to_string());
+        // As a flush would.
+        spans.sort();
+        spans.dedup();
+        let meta = write(&fs, &dir, spans, options.clone());
+        opened.push(Arc::new(open(&fs, &dir, &meta)));
+    }
+    let mut sampler = Sampler::default();
+    opened.iter().for_each(|b| survey(b, &mut sampler).unwrap());
+    let identity = BlockIdentity {
+        ulid: "M".into(),
+        tenant: "t".into(),
+        writer_id: "w".into(),
+        window_start_ms: 0,
+        window_ms: 3_600_000,
+        level: 1,
+        sources: vec![],
+    };
+    let dir = Path::new("/b/M");
+    let mut w = BlockWriter::create(fs.clone(), dir, identity, sampler.layout().unwrap(), options.clone(), (9, 9)).unwrap();
+    let mut order = Order::new(opened, options).unwrap();
+    while let Some((rows, traces)) = order.next_group().unwrap() {
+        assert!(rows.rows() > 0 && rows.rows() <= 2 * options.row_group_spans);
+        w.gather(&rows, traces).unwrap();
+    }
+    let meta = w.finish().unwrap();
+    let block = open(&fs, dir, &meta);
+    (meta, read_all(&block))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 120, ..ProptestConfig::default() })]
+    #[test]
+    fn a_merge_holds_what_its_inputs_hold(
+        spans in proptest::collection::vec((span(), 0usize..4, proptest::option::of(0usize..4)), 1..60),
+        per_group in 1usize..40,
+    ) {
+        // Some lie in two blocks; what one block shreds another need not.
+        let mut blocks: Vec<Vec<Span>> = vec![Vec::new(); 4];
+        for (s, block, twice) in &spans {
+            blocks[*block].push(s.clone());
+            blocks[twice.unwrap_or(*block)].push(s.clone());
+        }
+        blocks.retain(|b| !b.is_empty());
+        let mut expected: Vec<Span> = spans.into_iter().map(|s| s.0).collect();
+        expected.sort();
+        expected.dedup();
+        let options = WriteOptions { row_group_spans: per_group, ..WriteOptions::default() };
+        let (meta, merged) = gathered(&mut blocks, &options);
+        prop_assert_eq!(&merged, &expected);
+        // And it says of itself what a block written at once does.
+        let fs: Arc<dyn Fs> = Arc::new(SimFs::new());
+        let at_once = write(&fs, Path::new("/b/M"), &mut expected, options);
+        prop_assert_eq!(
+            (meta.spans, meta.traces, meta.min_start_unix_nano, meta.max_start_unix_nano, meta.max_end_unix_nano),
+            (at_once.spans, at_once.traces, at_once.min_start_unix_nano, at_once.max_start_unix_nano, at_once.max_end_unix_nano)
+        );
+    }
 }

@@ -12,6 +12,7 @@ use parquet::schema::types::ColumnPath;
 use strandline_wal::fs::{Fs, IoWriter};
 
 use super::builder::RowGroup;
+use super::gather::Gathered;
 use super::layout::Layout;
 use super::meta::{BlockMeta, META_FILE, SPANS_FILE, sums_to_text};
 use super::reader::end_of_columns;
@@ -198,6 +199,20 @@ impl BlockWriter {
         self.meta.max_start_unix_nano = self.meta.max_start_unix_nano.max(span.start);
         self.meta.max_end_unix_nano = self.meta.max_end_unix_nano.max(span.end);
         self.group.push(span, groups, key, &self.names)
+    }
+
+    /// Adds a row group of other blocks' rows, of which so many traces are new. They come in the same order.
+    pub fn gather(&mut self, rows: &Gathered, traces: u64) -> Result<()> {
+        if self.group.rows() > 0 {
+            self.cut()?;
+        }
+        let times = rows.write(&mut self.file, &self.layout, &self.names, &mut self.scratch)?;
+        self.meta.spans += rows.rows() as u64;
+        self.meta.traces += traces;
+        self.meta.min_start_unix_nano = self.meta.min_start_unix_nano.min(times.min_start);
+        self.meta.max_start_unix_nano = self.meta.max_start_unix_nano.max(times.max_start);
+        self.meta.max_end_unix_nano = self.meta.max_end_unix_nano.max(times.max_end);
+        Ok(())
     }
 
     fn cut(&mut self) -> Result<()> {

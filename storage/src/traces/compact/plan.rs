@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use crate::traces::block::meta::BlockMeta;
 
-/// At most so many blocks are merged at a time: each holds columns of a row group in memory.
-const MAX_FAN_IN: usize = 6;
+/// At most so many blocks are merged at a time: each holds a column of a row group in memory.
+const MAX_FAN_IN: usize = 16;
 
 /// A window of so many blocks is merged whatever else there is to do: each costs every query of the window its part.
-pub const TOO_MANY: usize = 48;
+pub const TOO_MANY: usize = 16;
 
 /// Blocks to merge, named, of one window: those given (the caller's own), the smallest first. A window is merged once it holds
 /// `min_blocks`, or once it has been over for a window's length and holds more than one; while the store is `busy`, only

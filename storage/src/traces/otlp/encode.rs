@@ -25,6 +25,13 @@ fn attributes(w: &mut Writer, number: u32, a: &Attributes) {
     }
 }
 
+/// Attributes as fields 1 of a message.
+pub fn encode_attributes(a: &Attributes) -> Vec<u8> {
+    let mut w = Writer::default();
+    attributes(&mut w, 1, a);
+    w.buf
+}
+
 fn resource(w: &mut Writer, r: &Resource) {
     attributes(w, 1, &r.attributes);
     w.int(2, r.dropped_attributes_count.into());
