@@ -111,7 +111,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         spans as f64 / cpu
     );
     println!("blocks {} bytes_per_span_flushed {:.2}", store.blocks().len(), block_bytes(&store) as f64 / spans as f64);
+    let before = Allocations::now().live_bytes;
     lookups(&store)?;
+    let (open, blocks) = (Allocations::now().live_bytes.saturating_sub(before), store.blocks().len());
+    println!("open_block_heap_kib {:.1}", open as f64 / blocks as f64 / 1024.0);
     clock.advance(4 * 3_600_000);
     let c = cpu_s();
     let rise = rise_mib(|| store.maintain())?;

@@ -283,7 +283,8 @@ pub fn texts(distinct: &[Bytes], nulls: u64) -> (Vec<u8>, Statistics) {
         plain.extend_from_slice(&(d.len() as u32).to_le_bytes());
         plain.extend_from_slice(d);
     }
-    let extreme = |v: Option<&Bytes>| v.filter(|v| v.len() <= MAX_STATISTIC_BYTES).map(|v| ByteArray::from(v.clone()));
+    // Copied: a slice would keep the whole dictionary until the file ends.
+    let extreme = |v: Option<&Bytes>| v.filter(|v| v.len() <= MAX_STATISTIC_BYTES).map(|v| ByteArray::from(v.to_vec()));
     let statistics = Statistics::byte_array(extreme(distinct.iter().min()), extreme(distinct.iter().max()), None, Some(nulls), false);
     (plain, statistics)
 }

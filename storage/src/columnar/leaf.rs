@@ -3,12 +3,10 @@
 
 use bytes::Bytes;
 use parquet::basic::{Encoding, Type as Physical};
-use parquet::file::metadata::ColumnChunkMetaData;
-use parquet::file::page_index::offset_index::PageLocation;
-use parquet::file::statistics::Statistics;
 use parquet::schema::types::ColumnDescriptor;
 
 use super::file::Part;
+use super::footer::{Column, PageAt};
 use super::page::{self, Kind, Page};
 use super::{hybrid, parquet_error};
 use crate::error::{Error, Result};
@@ -19,8 +17,8 @@ pub trait Item: Clone {
     const PHYSICAL: Physical;
     /// Appends up to `n` plainly encoded values; false if the bytes end early.
     fn plain(buf: &Bytes, n: usize, type_length: usize, out: &mut Vec<Self>) -> bool;
-    /// The one value of a column whose least and greatest are the same. Never of doubles: statistics pass over NaN.
-    fn of_statistics(_: &Statistics) -> Option<Self> {
+    /// The one value of a column whose least and greatest are these bytes. Never of doubles: statistics pass over NaN.
+    fn of_statistics(_: &[u8]) -> Option<Self> {
         None
     }
     /// Appends values whose bytes are split into streams; false where the type has no such encoding.
@@ -30,12 +28,11 @@ pub trait Item: Clone {
 }
 
 macro_rules! number {
-    ($t:ty, $bits:ty, $n:literal, $p:expr, $one:expr) => {
+    ($t:ty, $bits:ty, $n:literal, $p:expr, $exact:literal) => {
         impl Item for $t {
             const PHYSICAL: Physical = $p;
-            fn of_statistics(s: &Statistics) -> Option<Self> {
-                let one: fn(&Statistics) -> Option<$t> = $one;
-                one(s)
+            fn of_statistics(b: &[u8]) -> Option<Self> {
+                b.try_into().ok().filter(|_| $exact).map(<$t>::from_le_bytes)
             }
             fn plain(buf: &Bytes, n: usize, _: usize, out: &mut Vec<Self>) -> bool {
                 let Some(b) = n.checked_mul($n).and_then(|len| buf.get(..len)) else { return false };
@@ -56,9 +53,9 @@ macro_rules! number {
     };
 }
 
-number!(i64, u64, 8, Physical::INT64, |s| if let Statistics::Int64(s) = s { s.min_opt().copied() } else { None });
-number!(i32, u32, 4, Physical::INT32, |s| if let Statistics::Int32(s) = s { s.min_opt().copied() } else { None });
-number!(f64, u64, 8, Physical::DOUBLE, |_| None);
+number!(i64, u64, 8, Physical::INT64, true);
+number!(i32, u32, 4, Physical::INT32, true);
+number!(f64, u64, 8, Physical::DOUBLE, false);
 
 impl Item for bool {
     const PHYSICAL: Physical = Physical::BOOLEAN;
@@ -73,11 +70,8 @@ impl Item for bool {
 
 impl Item for Bytes {
     const PHYSICAL: Physical = Physical::BYTE_ARRAY;
-    fn of_statistics(s: &Statistics) -> Option<Self> {
-        match s {
-            Statistics::ByteArray(s) => Some(Bytes::copy_from_slice(s.min_opt()?.data())),
-            _ => None,
-        }
+    fn of_statistics(b: &[u8]) -> Option<Self> {
+        Some(Bytes::copy_from_slice(b))
     }
     fn plain(buf: &Bytes, n: usize, _: usize, out: &mut Vec<Self>) -> bool {
         let mut pos = 0;
@@ -200,54 +194,52 @@ impl<T> Leaf<T> {
     }
 }
 
-fn damaged(column: &ColumnChunkMetaData, what: &str) -> Error {
-    Error::corrupt(format!("column {}: {what}", column.column_path().string()))
+fn damaged(column: &Column<'_>, what: &str) -> Error {
+    Error::corrupt(format!("column {}: {what}", column.descr.path().string()))
 }
 
 /// Reads a column chunk whose bytes are `part`.
-pub fn read<T: Item>(part: Part, column: &ColumnChunkMetaData, rows: usize) -> Result<Leaf<T>> {
+pub fn read<T: Item>(part: Part, column: &Column<'_>, rows: usize) -> Result<Leaf<T>> {
     let leaf = read_pages(part, column, None)?;
-    if column.column_descr().max_rep_level() == 0 && leaf.entries() != rows {
+    if column.descr.max_rep_level() == 0 && leaf.entries() != rows {
         return Err(damaged(column, "fewer values than rows"));
     }
     Ok(leaf)
 }
 
-fn read_pages<T: Item>(part: Part, column: &ColumnChunkMetaData, locations: Option<(&[PageLocation], &[bool])>) -> Result<Leaf<T>> {
-    let descr = column.column_descr();
+fn read_pages<T: Item>(part: Part, column: &Column<'_>, wanted: Option<&[PageAt]>) -> Result<Leaf<T>> {
+    let descr = column.descr;
     let type_length = usize::try_from(descr.type_length()).unwrap_or(0);
     if descr.physical_type() != T::PHYSICAL {
         return Err(damaged(column, "not of the type expected"));
     }
     let max_def = u8::try_from(descr.max_def_level()).map_err(|_| damaged(column, "impossible levels"))?;
     let mut leaf = Leaf { dict: Vec::new(), idx: Vec::new(), def: Vec::new(), rep: Vec::new(), max_def };
-    let (start, len) = column.byte_range();
+    let (start, len) = (column.start, column.len);
     let bytes = |from: u64, len: Option<u64>| {
         part.slice(from, len.and_then(|n| usize::try_from(n).ok())).map_err(|e| parquet_error("reading a page", e))
     };
     let mut add = |rest: &mut Bytes| {
-        let page = page::take(rest, column.compression()).ok_or_else(|| damaged(column, "a damaged page"))?;
-        if page.kind == Kind::Data && i64::try_from(leaf.entries() + page.values).map_or(true, |n| n > column.num_values()) {
+        let page = page::take(rest, column.compression).ok_or_else(|| damaged(column, "a damaged page"))?;
+        if page.kind == Kind::Data && leaf.entries() + page.values > column.entries {
             return Err(damaged(column, "more values than the footer says"));
         }
         leaf.add(page, descr, type_length).map_err(|what| damaged(column, what))
     };
-    match locations {
+    match wanted {
         None => {
             let mut rest = bytes(start, Some(len))?;
             while !rest.is_empty() {
                 add(&mut rest)?;
             }
         }
-        Some((pages, wanted)) => {
+        Some(pages) => {
             // Values that follow no dictionary are appended to it, each its own.
-            if column.dictionary_page_offset().is_some() {
+            if column.dictionary {
                 add(&mut bytes(start, Some(len))?)?;
             }
-            for (at, _) in pages.iter().zip(wanted).filter(|(_, wanted)| **wanted) {
-                let (from, len) = (u64::try_from(at.offset).ok(), u64::try_from(at.compressed_page_size).ok());
-                let from = from.ok_or_else(|| damaged(column, "an impossible place of a page"))?;
-                add(&mut bytes(from, len)?)?;
+            for page in pages {
+                add(&mut bytes(page.offset, Some(page.len.into()))?)?;
             }
         }
     }
@@ -312,18 +304,13 @@ fn values<T: Item>(buf: &Bytes, encoding: Encoding, n: usize, type_length: usize
     }
 }
 
-/// Reads the pages of a column chunk that hold rows `from..to`; returns the leaf and the row its entries begin at.
-/// `first_rows` are the rows that the chunk's pages begin at.
-pub fn read_rows<T: Item>(
-    part: Part,
-    column: &ColumnChunkMetaData,
-    pages: &[PageLocation],
-    group_rows: usize,
-    rows: std::ops::Range<usize>,
-) -> Result<(Leaf<T>, usize)> {
-    let begins = |i: usize| pages.get(i).map_or(group_rows, |p| usize::try_from(p.first_row_index).unwrap_or(usize::MAX));
-    let wanted: Vec<bool> = (0..pages.len()).map(|i| begins(i) < rows.end && begins(i + 1) > rows.start).collect();
-    let first = wanted.iter().position(|w| *w).ok_or_else(|| damaged(column, "no page holds the rows asked for"))?;
-    let leaf = read_pages(part, column, Some((pages, &wanted)))?;
+/// Reads the pages of a column chunk that hold some rows of a row group of `group_rows`; returns the leaf and the row its
+/// entries begin at.
+pub fn read_rows<T: Item>(part: Part, column: &Column<'_>, group_rows: usize, rows: std::ops::Range<usize>) -> Result<(Leaf<T>, usize)> {
+    let begins = |i: usize| column.pages.get(i).map_or(group_rows, |p| p.first_row as usize);
+    let wanted = |i: &usize| begins(*i) < rows.end && begins(*i + 1) > rows.start;
+    let first = (0..column.pages.len()).find(wanted).ok_or_else(|| damaged(column, "no page holds the rows asked for"))?;
+    let behind = (first..column.pages.len()).find(|i| !wanted(i)).unwrap_or(column.pages.len());
+    let leaf = read_pages(part, column, Some(&column.pages[first..behind]))?;
     Ok((leaf, begins(first)))
 }

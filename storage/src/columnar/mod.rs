@@ -5,6 +5,7 @@ pub mod check;
 pub mod dict;
 pub mod encode;
 pub mod file;
+pub mod footer;
 pub mod hybrid;
 pub mod leaf;
 pub mod page;

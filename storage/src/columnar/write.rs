@@ -171,7 +171,8 @@ const MIN_FILTERED: u64 = 64;
 const FALSE_POSITIVES: f64 = 0.01;
 
 fn extremes(min: Option<&Bytes>, max: Option<&Bytes>, nulls: u64) -> Statistics {
-    let id = |v: Option<&Bytes>| v.map(|v| FixedLenByteArray::from(ByteArray::from(v.clone())));
+    // Copied: a slice would keep all ids until the file ends.
+    let id = |v: Option<&Bytes>| v.map(|v| FixedLenByteArray::from(ByteArray::from(v.to_vec())));
     Statistics::fixed_len_byte_array(id(min), id(max), None, Some(nulls), false)
 }
 

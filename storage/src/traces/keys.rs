@@ -69,7 +69,7 @@ fn block_keys(block: &OpenBlock, keys: &mut Keys) -> Result<()> {
     for g in 0..block.row_groups() {
         for group in GROUPS {
             let prefix = VARIANT_PATHS[group as usize];
-            for k in &block.layout.keys[group as usize] {
+            for k in &block.layout().keys[group as usize] {
                 let there = ["typed_value", "value"].iter().any(|last| {
                     let path = [prefix, &["typed_value", k.name.as_str(), last]].concat();
                     block.leaf(&path).is_some_and(|l| !block.is_all_null(g, l))

@@ -88,7 +88,7 @@ impl TraceStoreOptions {
             compaction: true,
             flush_write: WriteOptions { row_group_spans: 32 << 10, ..WriteOptions::default() },
             compact_write: WriteOptions { row_group_spans: 64 << 10, zstd_level: 3, ..WriteOptions::default() },
-            max_index_bytes: 64 << 20,
+            max_index_bytes: 24 << 20,
             adopt_after_ms: 6 * 3_600_000,
             sync_interval_ms: 60_000,
             read_only: false,

@@ -158,7 +158,7 @@ impl BlockBatch {
             AttributeScope::Resource => (&["resource_attributes"], None),
             AttributeScope::Instrumentation => (&["scope_attributes"], None),
         };
-        let keys = group.map(|g| self.block.layout.keys[g as usize].as_slice()).unwrap_or_default();
+        let keys = group.map(|g| self.block.layout().keys[g as usize].as_slice()).unwrap_or_default();
         let shredded = keys.iter().find(|k| k.name == key);
         let (values, idx, rep) = match shredded {
             Some(k) => self.shredded(prefix, key, k.ty)?,

@@ -130,7 +130,7 @@ impl Source<'_> {
     /// Without metadata.
     fn variants_but(&self, prefix: &[&str], group: Option<Group>, but: impl Fn(&ShredKey) -> bool) -> Result<Variants> {
         let mut keys = Vec::new();
-        for k in group.map(|g| self.block.layout.keys[g as usize].as_slice()).unwrap_or_default() {
+        for k in group.map(|g| self.block.layout().keys[g as usize].as_slice()).unwrap_or_default() {
             let path = &below(prefix, &["typed_value", &k.name, "typed_value"]);
             let typed = match k.ty {
                 _ if but(k) => None,

@@ -298,7 +298,7 @@ impl<'a> Entries<'a> {
     /// The typed column of a key, from blocks that have it with the same type.
     fn typed(&self, prefix: &[&str], group: Group, key: &ShredKey, out: &mut KeyColumns) -> Result<()> {
         let path = below(prefix, &["typed_value", &key.name, "typed_value"]);
-        let has = |o: &Origin| o.block.layout.keys[group as usize].contains(key);
+        let has = |o: &Origin| o.block.layout().keys[group as usize].contains(key);
         let (typed, at) = match &out.typed {
             Values::I64(_) => pair(Values::I64, self.numbers_in(&self.cells_where(&path, has)?)),
             Values::F64(_) => pair(Values::F64, self.numbers_in(&self.cells_where(&path, has)?)),

@@ -11,6 +11,7 @@ pub mod meta;
 pub mod reader;
 pub mod rows;
 pub mod schema;
+mod shape;
 pub mod shred;
 pub mod survey;
 pub mod writer;

@@ -3,16 +3,16 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use foldhash::HashMap;
 use parquet::bloom_filter::Sbbf;
 use parquet::data_type::ByteArray;
-use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
-use parquet::file::statistics::Statistics;
+use parquet::file::metadata::ParquetMetaData;
 
-use super::layout::{GROUPS, Layout, ShredKey, ShredType};
+use super::layout::Layout;
 use super::meta::{BlockMeta, SPANS_FILE};
+use super::shape::Shape;
 use crate::bucket::CachedBucket;
 use crate::columnar::file::{CheckedFile, Part, Source};
+use crate::columnar::footer::{self, Footer, Stats};
 use crate::columnar::leaf::{self, Item, Leaf};
 use crate::columnar::parquet_error;
 use crate::error::{Error, Result};
@@ -29,12 +29,9 @@ pub struct OpenBlock {
     /// Its description.
     pub meta: BlockMeta,
     file: CheckedFile,
-    metadata: ParquetMetaData,
-    /// Leaf numbers by path, its parts joined by NUL.
-    leaves: HashMap<String, usize>,
+    footer: Footer,
+    shape: Arc<Shape>,
     blooms: Vec<Option<Sbbf>>,
-    /// What it shreds, as its schema has it.
-    pub layout: Layout,
 }
 
 /// Where a block's files are.
@@ -81,21 +78,15 @@ impl OpenBlock {
         let bytes = file.read(meta.tail_offset, tail_len)?;
         let tail = Part { offset: meta.tail_offset, bytes: bytes.clone(), file_len: meta.size_bytes };
         let fail = |e| parquet_error("reading a block's footer", e).at(file.name());
-        let mut reader = ParquetMetaDataReader::new().with_page_index_policy(PageIndexPolicy::Optional);
-        reader.try_parse_sized(&bytes, meta.size_bytes).map_err(fail)?;
-        let metadata = reader.finish().map_err(fail)?;
-        crate::columnar::check::places(&metadata, meta.size_bytes).map_err(|e| e.at(file.name()))?;
-        let mut leaves = HashMap::default();
-        for (i, c) in metadata.file_metadata().schema_descr().columns().iter().enumerate() {
-            leaves.insert(c.path().parts().join("\0"), i);
-        }
-        let trace_id = *leaves.get("trace_id").ok_or_else(|| Error::corrupt("a block without trace ids").at(file.name()))?;
+        let metadata = footer::parse(&bytes, meta.size_bytes).map_err(|e| e.at(file.name()))?;
+        let shape = Shape::of(&metadata.file_metadata().schema_descr_ptr());
+        let footer = Footer::new(&metadata, shape.schema.clone(), meta.size_bytes).map_err(|e| e.at(file.name()))?;
+        let trace_id = *shape.leaves.get("trace_id").ok_or_else(|| Error::corrupt("a block without trace ids").at(file.name()))?;
         let blooms = metadata.row_groups().iter().map(|g| Sbbf::read_from_column_chunk(g.column(trace_id), &tail));
         // A filter of no blocks says nothing, and can't be asked.
         let blooms = blooms.map(|b| b.map(|b| b.filter(|b| b.num_blocks() > 0)));
         let blooms = blooms.collect::<std::result::Result<_, _>>().map_err(fail)?;
-        let layout = layout_of(&metadata);
-        Ok(OpenBlock { meta, file, metadata, leaves, blooms, layout })
+        Ok(OpenBlock { meta, file, footer, shape, blooms })
     }
 
     /// Reads the whole file for its checksums.
@@ -112,20 +103,25 @@ impl OpenBlock {
 
     /// Where columns end, and page indexes, filters and the footer begin.
     pub fn tail_offset(&self) -> u64 {
-        end_of_columns(&self.metadata)
+        self.footer.end_of_columns()
     }
 
     /// Bytes its footer, indexes and filters take in memory.
     pub fn memory_bytes(&self) -> usize {
-        self.metadata.memory_size() + (self.meta.size_bytes - self.meta.tail_offset) as usize
+        let blooms: usize = self.blooms.iter().flatten().map(|b| b.num_blocks() * 32).sum();
+        self.footer.memory_bytes() + blooms + self.meta.checksums.len()
+    }
+    /// What it shreds.
+    pub fn layout(&self) -> &Layout {
+        &self.shape.layout
     }
     /// Number of row groups.
     pub fn row_groups(&self) -> usize {
-        self.metadata.num_row_groups()
+        self.footer.row_groups()
     }
     /// Rows of a row group.
     pub fn rows(&self, group: usize) -> usize {
-        usize::try_from(self.metadata.row_group(group).num_rows()).unwrap_or(0)
+        self.footer.rows(group)
     }
     /// Whether reads go over a network.
     pub fn is_remote(&self) -> bool {
@@ -133,45 +129,40 @@ impl OpenBlock {
     }
     /// The leaf column at a path.
     pub fn leaf(&self, path: &[&str]) -> Option<usize> {
-        self.leaves.get(&key(path)).copied()
+        self.shape.leaves.get(&key(path)).copied()
     }
     /// Statistics of a column in a row group.
-    pub fn statistics(&self, group: usize, leaf: usize) -> Option<&Statistics> {
-        self.metadata.row_group(group).column(leaf).statistics()
+    fn statistics(&self, group: usize, leaf: usize) -> Option<Stats<'_>> {
+        self.footer.stats(group, leaf)
     }
     /// Whether a column holds no value in a row group.
     pub fn is_all_null(&self, group: usize, leaf: usize) -> bool {
-        let c = self.metadata.row_group(group).column(leaf);
-        let nulls = c.statistics().and_then(Statistics::null_count_opt);
-        nulls.is_some_and(|n| i64::try_from(n) == Ok(c.num_values()))
+        let entries = self.footer.column(group, leaf).map(|c| c.entries as u64);
+        entries.is_ok_and(|n| self.statistics(group, leaf).and_then(|s| s.nulls) == Some(n))
     }
 
     /// Values of a column in a row group; entries, if it does not say how many of them have none.
     pub fn values(&self, group: usize, leaf: usize) -> u64 {
-        let c = self.metadata.row_group(group).column(leaf);
-        let nulls = c.statistics().and_then(Statistics::null_count_opt).unwrap_or(0);
-        u64::try_from(c.num_values()).unwrap_or(0).saturating_sub(nulls)
+        let entries = self.footer.column(group, leaf).map_or(0, |c| c.entries as u64);
+        entries.saturating_sub(self.statistics(group, leaf).and_then(|s| s.nulls).unwrap_or(0))
     }
 
     /// What a row of a row group takes unpacked, about.
     pub fn row_bytes(&self, group: usize) -> usize {
-        let g = self.metadata.row_group(group);
-        usize::try_from(g.total_byte_size()).unwrap_or(usize::MAX) / self.rows(group).max(1)
+        self.footer.row_bytes(group)
     }
 
-    /// Statistics of a flat column that holds one value in all rows of a row group.
-    pub fn constant(&self, group: usize, leaf: usize) -> Option<&Statistics> {
-        let c = self.metadata.row_group(group).column(leaf);
-        let s = c.statistics()?;
-        let exact = s.min_is_exact() && s.max_is_exact() && s.null_count_opt() == Some(0);
-        let same = s.min_bytes_opt().is_some() && s.min_bytes_opt() == s.max_bytes_opt();
-        (exact && same && c.column_descr().max_rep_level() == 0).then_some(s)
+    /// The value of a flat column that holds one in all rows of a row group, as it is encoded.
+    pub fn constant(&self, group: usize, leaf: usize) -> Option<&[u8]> {
+        let s = self.statistics(group, leaf)?;
+        let flat = self.footer.column(group, leaf).ok()?.descr.max_rep_level() == 0;
+        s.min.filter(|_| flat && s.exact && s.nulls == Some(0) && s.min == s.max)
     }
 
     /// Where columns of row groups lie.
     pub fn ranges(&self, groups: &[usize], leaves: &[usize]) -> Vec<(u64, usize)> {
-        let chunks = groups.iter().flat_map(|g| leaves.iter().map(|leaf| self.metadata.row_group(*g).column(*leaf).byte_range()));
-        chunks.filter_map(|(start, len)| Some((start, usize::try_from(len).ok()?))).collect()
+        let chunks = groups.iter().flat_map(|g| leaves.iter().filter_map(|leaf| self.footer.column(*g, *leaf).ok()));
+        chunks.filter_map(|c| Some((c.start, usize::try_from(c.len).ok()?))).collect()
     }
     /// Says what will be read soon.
     pub fn prefetch_ranges(&self, ranges: &[(u64, usize)]) {
@@ -180,17 +171,16 @@ impl OpenBlock {
 
     /// The path of a leaf column, as [`OpenBlock::leaf_at`] takes it.
     pub fn path(&self, leaf: usize) -> String {
-        self.metadata.file_metadata().schema_descr().column(leaf).path().parts().join("\0")
+        self.footer.schema().column(leaf).path().parts().join("\0")
     }
     /// The leaf column of a path of [`OpenBlock::path`].
     pub fn leaf_at(&self, path: &str) -> Option<usize> {
-        self.leaves.get(path).copied()
+        self.shape.leaves.get(path).copied()
     }
 
     /// Where a row group lies.
     pub fn group_range(&self, group: usize) -> (u64, usize) {
-        let ranges = self.metadata.row_group(group).columns().iter().map(|c| c.byte_range());
-        let (start, end) = ranges.fold((u64::MAX, 0), |(s, e), (o, n)| (s.min(o), e.max(o.saturating_add(n))));
+        let (start, end) = self.footer.places(group).fold((u64::MAX, 0), |(s, e), (o, n)| (s.min(o), e.max(o.saturating_add(n))));
         (start, usize::try_from(end.saturating_sub(start)).unwrap_or(usize::MAX))
     }
 
@@ -200,19 +190,18 @@ impl OpenBlock {
         Ok(Part { offset: start, bytes: self.file.read(start, len)?, file_len: self.meta.size_bytes })
     }
 
-    fn chunk(&self, group: usize, leaf: usize, loaded: Option<&Part>) -> Result<Part> {
+    fn chunk(&self, column: &footer::Column<'_>, loaded: Option<&Part>) -> Result<Part> {
         if let Some(p) = loaded {
             return Ok(p.clone());
         }
-        let (start, len) = self.metadata.row_group(group).column(leaf).byte_range();
-        let bytes = self.file.read(start, usize::try_from(len).unwrap_or(usize::MAX))?;
-        Ok(Part { offset: start, bytes, file_len: self.meta.size_bytes })
+        let bytes = self.file.read(column.start, usize::try_from(column.len).unwrap_or(usize::MAX))?;
+        Ok(Part { offset: column.start, bytes, file_len: self.meta.size_bytes })
     }
 
     /// A column of a row group. `loaded` is the row group, if it was read whole.
     pub fn read<T: Item>(&self, group: usize, leaf: usize, loaded: Option<&Part>) -> Result<Leaf<T>> {
-        let part = self.chunk(group, leaf, loaded)?;
-        leaf::read(part, self.metadata.row_group(group).column(leaf), self.rows(group)).map_err(|e| e.at(self.file.name()))
+        let column = self.footer.column(group, leaf)?;
+        leaf::read(self.chunk(&column, loaded)?, &column, self.rows(group)).map_err(|e| e.at(self.file.name()))
     }
 
     /// The pages of a column that hold some rows of a row group, and the row they begin at.
@@ -223,26 +212,24 @@ impl OpenBlock {
         loaded: Option<&Part>,
         rows: std::ops::Range<usize>,
     ) -> Result<(Leaf<T>, usize)> {
-        let index = self.metadata.page_index_for_row_group(group);
-        let pages = index.offset_index(leaf).map(|o| o.page_locations());
-        let Some(pages) = pages.filter(|p| !p.is_empty()) else { return Ok((self.read(group, leaf, loaded)?, 0)) };
-        let part = self.chunk(group, leaf, loaded)?;
-        let column = self.metadata.row_group(group).column(leaf);
-        leaf::read_rows(part, column, pages, self.rows(group), rows).map_err(|e| e.at(self.file.name()))
+        let column = self.footer.column(group, leaf)?;
+        if column.pages.is_empty() {
+            return Ok((self.read(group, leaf, loaded)?, 0));
+        }
+        leaf::read_rows(self.chunk(&column, loaded)?, &column, self.rows(group), rows).map_err(|e| e.at(self.file.name()))
     }
 
     /// Bytes of a column in a row group.
     pub fn column_bytes(&self, group: usize, leaf: usize) -> u64 {
-        self.metadata.row_group(group).column(leaf).byte_range().1
+        self.footer.column(group, leaf).map_or(0, |c| c.len)
     }
 
     /// Row groups that may hold a trace, by first and last id and by bloom filter: no read at all.
     pub fn groups_with(&self, id: TraceId) -> Vec<usize> {
         let Some(leaf) = self.leaf(&["trace_id"]) else { return Vec::new() };
         let holds = |g: &usize| {
-            if let Some(Statistics::FixedLenByteArray(s)) = self.statistics(*g, leaf)
-                && let (Some(min), Some(max)) = (s.min_opt(), s.max_opt())
-                && (id.0.as_slice() < min.data() || id.0.as_slice() > max.data())
+            if let Some(Stats { min: Some(min), max: Some(max), .. }) = self.statistics(*g, leaf)
+                && (id.0.as_slice() < min || id.0.as_slice() > max)
             {
                 return false;
             }
@@ -276,27 +263,6 @@ impl OpenBlock {
     }
 }
 
-/// What the schema says is shredded.
-fn layout_of(metadata: &ParquetMetaData) -> Layout {
-    let mut layout = Layout::default();
-    for c in metadata.file_metadata().schema_descr().columns() {
-        let parts: Vec<&str> = c.path().parts().iter().map(String::as_str).collect();
-        for g in GROUPS {
-            let prefix = VARIANT_PATHS[g as usize];
-            let Some(["typed_value", name, "typed_value"]) = parts.strip_prefix(prefix) else { continue };
-            let ty = match c.physical_type() {
-                parquet::basic::Type::BYTE_ARRAY => ShredType::String,
-                parquet::basic::Type::INT64 => ShredType::Int,
-                parquet::basic::Type::DOUBLE => ShredType::Double,
-                parquet::basic::Type::BOOLEAN => ShredType::Bool,
-                _ => continue,
-            };
-            layout.keys[g as usize].push(ShredKey { name: (*name).to_owned(), ty });
-        }
-    }
-    layout
-}
-
 /// Passing over row groups by what statistics say.
 impl OpenBlock {
     /// Row groups whose ids may lie in the inclusive range.
@@ -304,10 +270,8 @@ impl OpenBlock {
         let Some(leaf) = self.leaf(&["trace_id"]) else { return Vec::new() };
         let (first, last) = (first.to_be_bytes(), last.to_be_bytes());
         let overlaps = |g: &usize| match self.statistics(*g, leaf) {
-            Some(Statistics::FixedLenByteArray(s)) => {
-                s.min_opt().is_none_or(|m| m.data() <= last.as_slice()) && s.max_opt().is_none_or(|m| m.data() >= first.as_slice())
-            }
-            _ => true,
+            Some(s) => s.min.is_none_or(|m| m <= last.as_slice()) && s.max.is_none_or(|m| m >= first.as_slice()),
+            None => true,
         };
         (0..self.row_groups()).filter(overlaps).collect()
     }
@@ -316,7 +280,7 @@ impl OpenBlock {
     pub fn has_split_trace(&self) -> bool {
         let Some(leaf) = self.leaf(&["trace_id"]) else { return false };
         (1..self.row_groups()).any(|g| match (self.statistics(g - 1, leaf), self.statistics(g, leaf)) {
-            (Some(Statistics::FixedLenByteArray(a)), Some(Statistics::FixedLenByteArray(b))) => a.max_opt() == b.min_opt(),
+            (Some(a), Some(b)) => a.max == b.min,
             _ => true,
         })
     }
@@ -349,31 +313,23 @@ impl OpenBlock {
             }
             _ => return None,
         };
-        let statistics = self.statistics(group, leaf)?;
-        match (condition, statistics) {
-            (Condition::Equals(_, Value::String(s)), Statistics::ByteArray(b)) => {
-                Some(b.min_opt()?.data() <= s.as_bytes() && b.max_opt()?.data() >= s.as_bytes())
+        match condition {
+            Condition::Equals(_, Value::String(text)) => {
+                let s = self.statistics(group, leaf)?;
+                let of_text = self.footer.schema().column(leaf).physical_type() == parquet::basic::Type::BYTE_ARRAY;
+                of_text.then_some(s.min? <= text.as_bytes() && s.max? >= text.as_bytes())
             }
-            (Condition::Equals(_, v), _) => {
+            Condition::Equals(_, v) => {
                 let v = match v {
                     Value::Int(i) => *i as f64,
                     Value::Float(f) => *f,
                     _ => return None,
                 };
-                let (min, max) = numbers(statistics)?;
+                let (min, max) = self.footer.numbers(group, leaf)?;
                 Some(min <= v && v <= max)
             }
-            (Condition::AtLeast(_, v), _) => numbers(statistics).map(|(_, max)| max >= *v),
-            (Condition::AtMost(_, v), _) => numbers(statistics).map(|(min, _)| min <= *v),
+            Condition::AtLeast(_, v) => self.footer.numbers(group, leaf).map(|(_, max)| max >= *v),
+            Condition::AtMost(_, v) => self.footer.numbers(group, leaf).map(|(min, _)| min <= *v),
         }
-    }
-}
-
-fn numbers(s: &Statistics) -> Option<(f64, f64)> {
-    match s {
-        Statistics::Int32(s) => Some((f64::from(*s.min_opt()?), f64::from(*s.max_opt()?))),
-        Statistics::Int64(s) => Some((*s.min_opt()? as f64, *s.max_opt()? as f64)),
-        Statistics::Double(s) => Some((*s.min_opt()?, *s.max_opt()?)),
-        _ => None,
     }
 }

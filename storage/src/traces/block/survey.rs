@@ -52,7 +52,7 @@ fn shredded(s: &Source<'_>, g: Group, sampler: &mut Sampler) -> Result<()> {
         leaf.map(|leaf| s.block.values(s.group, leaf)).ok_or_else(|| Error::corrupt(format!("a block without {}", path.join("."))))
     };
     sampler.rows(g, values(&["metadata"])?);
-    for k in &s.block.layout.keys[g as usize] {
+    for k in &s.block.layout().keys[g as usize] {
         sampler.key(g, &k.name, Some(k.ty), values(&["typed_value", &k.name, "typed_value"])?);
     }
     let Some(odd) = s.leftovers(prefix, g, |_| true)? else { return Ok(()) };

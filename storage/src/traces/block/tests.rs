@@ -229,8 +229,8 @@ fn keys_that_differ_by_case_are_never_both_shredded() {
     let dir = Path::new("/b/CASE");
     let meta = write(&fs, dir, &mut spans, WriteOptions::default());
     let block = open(&fs, dir, &meta);
-    assert_eq!(block.layout.keys[Group::Span as usize].len(), 1);
-    assert_eq!(block.layout.keys[Group::Span as usize][0].ty, ShredType::Int);
+    assert_eq!(block.layout().keys[Group::Span as usize].len(), 1);
+    assert_eq!(block.layout().keys[Group::Span as usize][0].ty, ShredType::Int);
     assert_eq!(read_all(&block), spans);
 }
 

@@ -5,36 +5,41 @@ use std::collections::BTreeMap;
 use crate::traces::block::meta::BlockMeta;
 
 /// At most so many blocks are merged at a time: each holds a column of a row group in memory.
-const MAX_FAN_IN: usize = 16;
+const MAX_FAN_IN: usize = TOO_MANY;
 
-/// A window of so many blocks is merged whatever else there is to do: each costs every query of the window its part.
+/// So many blocks of one window and level are merged whatever else there is to do: each costs every query of the window
+/// its part.
 pub const TOO_MANY: usize = 16;
 
-/// Blocks to merge, named, of one window: those given (the caller's own), the smallest first. A window is merged once it holds
-/// `min_blocks`, or once it has been over for a window's length and holds more than one; while the store is `busy`, only
-/// once it holds [`TOO_MANY`].
+/// A merge makes no larger block: the footer of what is being written is held in memory, some 80 KiB for 65,536 spans.
+const MAX_SPANS: u64 = 8_000_000;
+
+/// Blocks to merge, named, of one window: those given (the caller's own), the smallest first. While the window is open,
+/// blocks of one level, the lowest that has `min_blocks` (else each flush would rewrite all of the hour); once it has been
+/// over for its length, any two. While the store is `busy`, only where there are [`TOO_MANY`].
 pub fn merge(blocks: &[&BlockMeta], now_ms: i64, min_blocks: usize, busy: bool) -> Option<Vec<String>> {
-    let mut windows: BTreeMap<(i64, i64), Vec<&BlockMeta>> = BTreeMap::new();
+    // By window, then by level; those of a window that is over count as of one level.
+    let mut groups: BTreeMap<(i64, i64, u32), Vec<&BlockMeta>> = BTreeMap::new();
+    let over = |b: &BlockMeta| now_ms >= b.window_start_ms.saturating_add(2 * b.window_ms);
     for b in blocks {
-        windows.entry((b.window_start_ms, b.window_ms)).or_default().push(b);
+        groups.entry((b.window_start_ms, b.window_ms, if over(b) { 0 } else { b.level })).or_default().push(b);
     }
-    for ((start, len), mut blocks) in windows {
-        if busy && blocks.len() < TOO_MANY {
-            continue;
-        }
-        blocks.sort_by(|a, b| (a.size_bytes, &a.ulid).cmp(&(b.size_bytes, &b.ulid)));
-        let over = now_ms >= start.saturating_add(2 * len);
-        // While the window is open, blocks of a like size: else each flush would rewrite all of the hour.
-        let take = match over {
-            true => blocks.len(),
-            false => {
-                let level = blocks[0].level;
-                blocks.retain(|b| b.level == level);
-                blocks.len()
-            }
+    for mut group in groups.into_values() {
+        let is_over = over(group[0]);
+        group.sort_by(|a, b| (a.size_bytes, &a.ulid).cmp(&(b.size_bytes, &b.ulid)));
+        let mut spans = 0u64;
+        let fit = group.iter().take_while(|b| {
+            spans = spans.saturating_add(b.spans);
+            spans <= MAX_SPANS
+        });
+        let fit = fit.count();
+        let enough = match (busy, is_over) {
+            (true, _) => TOO_MANY,
+            (false, true) => 2,
+            (false, false) => min_blocks.max(2),
         };
-        if take >= 2 && (over || take >= min_blocks.max(2)) {
-            return Some(blocks.iter().take(MAX_FAN_IN.min(take)).map(|b| b.ulid.clone()).collect());
+        if group.len() >= enough && fit >= 2 {
+            return Some(group.iter().take(fit.min(MAX_FAN_IN)).map(|b| b.ulid.clone()).collect());
         }
     }
     None
@@ -102,6 +107,10 @@ mod tests {
         let b: Vec<&BlockMeta> = b.iter().collect();
         assert_eq!(merge(&b, 50, 2), Some(vec!["y".into(), "x".into()]));
         assert_eq!(merge(&b, 50, 3), None);
+        // Few of the lowest level keep no other level waiting.
+        let b = [block("big", 0, 900, 1), block("large", 0, 800, 1), block("x", 0, 5, 0)];
+        let b: Vec<&BlockMeta> = b.iter().collect();
+        assert_eq!(merge(&b, 50, 2), Some(vec!["large".into(), "big".into()]));
     }
 
     #[test]
@@ -114,6 +123,20 @@ mod tests {
             assert_eq!(super::merge(&b, now, 2, true).unwrap(), names[..MAX_FAN_IN]);
             assert!(super::merge(&b[1..], now, 2, false).is_some());
         }
+        // While the window is open, those of another level do not make them too many.
+        let other: Vec<BlockMeta> = names.iter().map(|n| block(n, 0, 1, u32::from(n.ends_with('0')))).collect();
+        let other: Vec<&BlockMeta> = other.iter().collect();
+        assert_eq!(super::merge(&other, 50, 2, true), None);
+        assert!(super::merge(&other, 1000, 2, true).is_some());
+    }
+
+    #[test]
+    fn no_block_grows_beyond_bounds() {
+        let large = |ulid: &str, spans| BlockMeta { spans, ..block(ulid, 0, spans, 0) };
+        let b = [large("a", MAX_SPANS / 2), large("b", MAX_SPANS / 2 + 1), large("c", MAX_SPANS / 2 - 1)];
+        let b: Vec<&BlockMeta> = b.iter().collect();
+        assert_eq!(merge(&b, 1000, 2), Some(vec!["c".into(), "a".into()]));
+        assert_eq!(merge(&b[..2], 1000, 2), None);
     }
 
     #[test]

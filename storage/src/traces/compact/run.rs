@@ -34,10 +34,9 @@ impl TraceStore {
         self.0.pace.lock().is_busy(self.options().clock.now_ms())
     }
 
-    /// Whether the merge of a block's window has to make room for what is more urgent.
-    fn gives_way(&self, block: &BlockHandle) -> bool {
-        let same = |b: &&Arc<BlockHandle>| b.meta.window_start_ms == block.meta.window_start_ms;
-        self.is_busy() && self.blocks().iter().filter(same).count() < super::plan::TOO_MANY
+    /// Whether a merge of so many blocks has to make room for what is more urgent.
+    fn gives_way(&self, inputs: usize) -> bool {
+        inputs < super::plan::TOO_MANY && self.is_busy()
     }
 
     /// Merges blocks into one. False if it gave way: nothing has changed then.
@@ -63,7 +62,7 @@ impl TraceStore {
         let mut order = Order::new(opened, &o.compact_write)?;
         while let Some((rows, traces)) = order.next_group()? {
             self.0.check_open()?;
-            if self.gives_way(&inputs[0]) {
+            if self.gives_way(inputs.len()) {
                 drop(writer);
                 return o.fs.remove_dir_all(&dir).map(|()| false).map_err(|e| Error::io("removing a merge that gave way", &dir, e));
             }
