@@ -70,7 +70,8 @@ impl Engine {
         }));
         if options.background {
             // One each: a slow bucket or a long merge of one store does not keep the other's memory from being flushed.
-            engine.spawn_upkeep("metrics", |e| e.0.metrics.maintain())?;
+            engine.spawn_upkeep("samples", |e| e.0.metrics.flush_due())?;
+            engine.spawn_upkeep("metrics", |e| e.0.metrics.tend())?;
             #[cfg(feature = "traces")]
             {
                 // Nor does its own keep spans from being flushed.

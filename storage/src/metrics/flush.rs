@@ -7,7 +7,7 @@ use super::block::{BlockMeta, BlockWriter, Compaction, Ending, StrandlineMeta, T
 use super::head::{Cut, FrozenSeries, Value, encode_run};
 use super::manifest::LocalBlock;
 use super::merge;
-use super::store::{MetricStore, Work};
+use super::store::MetricStore;
 use super::version::{BlockEntry, Place, Version};
 use crate::chunk::{self, Encoding};
 use crate::error::Result;
@@ -24,19 +24,16 @@ struct Flushed {
 }
 
 impl MetricStore {
-    /// Cuts everything in the head to blocks. Returns when the blocks are on the local disk and readers see them.
+    /// Cuts everything in the head to blocks. Returns when the blocks are on the local disk and readers see them. Waits for
+    /// no bucket.
     pub fn flush(&self) -> Result<()> {
-        let mut work = self.0.work.lock();
-        self.flush_locked(&mut work)
-    }
-
-    pub(super) fn flush_locked(&self, work: &mut Work) -> Result<()> {
+        let _alone = self.0.flushing.lock();
         self.check_writable()?;
         let head = &self.0.head;
         let cut = head.cut()?;
         let mut written = Vec::new();
         // In both failures the cut's chunks stay in the head and its records in the log; the next flush takes them along.
-        if let Err(e) = self.write_cut(&cut, work, &mut written) {
+        if let Err(e) = self.write_cut(&cut, &mut written) {
             head.uncut(&cut);
             for b in &written {
                 let dir = self.local_dir().join(&b.meta.ulid);
@@ -44,7 +41,7 @@ impl MetricStore {
             }
             return Err(e);
         }
-        if let Err(e) = self.publish(&cut, written, work) {
+        if let Err(e) = self.publish(&cut, written) {
             // The manifest on disk may name the blocks all the same: they stay, and the next start removes them if not.
             head.uncut(&cut);
             return Err(e);
@@ -62,7 +59,7 @@ impl MetricStore {
         }
     }
 
-    fn write_cut(&self, cut: &Cut, work: &mut Work, written: &mut Vec<Flushed>) -> Result<()> {
+    fn write_cut(&self, cut: &Cut, written: &mut Vec<Flushed>) -> Result<()> {
         let head = &self.0.head;
         let slots = head.cut_slots(cut);
         let ranges = head.cut_ranges(cut);
@@ -76,7 +73,7 @@ impl MetricStore {
                     });
                 }
             });
-            let meta = self.block_meta(self.new_ulid(work), range, 1, Vec::new());
+            let meta = self.block_meta(self.new_ulid(), range, 1, Vec::new());
             let mut w = BlockWriter::create(self.0.options.fs.clone(), &self.local_dir(), meta, symbols)?;
             let mut endings = Vec::new();
             for slot in &slots {
@@ -122,17 +119,15 @@ impl MetricStore {
         }
     }
 
-    /// Manifest first (it makes the blocks exist and moves the log's floor), then the version.
-    fn publish(&self, cut: &Cut, written: Vec<Flushed>, work: &Work) -> Result<()> {
+    /// Manifest first (it makes the blocks exist and moves the log's floor), then the version; nobody puts a version
+    /// together in between.
+    fn publish(&self, cut: &Cut, written: Vec<Flushed>) -> Result<()> {
         let mut manifest = self.0.manifest.lock();
         let mut next = manifest.clone();
         next.blocks.extend(written.iter().map(|b| LocalBlock { ulid: b.meta.ulid.clone(), uploaded_ms: None }));
         next.wal_floor = cut.wal_segment;
-        next.names = work.ulid_counter as u64;
         next.next_series_id = self.0.head.next_series_id();
-        next.save(&self.0.options.fs, &self.0.options.dir.join("metrics"))?;
-        *manifest = next;
-        drop(manifest);
+        self.save(&mut manifest, next)?;
         let mut current = self.0.version.write();
         let mut blocks = current.blocks.clone();
         for Flushed { meta, endings } in written {

@@ -54,7 +54,7 @@ impl MetricStore {
         }
         let mut work = self.0.work.lock();
         let range = TimeRange::new(meta.min_time, meta.max_time - 1);
-        let ours = self.block_meta(self.new_ulid(&mut work), range, meta.compaction.level.max(1), sources);
+        let ours = self.block_meta(self.new_ulid(), range, meta.compaction.level.max(1), sources);
         let written = self.merge(&[theirs], &[], ours)?;
         self.swap(&[], written, "import", &mut work)?;
         let labels = meta.thanos.map(|t| t.labels).unwrap_or_default();

@@ -31,8 +31,12 @@ pub(super) struct Inner {
     pub head: Arc<Head>,
     pub version: RwLock<Arc<Version>>,
     pub manifest: Mutex<Manifest>,
-    /// One flush, compaction or upload at a time.
+    /// One compaction or upload at a time; calls to the bucket are made under it. Taken before the others, and never by a
+    /// flush.
     pub work: Mutex<Work>,
+    /// One flush at a time. Taken before the manifest.
+    pub flushing: Mutex<()>,
+    pub names: Mutex<Names>,
     pub opener: Arc<StoreOpener>,
     /// Pages of a remote bucket's objects.
     pub cache: Arc<RangeCache>,
@@ -54,9 +58,17 @@ pub(super) struct Work {
     pub listed: bool,
     /// Blocks of the bucket that nothing is known of, since they are damaged, with what is wrong.
     pub unknown: Vec<String>,
-    pub ulid_counter: u128,
     /// Blocks that compaction could not read: left as they are, so that the others' turn comes.
     pub damaged: Vec<String>,
+}
+
+/// What new names are made of.
+#[derive(Default)]
+pub(super) struct Names {
+    /// Names given so far.
+    pub given: u64,
+    /// Those of the bucket's blocks, as last listed.
+    pub in_bucket: Vec<String>,
 }
 
 /// Figures of a store.
@@ -132,7 +144,7 @@ impl MetricStore {
             prefix: format!("metrics/{}", options.tenant),
         });
         let version = Version { pin: head.pin(), flushed_epoch: 0, blocks: Vec::new(), incomplete: None, deletes: Vec::new() };
-        let first_ulid = u128::from(manifest.names);
+        let given = manifest.names;
         let lease = options.bucket.clone().map(|b| Lease::new(b, options.clock.clone(), "metrics", &options.tenant, &writer));
         let ownership = Ownership::new(&writer, lease, options.adopt_after_ms);
         let store = MetricStore(Arc::new(Inner {
@@ -140,7 +152,9 @@ impl MetricStore {
             head,
             version: RwLock::new(Arc::new(version)),
             manifest: Mutex::new(manifest),
-            work: Mutex::new(Work { ulid_counter: first_ulid, ..Work::default() }),
+            work: Mutex::default(),
+            flushing: Mutex::default(),
+            names: Mutex::new(Names { given, ..Names::default() }),
             opener,
             cache,
             writer,
@@ -157,16 +171,29 @@ impl MetricStore {
 
     /// Appends a batch; wait for its commit before acknowledging.
     pub fn append(&self, batch: &Batch) -> Result<Appended> {
-        if self.0.closed.load(Ordering::Acquire) {
-            return Err(Error::new(ErrorKind::Closed, "the store is closed"));
-        }
-        self.check_writable()?;
+        self.check_open()?;
         self.0.head.append(batch)
     }
 
     /// An error for whatever would change a store that is only read.
     pub(super) fn check_writable(&self) -> Result<()> {
         if self.0.options.read_only { Err(Error::read_only()) } else { Ok(()) }
+    }
+
+    pub(super) fn check_open(&self) -> Result<()> {
+        if self.0.closed.load(Ordering::Acquire) {
+            return Err(Error::new(ErrorKind::Closed, "the metric store is closed"));
+        }
+        self.check_writable()
+    }
+
+    /// Makes a manifest the one that counts, unless the store is closed: then the folder may be another's already.
+    pub(super) fn save(&self, manifest: &mut Manifest, mut next: Manifest) -> Result<()> {
+        self.check_open()?;
+        next.names = self.0.names.lock().given;
+        next.save(&self.0.options.fs, &self.0.options.dir.join("metrics"))?;
+        *manifest = next;
+        Ok(())
     }
 
     /// A handle for fast appends to one series.
@@ -244,6 +271,8 @@ impl MetricStore {
         if self.0.closed.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
+        // A save that is under way ends; none begins.
+        drop(self.0.manifest.lock());
         self.0.head.apply_decided();
         self.0.head.wal().close().map_err(super::head::wal_error)
     }
@@ -400,7 +429,7 @@ impl MetricStore {
             return Err(Error::invalid("a delete needs a matcher that does not match the empty string"));
         }
         self.check_writable()?;
-        let ulid = self.new_ulid(&mut self.0.work.lock());
+        let ulid = self.new_ulid();
         let d = Delete::new(ulid, range, matchers);
         let dir = self.deletes_dir();
         let path = dir.join(format!("{}.json", d.spec.ulid));
@@ -432,21 +461,23 @@ impl MetricStore {
 
     /// A name that no block or delete of this store bears. Time comes from the injected clock, which may stand where it
     /// stood before a restart; so uniqueness is looked for, not left to time, the writer's name and a counter.
-    pub(super) fn new_ulid(&self, work: &mut Work) -> String {
+    pub(super) fn new_ulid(&self) -> String {
         use std::hash::{BuildHasher, Hasher};
         let v = self.version();
+        let obsolete: Vec<String> = self.0.manifest.lock().obsolete.iter().map(|o| o.ulid.clone()).collect();
+        let mut names = self.0.names.lock();
         loop {
-            let mut h = foldhash::quality::FixedState::with_seed(work.ulid_counter as u64).build_hasher();
+            let mut h = foldhash::quality::FixedState::with_seed(names.given).build_hasher();
             h.write(self.0.writer.as_bytes());
             let mix = h.finish() as u128;
             let now_ms = self.0.options.clock.now_ms().max(0);
-            work.ulid_counter += 1;
-            let random = (mix << 16) ^ ((now_ms as u128) << 40) ^ work.ulid_counter;
+            names.given += 1;
+            let random = (mix << 16) ^ ((now_ms as u128) << 40) ^ u128::from(names.given);
             let name = ulid::Ulid::from_parts(now_ms as u64, random).to_string();
             let taken = v.blocks.iter().any(|b| b.meta.ulid == name)
-                || work.bucket_blocks.iter().any(|b| b.ulid == name)
+                || names.in_bucket.contains(&name)
                 || v.deletes.iter().any(|d| d.spec.ulid == name)
-                || self.0.manifest.lock().obsolete.iter().any(|o| o.ulid == name)
+                || obsolete.contains(&name)
                 || self.0.options.fs.exists(&self.local_dir().join(&name));
             if !taken {
                 return name;

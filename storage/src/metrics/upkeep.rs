@@ -37,16 +37,25 @@ impl MetricStore {
     /// One turn of upkeep. Call it every second or so; it does what is due. Trouble with the bucket is remembered
     /// and tried again later; trouble with the disk is the answer.
     pub fn maintain(&self) -> Result<()> {
+        self.flush_due()?;
+        self.tend()
+    }
+
+    /// Spills, flushes and gives back memory, where that is due. Waits for no bucket: whoever keeps threads calls it from
+    /// another than [`MetricStore::tend`].
+    pub fn flush_due(&self) -> Result<()> {
         self.check_writable()?;
-        let o = &self.0.options;
         self.0.head.apply_decided();
-        self.0.head.spill(o.spill_bytes)?;
+        self.0.head.spill(self.0.options.spill_bytes)?;
         self.collect();
+        if self.is_due() { self.flush() } else { Ok(()) }
+    }
+
+    /// Upkeep but for flushes: merges, retention, the bucket.
+    pub fn tend(&self) -> Result<()> {
+        self.check_writable()?;
         let mut work = self.0.work.lock();
-        if self.flush_due() {
-            self.flush_locked(&mut work)?;
-        }
-        if o.compaction {
+        if self.0.options.compaction {
             self.tend_lease(&mut work);
             self.compact_once(&mut work)?;
         }
@@ -56,7 +65,7 @@ impl MetricStore {
     }
 
     /// A finished range (with a tenth of its width for stragglers), or too much memory.
-    fn flush_due(&self) -> bool {
+    fn is_due(&self) -> bool {
         let o = &self.0.options;
         let s = self.0.head.stats();
         if s.min_t > s.max_t {
@@ -157,6 +166,7 @@ impl MetricStore {
             }
             work.bucket_blocks.retain(|b| b.ulid != ulid);
             work.bucket_blocks.push(meta);
+            self.0.names.lock().in_bucket.push(ulid.clone());
             self.mark_uploaded(&ulid)?;
         }
         self.drop_local(work)
@@ -169,9 +179,7 @@ impl MetricStore {
         if let Some(b) = next.blocks.iter_mut().find(|b| b.ulid == ulid) {
             b.uploaded_ms = Some(now_ms);
         }
-        next.save(&self.0.options.fs, &self.0.options.dir.join("metrics"))?;
-        *manifest = next;
-        Ok(())
+        self.save(&mut manifest, next)
     }
 
     /// Local copies go `local_retention` after the upload; at once if the bucket is a folder here.
@@ -198,8 +206,7 @@ impl MetricStore {
             }
             // From here on only the bucket has them: a start while it is down must know of them all the same.
             self.remember_bucket(work)?;
-            next.save(&o.fs, &o.dir.join("metrics"))?;
-            *manifest = next;
+            self.save(&mut manifest, next)?;
         }
         let old: Vec<Arc<BlockEntry>> = self.version().blocks.iter().filter(|b| dropped.contains(&b.meta.ulid)).cloned().collect();
         self.rebuild_version(work)?;
@@ -250,8 +257,7 @@ impl MetricStore {
                     let mut manifest = self.0.manifest.lock();
                     let mut next = manifest.clone();
                     next.obsolete.retain(|x| x.ulid != o.ulid);
-                    next.save(&self.0.options.fs, &self.0.options.dir.join("metrics"))?;
-                    *manifest = next;
+                    self.save(&mut manifest, next)?;
                 }
                 Some(_) => {}
             }
@@ -275,6 +281,7 @@ impl MetricStore {
 
     /// Keeps the list of the bucket's blocks for a start while the bucket is down; the bucket itself is the truth.
     fn remember_bucket(&self, work: &Work) -> Result<()> {
+        self.check_open()?;
         let path = self.known_path();
         let json = sealed::to_json(&Known { blocks: work.bucket_blocks.clone() })?;
         self.0.options.fs.write_atomic(&path, &json).map_err(|e| Error::io("keeping the list of the bucket's blocks", &path, e))
@@ -294,7 +301,10 @@ impl MetricStore {
                 work.unknown = unknown;
                 work.bucket_blocks = list;
                 work.listed = true;
-                if changed && let Err(e) = self.remember_bucket(work) {
+                if changed
+                    && !self.0.options.read_only
+                    && let Err(e) = self.remember_bucket(work)
+                {
                     tracing::warn!(error = %e, "the list of the bucket's blocks could not be kept");
                 }
             }
@@ -309,6 +319,7 @@ impl MetricStore {
                 self.bucket_failed(work, &e);
             }
         }
+        self.0.names.lock().in_bucket = work.bucket_blocks.iter().map(|b| b.ulid.clone()).collect();
         let incomplete = self.what_is_missing(work, &work.unknown);
         let mut v = self.0.version.write();
         if v.incomplete != incomplete {

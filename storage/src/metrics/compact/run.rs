@@ -90,7 +90,7 @@ impl MetricStore {
         let mut sources: Vec<String> = entries.iter().flat_map(|e| e.meta.compaction.sources.clone()).collect();
         sources.sort();
         sources.dedup();
-        let mut meta = self.block_meta(self.new_ulid(work), hull, level, sources);
+        let mut meta = self.block_meta(self.new_ulid(), hull, level, sources);
         meta.compaction.parents = entries
             .iter()
             .map(|e| ParentBlock { ulid: e.meta.ulid.clone(), min_time: e.meta.min_time, max_time: e.meta.max_time })
@@ -157,7 +157,6 @@ impl MetricStore {
 
     /// Replaces blocks by one (or none): manifest, version, then whatever must be marked or removed.
     pub(in crate::metrics) fn swap(&self, gone: &[String], written: Option<BlockMeta>, reason: &str, work: &mut Work) -> Result<()> {
-        let dir = self.0.options.dir.join("metrics");
         {
             let mut manifest = self.0.manifest.lock();
             let mut next = manifest.clone();
@@ -168,12 +167,10 @@ impl MetricStore {
                     next.obsolete.push(Obsolete { ulid: g.clone(), reason: reason.to_owned() });
                 }
             }
-            next.names = work.ulid_counter as u64;
             if let Some(m) = &written {
                 next.blocks.push(LocalBlock { ulid: m.ulid.clone(), uploaded_ms: None });
             }
-            next.save(&self.0.options.fs, &dir)?;
-            *manifest = next;
+            self.save(&mut manifest, next)?;
         }
         let old: Vec<Arc<BlockEntry>> = self.version().blocks.iter().filter(|b| gone.contains(&b.meta.ulid)).cloned().collect();
         self.rebuild_version(work)?;
@@ -244,7 +241,7 @@ impl MetricStore {
     /// Rewrites every block of ours that a delete still concerns.
     pub fn clean_tombstones(&self) -> Result<()> {
         let mut work = self.0.work.lock();
-        self.flush_locked(&mut work)?;
+        self.flush()?;
         while let Some(b) = self.plan_blocks().into_iter().find(|b| b.ours && b.pending_deletes > 0) {
             self.run_step(&Step { inputs: vec![b.ulid], range: b.range }, &mut work)?;
         }
@@ -253,9 +250,9 @@ impl MetricStore {
 
     /// Copies (by hard link) every block into `snapshots/<name>` of the data folder, after a flush. Gives the name.
     pub fn snapshot(&self) -> Result<String> {
-        let mut work = self.0.work.lock();
-        self.flush_locked(&mut work)?;
-        let name = self.new_ulid(&mut work);
+        let _alone = self.0.work.lock();
+        self.flush()?;
+        let name = self.new_ulid();
         let fs = &self.0.options.fs;
         let dir = self.0.options.dir.join("snapshots").join(&name);
         let io = |e| Error::io("writing a snapshot", &dir, e);
