@@ -8,8 +8,8 @@ use strandline_storage::chunk::{self, Encoding};
 use strandline_storage::columnar::file::Sums;
 use strandline_storage::metrics::block::{Block, BlockMeta};
 use strandline_storage::model::{Labels, MatchOp, Matcher, Span, SpanId, TimeRange, TraceId};
-use strandline_storage::read::SampleBuf;
-use strandline_storage::traces::block::meta::{SPANS_FILE, sums_to_text};
+use strandline_storage::read::{AttributeScope, Field, SampleBuf, ScanRequest, SpanSource};
+use strandline_storage::traces::block::meta::{BlockMeta as SpanMeta, SPANS_FILE, sums_to_text};
 use strandline_storage::traces::block::reader::{Location, OpenBlock};
 use strandline_storage::traces::block::rows::Rows;
 use strandline_wal::fs::{Fs, SimFs};
@@ -159,10 +159,40 @@ impl Parquet {
     }
 }
 
+impl Parquet {
+    /// Searches a block beside a sound one of the same spans, and merges the two; gives how many blocks there are then.
+    fn beside(&self, meta: &SpanMeta, bytes: &[u8]) -> usize {
+        let w = World::new(T0 + 12 * 3_600_000);
+        let fs: Arc<dyn Fs> = Arc::new(w.fs.clone());
+        let twin = SpanMeta { ulid: "01HF7YAT00000000000000000Z".into(), ..self.meta.clone() };
+        for (meta, bytes) in [(meta, bytes), (&twin, &self.bytes[..])] {
+            let dir = format!("/data/bucket/traces/{}/{}", meta.tenant, meta.ulid);
+            fs.create_dir_all(Path::new(&dir)).unwrap();
+            fs.write_atomic(Path::new(&format!("{dir}/{SPANS_FILE}")), bytes).unwrap();
+            fs.write_atomic(Path::new(&format!("{dir}/meta.json")), &meta.to_json().unwrap()).unwrap();
+        }
+        let e = w.open().unwrap();
+        let mut all = ScanRequest::new(0, u64::MAX);
+        all.whole_traces = true;
+        let _ = e.traces().scan(&all, &mut |batch| {
+            batch.column(&Field::Name)?;
+            batch.column(&Field::Attribute(AttributeScope::Span, "http.route".into()))?;
+            batch.column(&Field::EventName)?;
+            Ok(std::ops::ControlFlow::Continue(0))
+        });
+        let _ = e.maintain();
+        e.traces().blocks().len()
+    }
+}
+
 /// Patches over a file of spans, whose sums are told as they are then.
 pub fn span_block(data: &[u8]) {
     static SOUND: OnceLock<Parquet> = OnceLock::new();
-    let sound = SOUND.get_or_init(Parquet::sound);
+    let sound = SOUND.get_or_init(|| {
+        let p = Parquet::sound();
+        assert_eq!(p.beside(&p.meta, &p.bytes), 1, "sound blocks are merged");
+        p
+    });
     let mut bytes = sound.bytes.to_vec();
     let mut input = Input(data);
     // Half of the inputs aim at the footer, which says how all the rest is read.
@@ -190,4 +220,5 @@ pub fn span_block(data: &[u8]) {
     }
     let _ = block.groups_with(TraceId([3; 16]));
     let _ = block.has_split_trace();
+    sound.beside(&block.meta, &bytes);
 }
