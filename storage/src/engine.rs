@@ -185,7 +185,10 @@ impl Engine {
                     continue;
                 }
                 let Some(inner) = inner.upgrade() else { return };
-                match maintain(&Engine(inner)) {
+                let engine = Engine(inner);
+                // A fault of ours in one errand must not end all later ones.
+                let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| maintain(&engine)));
+                match done.unwrap_or_else(|_| Err(Error::new(ErrorKind::Unavailable, "upkeep panicked; please report what it wrote"))) {
                     Ok(()) => failures = 0,
                     Err(e) => {
                         if failures == 0 || failures.is_multiple_of(60) {

@@ -98,7 +98,8 @@ pub fn write_column<W: Write + Send>(
     levels: &Levels<'_>,
     scratch: &mut Scratch,
 ) -> Result<(), ParquetError> {
-    if values.len() != levels.present.map_or(levels.absent.len(), <[u32]>::len) {
+    let entries = levels.absent.len();
+    if values.len() != levels.present.map_or(entries, <[u32]>::len) || levels.present.is_some_and(|p| p.len() > entries) {
         return Err(ParquetError::General(format!("column {} has a value too many or too few", descr.path())));
     }
     let Scratch { levels: def, compressor, page_rows } = scratch;

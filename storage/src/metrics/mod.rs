@@ -20,6 +20,7 @@ mod selection;
 mod store;
 mod upkeep;
 mod version;
+mod writer;
 
 pub use deletes::{Delete, DeleteSpec};
 pub use import::Imported;

@@ -17,6 +17,7 @@ use super::options::MetricOptions;
 use super::remote::StoreOpener;
 use super::selection::MetricSelection;
 use super::version::{BlockEntry, Place, Version};
+use super::writer::writer_id;
 use crate::bucket::{CachedBucket, Lease, Ownership, RangeCache};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Labels, Matcher, MetricMetadata, TimeRange};
@@ -337,22 +338,6 @@ fn remove_strays(fs: &Arc<dyn Fs>, blocks: &std::path::Path, manifest: &Manifest
         fs.remove_dir_all(&e.path).map_err(|x| Error::io("removing an unfinished block", &e.path, x))?;
     }
     Ok(())
-}
-
-/// A name for this store's writer, made once.
-fn writer_id(fs: &Arc<dyn Fs>, dir: &std::path::Path, now_ms: i64) -> Result<String> {
-    use std::hash::{BuildHasher, Hasher};
-    let path = dir.join("writer-id");
-    match fs.read(&path) {
-        Ok(b) => Ok(String::from_utf8_lossy(&b).trim().to_owned()),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            let random = || std::collections::hash_map::RandomState::new().build_hasher().finish() as u128;
-            let id = ulid::Ulid::from_parts(now_ms.max(0) as u64, random() << 64 | random()).to_string();
-            fs.write_atomic(&path, id.as_bytes()).map_err(|e| Error::io("writing the writer id", &path, e))?;
-            Ok(id)
-        }
-        Err(e) => Err(Error::io("reading the writer id", &path, e)),
-    }
 }
 
 impl SeriesSource for MetricStore {

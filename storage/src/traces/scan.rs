@@ -36,6 +36,12 @@ struct Gather {
 }
 
 impl Gather {
+    /// By how many rows.
+    fn grows(&self, at: At, id: u128, traces: &TracesOfGroup) -> usize {
+        let Ok(i) = traces.0.binary_search(&id) else { return 0 };
+        (traces.1[i + 1] - traces.1[self.places.get(&at).map_or(i, |p| p.1.end)]) as usize
+    }
+
     fn add(&mut self, at: At, id: u128, traces: Arc<TracesOfGroup>) {
         let Ok(i) = traces.0.binary_search(&id) else { return };
         let (traces, range) = self.places.entry(at).or_insert((traces, i..i));
@@ -292,19 +298,23 @@ impl Scan<'_> {
             if at.iter().map(newest).max() < Some(self.not_before) {
                 continue;
             }
+            let mut places = Vec::new();
             for at in at.iter().copied() {
                 let Some((_, block)) = blocks.get(at.0 as usize) else { continue };
-                some.add(at, id, groups.traces(at, block)?);
+                places.push((at, groups.traces(at, block)?));
             }
-            some.ids.push(id);
-            if some.rows >= MERGED_ROWS && self.show_merged(std::mem::take(&mut some), blocks)? {
+            let more: usize = places.iter().map(|(at, traces)| some.grows(*at, id, traces)).sum();
+            if some.rows + more > MERGED_ROWS && !some.ids.is_empty() && self.show_merged(std::mem::take(&mut some), blocks)? {
                 return Ok(true);
             }
+            some.ids.push(id);
+            places.into_iter().for_each(|(at, traces)| some.add(at, id, traces));
         }
         self.show_merged(some, blocks)
     }
 
     fn show_merged(&mut self, some: Gather, blocks: &[OpenHandle]) -> Result<bool> {
+        self.fetch_merged(&some, blocks);
         let mut places = Vec::new();
         for (at, (traces, range)) in some.places {
             let block = blocks[at.0 as usize].1.clone();
@@ -316,6 +326,24 @@ impl Scan<'_> {
         }
         let batch = MergedBatch::new(places, &some.ids)?;
         self.show(&batch, || batch.bytes_read())
+    }
+
+    /// Has what was asked for before, and what the order is told by, read from all places that are far away.
+    fn fetch_merged(&self, some: &Gather, blocks: &[OpenHandle]) {
+        let mut far: BTreeMap<&str, (Arc<BlockHandle>, Vec<usize>)> = BTreeMap::new();
+        for at in some.places.keys() {
+            let (handle, block) = &blocks[at.0 as usize];
+            if block.is_remote() {
+                far.entry(&handle.meta.ulid).or_insert_with(|| (handle.clone(), Vec::new())).1.push(at.1 as usize);
+            }
+        }
+        let mut asked = self.asked.clone();
+        asked.insert("start_time_unix_nano".to_owned());
+        let handles: Vec<_> = far.values().map(|f| f.0.clone()).collect();
+        together::fetch(&handles, |b| {
+            let groups = far.get(b.meta.ulid.as_str()).map_or(&[][..], |f| &f.1);
+            b.ranges(groups, &wanted_leaves(b, &asked))
+        });
     }
 
     fn block(&mut self, block: &Arc<OpenBlock>, both: &Shared) -> Result<bool> {

@@ -232,8 +232,19 @@ impl BlockBatch {
         };
         let entries = leaf.expand();
         if metadata.dict.len() == 1 {
-            let by_value = (0..leaf.dict.len() as u32).map(|v| find(0, v)).collect::<Result<Vec<u32>>>()?;
-            idx.extend(entries.iter().map(|v| by_value.get(*v as usize).copied().unwrap_or(0)));
+            // Of some rows only what they hold: other values may have other metadata.
+            let mut by_value = vec![u32::MAX; leaf.dict.len()];
+            for v in &entries {
+                idx.push(match by_value.get_mut(*v as usize) {
+                    None => 0,
+                    Some(known) => {
+                        if *known == u32::MAX {
+                            *known = find(0, *v)?;
+                        }
+                        *known
+                    }
+                });
+            }
             return Ok((values, idx, leaf.rep));
         }
         let at = metadata.expand();

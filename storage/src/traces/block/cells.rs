@@ -220,7 +220,10 @@ impl Lists {
             return Err(Error::corrupt(format!("column {} has too few rows", path.join("."))));
         }
         starts.push(end - start);
-        let element = leaf.def.get(start..end).unwrap_or_default().iter().map(|d| *d >= 1).collect();
+        let element: Vec<bool> = leaf.def.get(start..end).unwrap_or_default().iter().map(|d| *d >= 1).collect();
+        if starts.windows(2).any(|w| w[1] > w[0] + 1 && element.get(w[0]..w[1]).is_none_or(|e| e.contains(&false))) {
+            return Err(Error::corrupt(format!("column {} has an absent element among others", path.join("."))));
+        }
         Ok(Lists { starts, element })
     }
     pub fn entries(&self, row: usize) -> impl Iterator<Item = usize> {

@@ -286,6 +286,7 @@ impl<'a> Entries<'a> {
         }
         let mut odd = self.leftovers(prefix, group, keys)?.into_iter().peekable();
         for at in elements {
+            while odd.next_if(|o| o.0 < *at).is_some() {}
             match odd.next_if(|o| o.0 == *at) {
                 Some((_, a)) => out.push(*at, names, attributes(&to_otlp(&a), 1)).map_err(wire)?,
                 None => out.push_common(names),

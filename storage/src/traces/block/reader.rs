@@ -24,6 +24,11 @@ use strandline_wal::fs::Fs;
 pub const VARIANT_PATHS: [&[&str]; 3] =
     [&["span_attributes"], &["events", "list", "element", "attributes"], &["links", "list", "element", "attributes"]];
 
+/// An entry of a list while it is gathered: its levels, where it stands, and a value.
+const ENTRY_BYTES: u64 = 32;
+/// A value of a shredded key, and where it stands.
+const VALUE_BYTES: u64 = 12;
+
 /// A block that can be read.
 pub struct OpenBlock {
     /// Its description.
@@ -79,7 +84,7 @@ impl OpenBlock {
         let tail = Part { offset: meta.tail_offset, bytes: bytes.clone(), file_len: meta.size_bytes };
         let fail = |e| parquet_error("reading a block's footer", e).at(file.name());
         let metadata = footer::parse(&bytes, meta.size_bytes).map_err(|e| e.at(file.name()))?;
-        let shape = Shape::of(&metadata.file_metadata().schema_descr_ptr());
+        let shape = Shape::of(&metadata.file_metadata().schema_descr_ptr()).map_err(|e| e.at(file.name()))?;
         let footer = Footer::new(&metadata, shape.schema.clone(), meta.size_bytes).map_err(|e| e.at(file.name()))?;
         let trace_id = *shape.leaves.get("trace_id").ok_or_else(|| Error::corrupt("a block without trace ids").at(file.name()))?;
         let blooms = metadata.row_groups().iter().map(|g| Sbbf::read_from_column_chunk(g.column(trace_id), &tail));
@@ -143,13 +148,27 @@ impl OpenBlock {
 
     /// Values of a column in a row group; entries, if it does not say how many of them have none.
     pub fn values(&self, group: usize, leaf: usize) -> u64 {
-        let entries = self.footer.column(group, leaf).map_or(0, |c| c.entries as u64);
-        entries.saturating_sub(self.statistics(group, leaf).and_then(|s| s.nulls).unwrap_or(0))
+        self.entries(group, leaf).saturating_sub(self.statistics(group, leaf).and_then(|s| s.nulls).unwrap_or(0))
     }
 
-    /// What a row of a row group takes unpacked, about.
+    /// What a row of a row group takes in memory while it is gathered into another, about: what it is unpacked, and the
+    /// VARIANT group that has most values, which are gathered together.
     pub fn row_bytes(&self, group: usize) -> usize {
-        self.footer.row_bytes(group)
+        let values = |prefix: &[&str]| {
+            let of = |path: &[&str]| self.leaf(&[prefix, path].concat()).map_or(0, |leaf| self.entries(group, leaf));
+            let typed = self.layout().keys[VARIANT_PATHS.iter().position(|p| *p == prefix).unwrap_or(0)].iter();
+            let typed: u64 = typed
+                .filter_map(|k| self.leaf(&[prefix, &["typed_value", &k.name, "typed_value"]].concat()))
+                .map(|l| self.values(group, l))
+                .sum();
+            of(&["metadata"]) * ENTRY_BYTES + typed * VALUE_BYTES
+        };
+        let most = VARIANT_PATHS.iter().map(|p| values(p)).max().unwrap_or(0);
+        self.footer.row_bytes(group) + usize::try_from(most).unwrap_or(usize::MAX) / self.rows(group).max(1)
+    }
+
+    fn entries(&self, group: usize, leaf: usize) -> u64 {
+        self.footer.column(group, leaf).map_or(0, |c| c.entries as u64)
     }
 
     /// The value of a flat column that holds one in all rows of a row group, as it is encoded.

@@ -5,10 +5,13 @@ use std::sync::{Arc, Weak};
 use foldhash::HashMap;
 use parking_lot::Mutex;
 use parquet::basic::Type as Physical;
-use parquet::schema::types::SchemaDescriptor;
+use parquet::schema::types::{ColumnDescPtr, SchemaDescriptor};
 
 use super::layout::{GROUPS, Layout, ShredKey, ShredType};
 use super::reader::VARIANT_PATHS;
+use super::schema::schema as schema_of;
+use crate::columnar::parquet_error;
+use crate::error::{Error, Result};
 
 /// The columns of a block.
 pub struct Shape {
@@ -24,18 +27,36 @@ pub struct Shape {
 static SHAPES: Mutex<Vec<Weak<Shape>>> = Mutex::new(Vec::new());
 
 impl Shape {
-    /// That of a schema, shared with other open blocks.
-    pub fn of(schema: &Arc<SchemaDescriptor>) -> Arc<Shape> {
+    /// That of a schema, shared with other open blocks. Fails if it is not one that this store writes.
+    pub fn of(schema: &Arc<SchemaDescriptor>) -> Result<Arc<Shape>> {
         let mut known = SHAPES.lock();
         known.retain(|s| s.strong_count() > 0);
-        let same = known.iter().filter_map(Weak::upgrade).find(|s| s.schema.root_schema() == schema.root_schema());
-        same.unwrap_or_else(|| {
-            let path = |i: usize| schema.column(i).path().parts().join("\0");
-            let leaves = (0..schema.num_columns()).map(|i| (path(i), i)).collect();
-            let new = Arc::new(Shape { schema: schema.clone(), leaves, layout: layout_of(schema) });
-            known.push(Arc::downgrade(&new));
-            new
-        })
+        if let Some(same) = known.iter().filter_map(Weak::upgrade).find(|s| s.schema.root_schema() == schema.root_schema()) {
+            return Ok(same);
+        }
+        let layout = layout_of(schema);
+        check(schema, &layout)?;
+        let path = |i: usize| schema.column(i).path().parts().join("\0");
+        let leaves = (0..schema.num_columns()).map(|i| (path(i), i)).collect();
+        let new = Arc::new(Shape { schema: schema.clone(), leaves, layout });
+        known.push(Arc::downgrade(&new));
+        Ok(new)
+    }
+}
+
+/// Readers rely on types and levels: a column that is another than is written for the layout is damage.
+fn check(schema: &SchemaDescriptor, layout: &Layout) -> Result<()> {
+    let written = schema_of(layout).map_err(|e| parquet_error("making a schema", e))?;
+    let written = SchemaDescriptor::new(written);
+    let same = |a: &ColumnDescPtr, b: &ColumnDescPtr| {
+        let levels = |c: &ColumnDescPtr| (c.max_def_level(), c.max_rep_level(), c.type_length());
+        a.path() == b.path() && a.physical_type() == b.physical_type() && levels(a) == levels(b)
+    };
+    let mut pairs = schema.columns().iter().zip(written.columns());
+    match pairs.find(|(a, b)| !same(a, b)) {
+        Some((a, _)) => Err(Error::corrupt(format!("column {} is not as blocks have it", a.path().string()))),
+        None if schema.num_columns() != written.num_columns() => Err(Error::corrupt("a block with columns too many or too few")),
+        None => Ok(()),
     }
 }
 

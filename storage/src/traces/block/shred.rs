@@ -247,7 +247,7 @@ impl VariantColumns {
             previous = Some(k);
             let column = &mut self.keys[k as usize];
             guess = column.next;
-            if column.typed_at.last() == Some(&at) || odd.iter().any(|o| o.0 == Some(k)) {
+            if column.has(at) || odd.iter().any(|o| o.0 == Some(k)) {
                 continue; // of a key sent twice the first stays
             }
             match (&mut column.typed, value) {

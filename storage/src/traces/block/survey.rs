@@ -11,7 +11,7 @@ use crate::model::AttributeValue;
 
 /// Counts all keys, types and names of a block. Typed columns are not read: the footer says how many values they have.
 pub fn survey(block: &OpenBlock, sampler: &mut Sampler) -> Result<()> {
-    for group in 0..block.row_groups() {
+    for group in (0..block.row_groups()).filter(|g| block.rows(*g) > 0) {
         let s = Source { block, group, loaded: None, rows: 0..block.rows(group) };
         for g in GROUPS {
             shredded(&s, g, sampler)?;

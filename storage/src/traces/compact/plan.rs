@@ -14,10 +14,19 @@ pub const TOO_MANY: usize = 16;
 /// A merge makes no larger block: the footer of what is being written is held in memory, some 80 KiB for 65,536 spans.
 const MAX_SPANS: u64 = 8_000_000;
 
+/// What to merge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Merge {
+    /// The blocks' names.
+    pub blocks: Vec<String>,
+    /// Whether it gives way to nothing.
+    pub urgent: bool,
+}
+
 /// Blocks to merge, named, of one window: those given (the caller's own), the smallest first. While the window is open,
 /// blocks of one level, the lowest that has `min_blocks` (else each flush would rewrite all of the hour); once it has been
 /// over for its length, any two. While the store is `busy`, only where there are [`TOO_MANY`].
-pub fn merge(blocks: &[&BlockMeta], now_ms: i64, min_blocks: usize, busy: bool) -> Option<Vec<String>> {
+pub fn merge(blocks: &[&BlockMeta], now_ms: i64, min_blocks: usize, busy: bool) -> Option<Merge> {
     // By window, then by level; those of a window that is over count as of one level.
     let mut groups: BTreeMap<(i64, i64, u32), Vec<&BlockMeta>> = BTreeMap::new();
     let over = |b: &BlockMeta| now_ms >= b.window_start_ms.saturating_add(2 * b.window_ms);
@@ -39,7 +48,8 @@ pub fn merge(blocks: &[&BlockMeta], now_ms: i64, min_blocks: usize, busy: bool) 
             (false, false) => min_blocks.max(2),
         };
         if group.len() >= enough && fit >= 2 {
-            return Some(group.iter().take(fit.min(MAX_FAN_IN)).map(|b| b.ulid.clone()).collect());
+            let blocks = group.iter().take(fit.min(MAX_FAN_IN)).map(|b| b.ulid.clone()).collect();
+            return Some(Merge { blocks, urgent: group.len() >= TOO_MANY });
         }
     }
     None
@@ -68,7 +78,7 @@ mod tests {
     use super::*;
 
     fn merge(blocks: &[&BlockMeta], now_ms: i64, min_blocks: usize) -> Option<Vec<String>> {
-        super::merge(blocks, now_ms, min_blocks, false)
+        super::merge(blocks, now_ms, min_blocks, false).map(|m| m.blocks)
     }
 
     fn block(ulid: &str, window: i64, size: u64, level: u32) -> BlockMeta {
@@ -120,7 +130,8 @@ mod tests {
         let b: Vec<&BlockMeta> = b.iter().collect();
         for now in [50, 1000] {
             assert_eq!(super::merge(&b[1..], now, 2, true), None);
-            assert_eq!(super::merge(&b, now, 2, true).unwrap(), names[..MAX_FAN_IN]);
+            let urgent = Merge { blocks: names[..MAX_FAN_IN].to_vec(), urgent: true };
+            assert_eq!(super::merge(&b, now, 2, true), Some(urgent));
             assert!(super::merge(&b[1..], now, 2, false).is_some());
         }
         // While the window is open, those of another level do not make them too many.
@@ -137,6 +148,11 @@ mod tests {
         let b: Vec<&BlockMeta> = b.iter().collect();
         assert_eq!(merge(&b, 1000, 2), Some(vec!["c".into(), "a".into()]));
         assert_eq!(merge(&b[..2], 1000, 2), None);
+        // Fewer than wait are merged then; they are urgent all the same.
+        let b: Vec<BlockMeta> = (0..TOO_MANY).map(|i| large(&format!("{i:03}"), MAX_SPANS / 10)).collect();
+        let b: Vec<&BlockMeta> = b.iter().collect();
+        let m = super::merge(&b, 50, 2, true).unwrap();
+        assert_eq!((m.blocks.len(), m.urgent), (10, true));
     }
 
     #[test]

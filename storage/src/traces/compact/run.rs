@@ -18,9 +18,9 @@ impl TraceStore {
             let all = self.blocks();
             let metas: Vec<_> = all.iter().filter(|b| !b.staged && self.owns(&b.meta, now_ms)).map(|b| &b.meta).collect();
             let o = self.options();
-            let Some(names) = super::plan::merge(&metas, now_ms, o.compact_blocks, self.is_busy()) else { return Ok(()) };
-            let inputs: Vec<_> = all.iter().filter(|b| names.contains(&b.meta.ulid)).cloned().collect();
-            if !self.merge(&inputs)? {
+            let Some(plan) = super::plan::merge(&metas, now_ms, o.compact_blocks, self.is_busy()) else { return Ok(()) };
+            let inputs: Vec<_> = all.iter().filter(|b| plan.blocks.contains(&b.meta.ulid)).cloned().collect();
+            if !self.merge(&inputs, plan.urgent)? {
                 return Ok(());
             }
             self.0.check_open()?;
@@ -34,13 +34,8 @@ impl TraceStore {
         self.0.pace.lock().is_busy(self.options().clock.now_ms())
     }
 
-    /// Whether a merge of so many blocks has to make room for what is more urgent.
-    fn gives_way(&self, inputs: usize) -> bool {
-        inputs < super::plan::TOO_MANY && self.is_busy()
-    }
-
-    /// Merges blocks into one. False if it gave way: nothing has changed then.
-    fn merge(&self, inputs: &[Arc<BlockHandle>]) -> Result<bool> {
+    /// Merges blocks into one. False if it gave way, which an urgent one never does: nothing has changed then.
+    fn merge(&self, inputs: &[Arc<BlockHandle>], urgent: bool) -> Result<bool> {
         let o = self.options();
         let opened = inputs.iter().map(|b| b.open()).collect::<Result<Vec<_>>>()?;
         let mut sampler = Sampler::default();
@@ -62,7 +57,7 @@ impl TraceStore {
         let mut order = Order::new(opened, &o.compact_write)?;
         while let Some((rows, traces)) = order.next_group()? {
             self.0.check_open()?;
-            if self.gives_way(inputs.len()) {
+            if !urgent && self.is_busy() {
                 drop(writer);
                 return o.fs.remove_dir_all(&dir).map(|()| false).map_err(|e| Error::io("removing a merge that gave way", &dir, e));
             }
