@@ -360,6 +360,9 @@ impl SpanBatch for BlockBatch {
             return Ok(c.clone());
         }
         let c = Arc::new(self.read_column(field)?);
+        if c.idx.len() != self.len() {
+            return Err(Error::corrupt(format!("the column of {field:?} has {} rows of {}", c.idx.len(), self.len())));
+        }
         self.cache.borrow_mut().columns.insert(field.clone(), c.clone());
         Ok(c)
     }
