@@ -11,6 +11,7 @@ use axum::routing::{get, post};
 use rustls::pki_types::pem::PemObject;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 const SOON: Duration = Duration::from_millis(60);
 const STUCK: Duration = Duration::from_secs(60);
@@ -25,7 +26,7 @@ struct Rig {
     all: Arc<Connections>,
     address: std::net::SocketAddr,
     /// Lets `/wait` answer.
-    go: Arc<Notify>,
+    go: Arc<Semaphore>,
 }
 
 fn rig(bounds: Bounds, tls: Option<Arc<rustls::ServerConfig>>) -> Rig {
@@ -33,7 +34,7 @@ fn rig(bounds: Bounds, tls: Option<Arc<rustls::ServerConfig>>) -> Rig {
     let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     socket.set_nonblocking(true).unwrap();
     let address = socket.local_addr().unwrap();
-    let go = Arc::new(Notify::new());
+    let go = Arc::new(Semaphore::new(0));
     let wait = go.clone();
     let read = |r: axum::extract::Request| async {
         match crate::body::read(r.into_body(), 1 << 20).await {
@@ -43,7 +44,7 @@ fn rig(bounds: Bounds, tls: Option<Arc<rustls::ServerConfig>>) -> Rig {
     };
     let router = Router::new()
         .route("/", get(|| async { "here" }))
-        .route("/wait", get(move || async move { wait.notified().await }))
+        .route("/wait", get(move || async move { wait.acquire().await.map(SemaphorePermit::forget).unwrap() }))
         .route("/read", post(read))
         .route("/large", get(|| async { (StatusCode::OK, Bytes::from(vec![b'x'; 64 << 20])) }));
     tokio::spawn(all.clone().serve(Listener { name: "test", socket, router, tls }));
@@ -157,7 +158,7 @@ async fn a_connection_without_requests_ends_and_one_at_work_does_not() {
         to_end(&mut c).await;
         assert_eq!(r.all.closed(Closed::Idle), k + 1);
     }
-    r.go.notify_one();
+    r.go.add_permits(1);
     assert!(to_end(&mut at_work).await.starts_with("HTTP/1.1 200"));
 }
 
@@ -234,8 +235,9 @@ async fn with_all_at_work_a_new_one_is_told_to_come_again() {
     let heard = r.hear(b"POST /read HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc").await;
     assert!(heard.starts_with("HTTP/1.1 503") && heard.contains("Retry-After: 1") && heard.contains("all 3 connections"), "{heard}");
     assert_eq!(r.all.refused(), (1, 0));
+    // All at once: which of them waits first is not told by which came first.
+    r.go.add_permits(3);
     for c in &mut busy {
-        r.go.notify_one();
         assert!(to_end(c).await.starts_with("HTTP/1.1 200"));
     }
     r.until(|all| all.open.lock().is_empty()).await;
@@ -254,7 +256,7 @@ async fn at_the_end_requests_under_way_are_answered() {
         async move { all.end(LATE).await }
     });
     assert_eq!(to_end(&mut idle).await, "");
-    r.go.notify_one();
+    r.go.add_permits(1);
     assert!(to_end(&mut at_work).await.starts_with("HTTP/1.1 200"));
     ending.await.unwrap();
     assert!(r.all.open.lock().is_empty());
