@@ -28,6 +28,8 @@ struct Stretch {
 struct Input {
     block: Arc<OpenBlock>,
     group: usize,
+    /// What a row takes in memory, by row group.
+    row_bytes: Vec<usize>,
     /// Of the row group: its traces, the first row of each and the number of rows.
     ids: Vec<u128>,
     offsets: Vec<u32>,
@@ -40,7 +42,8 @@ struct Input {
 
 impl Input {
     fn new(block: Arc<OpenBlock>) -> Result<Self> {
-        let mut i = Input { block, group: 0, ids: Vec::new(), offsets: Vec::new(), at: 0, keys: None, rows: None };
+        let row_bytes = (0..block.row_groups()).map(|g| block.row_bytes(g).max(1)).collect();
+        let mut i = Input { block, group: 0, row_bytes, ids: Vec::new(), offsets: Vec::new(), at: 0, keys: None, rows: None };
         i.read()?;
         Ok(i)
     }
@@ -153,7 +156,7 @@ impl Order {
     }
 
     fn row_bytes(&self, s: &Stretch) -> usize {
-        self.inputs[s.input].block.row_bytes(s.group).max(1)
+        self.inputs[s.input].row_bytes[s.group]
     }
 
     /// Reads the next trace; false if there is none.
