@@ -264,6 +264,13 @@ struct Stuck {
 }
 
 impl Stuck {
+    fn over(fs: &Arc<dyn Fs>) -> Arc<Self> {
+        let inner = LocalBucket::open(fs.clone(), "/data/stuck").unwrap();
+        Arc::new(Stuck { inner, reached: Default::default(), open: Default::default() })
+    }
+    fn is_reached(&self) -> bool {
+        self.reached.load(std::sync::atomic::Ordering::SeqCst)
+    }
     fn wait(&self) {
         self.reached.store(true, std::sync::atomic::Ordering::SeqCst);
         let mut open = self.open.0.lock().unwrap();
@@ -312,13 +319,21 @@ impl Bucket for Stuck {
     }
 }
 
+/// Fails if it does not come to that within a minute.
+fn wait_for(what: &str, done: &dyn Fn() -> bool) {
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !done() {
+        assert!(std::time::Instant::now() < until, "{what}");
+        std::thread::park_timeout(std::time::Duration::from_millis(5));
+    }
+}
+
 #[test]
 fn a_stuck_upload_of_one_store_does_not_keep_the_other_from_its_upkeep() {
     for metrics_stuck in [true, false] {
         let (fs, clock) = (SimFs::new(), ManualClock::new(T0));
         let as_dyn: Arc<dyn Fs> = Arc::new(fs.clone());
-        let inner = LocalBucket::open(as_dyn.clone(), "/data/stuck").unwrap();
-        let stuck = Arc::new(Stuck { inner, reached: Default::default(), open: Default::default() });
+        let stuck = Stuck::over(&as_dyn);
         let mut o = options(as_dyn, &clock).unwrap();
         (o.metrics.head_max_bytes, o.traces.flush_bytes) = (1, 1);
         match metrics_stuck {
@@ -329,14 +344,8 @@ fn a_stuck_upload_of_one_store_does_not_keep_the_other_from_its_upkeep() {
         let e = Engine::open(o).unwrap();
         sample(&e, T0, 1.0).unwrap();
         span(&e, 1, T0).unwrap();
-        let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
-        let wait_for = |what: &str, done: &dyn Fn() -> bool| {
-            while !done() {
-                assert!(std::time::Instant::now() < until, "{what}, metrics stuck: {metrics_stuck}");
-                std::thread::park_timeout(std::time::Duration::from_millis(5));
-            }
-        };
-        wait_for("the upload is reached", &|| stuck.reached.load(std::sync::atomic::Ordering::SeqCst));
+        let wait_for = |what: &str, done: &dyn Fn() -> bool| wait_for(&format!("{what}, metrics stuck: {metrics_stuck}"), done);
+        wait_for("the upload is reached", &|| stuck.is_reached());
         // What comes after is flushed by both stores all the same.
         span(&e, 2, T0).unwrap();
         sample(&e, T0 + 1000, 2.0).unwrap();
@@ -354,8 +363,7 @@ fn a_stuck_bucket_holds_back_neither_flushes_of_spans_nor_the_end() {
     for background in [true, false] {
         let (fs, clock) = (SimFs::new(), ManualClock::new(T0));
         let as_dyn: Arc<dyn Fs> = Arc::new(fs.clone());
-        let inner = LocalBucket::open(as_dyn.clone(), "/data/stuck").unwrap();
-        let stuck = Arc::new(Stuck { inner, reached: Default::default(), open: Default::default() });
+        let stuck = Stuck::over(&as_dyn);
         let mut o = options(as_dyn.clone(), &clock).unwrap();
         o.traces.flush_bytes = 1;
         o.traces.bucket = stuck.clone();
@@ -366,14 +374,8 @@ fn a_stuck_bucket_holds_back_neither_flushes_of_spans_nor_the_end() {
             let e = e.clone();
             std::thread::spawn(move || e.maintain())
         });
-        let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
-        let wait_for = |what: &str, done: &dyn Fn() -> bool| {
-            while !done() {
-                assert!(std::time::Instant::now() < until, "{what}, background: {background}");
-                std::thread::park_timeout(std::time::Duration::from_millis(5));
-            }
-        };
-        wait_for("the upload is reached", &|| stuck.reached.load(std::sync::atomic::Ordering::SeqCst));
+        let wait_for = |what: &str, done: &dyn Fn() -> bool| wait_for(&format!("{what}, background: {background}"), done);
+        wait_for("the upload is reached", &|| stuck.is_reached());
         for n in 2..5 {
             span(&e, n, T0).unwrap();
             if !background {
@@ -410,8 +412,7 @@ fn a_stuck_bucket_holds_back_neither_flushes_of_samples_nor_the_end() {
     for background in [true, false] {
         let (fs, clock) = (SimFs::new(), ManualClock::new(T0));
         let as_dyn: Arc<dyn Fs> = Arc::new(fs.clone());
-        let inner = LocalBucket::open(as_dyn.clone(), "/data/stuck").unwrap();
-        let stuck = Arc::new(Stuck { inner, reached: Default::default(), open: Default::default() });
+        let stuck = Stuck::over(&as_dyn);
         let mut o = options(as_dyn.clone(), &clock).unwrap();
         o.metrics.head_max_bytes = 1;
         o.metrics.bucket = Some(stuck.clone());
@@ -422,14 +423,8 @@ fn a_stuck_bucket_holds_back_neither_flushes_of_samples_nor_the_end() {
             let e = e.clone();
             std::thread::spawn(move || e.maintain())
         });
-        let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
-        let wait_for = |what: &str, done: &dyn Fn() -> bool| {
-            while !done() {
-                assert!(std::time::Instant::now() < until, "{what}, background: {background}");
-                std::thread::park_timeout(std::time::Duration::from_millis(5));
-            }
-        };
-        wait_for("the upload is reached", &|| stuck.reached.load(std::sync::atomic::Ordering::SeqCst));
+        let wait_for = |what: &str, done: &dyn Fn() -> bool| wait_for(&format!("{what}, background: {background}"), done);
+        wait_for("the upload is reached", &|| stuck.is_reached());
         for n in 2..5 {
             sample(&e, T0 + n * 1000, n as f64).unwrap();
             if !background {
