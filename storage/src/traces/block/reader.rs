@@ -7,7 +7,7 @@ use parquet::bloom_filter::Sbbf;
 use parquet::data_type::ByteArray;
 use parquet::file::metadata::ParquetMetaData;
 
-use super::layout::Layout;
+use super::layout::{GROUPS, Group, Layout};
 use super::meta::{BlockMeta, SPANS_FILE};
 use super::shape::Shape;
 use crate::bucket::CachedBucket;
@@ -154,16 +154,14 @@ impl OpenBlock {
     /// What a row of a row group takes in memory while it is gathered into another, about: what it is unpacked, and the
     /// VARIANT group that has most values, which are gathered together.
     pub fn row_bytes(&self, group: usize) -> usize {
-        let values = |prefix: &[&str]| {
-            let of = |path: &[&str]| self.leaf(&[prefix, path].concat()).map_or(0, |leaf| self.entries(group, leaf));
-            let typed = self.layout().keys[VARIANT_PATHS.iter().position(|p| *p == prefix).unwrap_or(0)].iter();
-            let typed: u64 = typed
-                .filter_map(|k| self.leaf(&[prefix, &["typed_value", &k.name, "typed_value"]].concat()))
-                .map(|l| self.values(group, l))
-                .sum();
-            of(&["metadata"]) * ENTRY_BYTES + typed * VALUE_BYTES
+        let values = |g: Group| {
+            let prefix = VARIANT_PATHS[g as usize];
+            let entries = self.leaf(&[prefix, &["metadata"]].concat()).map_or(0, |leaf| self.entries(group, leaf));
+            let keys = self.layout().keys[g as usize].iter();
+            let typed = keys.filter_map(|k| self.leaf(&[prefix, &["typed_value", &k.name, "typed_value"]].concat()));
+            entries * ENTRY_BYTES + typed.map(|leaf| self.values(group, leaf)).sum::<u64>() * VALUE_BYTES
         };
-        let most = VARIANT_PATHS.iter().map(|p| values(p)).max().unwrap_or(0);
+        let most = GROUPS.into_iter().map(values).max().unwrap_or(0);
         self.footer.row_bytes(group) + usize::try_from(most).unwrap_or(usize::MAX) / self.rows(group).max(1)
     }
 
