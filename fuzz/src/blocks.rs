@@ -28,7 +28,6 @@ pub fn chunks(data: &[u8]) {
     }
     let _ = chunk::decode(encoding, data, TimeRange::new(0, 1 << 40), &mut SampleBuf::default());
     let _ = chunk::last_of_xor(data, i64::MAX);
-    let _ = chunk::decode_histogram_ints(data, &mut |_, _| {});
 }
 
 /// Where an index keeps sums: body from, to, and the sum's place behind it.

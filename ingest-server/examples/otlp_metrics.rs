@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use strandline_server::otlp::metrics::{Translation, translate};
 use strandline_server::otlp::names::Strategy;
-use strandline_server::otlp::wire::Writer;
 use strandline_storage::clock::ManualClock;
+use strandline_storage::codec::protobuf::Writer;
 use strandline_storage::metrics::{MetricOptions, MetricStore};
 use strandline_testkit::cpu::cpu_seconds;
 use strandline_wal::fs::{IoMode, RealFs};
@@ -20,8 +20,8 @@ const T0: u64 = 1_700_006_400;
 
 fn attribute(w: &mut Writer, field: u32, key: &str, value: &str) {
     w.message(field, |w| {
-        w.bytes(1, key.as_bytes());
-        w.message(2, |w| w.bytes(1, value.as_bytes()));
+        w.bytes_always(1, key.as_bytes());
+        w.message(2, |w| w.bytes_always(1, value.as_bytes()));
     });
 }
 
@@ -50,30 +50,30 @@ fn request(service: usize, step: u64, n: usize, histogram: bool) -> Vec<u8> {
                     for i in 0..n {
                         d.message(1, |p| point(p, step, i, histogram));
                     }
-                    d.uint(2, 2);
+                    d.int_always(2, 2);
                     if !histogram {
-                        d.uint(3, 1);
+                        d.int_always(3, 1);
                     }
                 });
             });
         });
     });
-    out.0
+    out.buf
 }
 
 fn point(p: &mut Writer, step: u64, i: usize, histogram: bool) {
-    p.fixed64(2, T0 * 1_000_000_000);
-    p.fixed64(3, (T0 + step * 15) * 1_000_000_000);
+    p.fixed64_always(2, T0 * 1_000_000_000);
+    p.fixed64_always(3, (T0 + step * 15) * 1_000_000_000);
     if histogram {
         attributes(p, 9, i);
-        p.fixed64(4, 11 * step);
-        p.fixed64(5, (1.5 * step as f64).to_bits());
+        p.fixed64_always(4, 11 * step);
+        p.fixed64_always(5, (1.5 * step as f64).to_bits());
         let packed = |v: &[u64]| v.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
-        p.bytes(6, &packed(&[step; 11]));
-        p.bytes(7, &packed(&[0.005f64, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0].map(f64::to_bits)));
+        p.bytes_always(6, &packed(&[step; 11]));
+        p.bytes_always(7, &packed(&[0.005f64, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0].map(f64::to_bits)));
     } else {
         attributes(p, 7, i);
-        p.fixed64(6, step * 3 + i as u64);
+        p.fixed64_always(6, step * 3 + i as u64);
     }
 }
 

@@ -30,11 +30,13 @@ pub fn main_router(app: &Arc<App>) -> Router {
         .route("/otlp/v1/metrics", otlp_metrics())
         .with_state(app.clone());
     let api = Router::new().merge(write).merge(crate::admin::router(app.clone())).merge(crate::query_apis::router(app));
-    Router::new()
-        .merge(crate::status::router(app.clone()))
-        .merge(otlp::http::router(app.clone()))
-        .merge(api.clone())
-        .nest("/prometheus", api)
+    let all = Router::new().merge(crate::status::router(app.clone())).merge(otlp_router(app)).merge(api.clone()).nest("/prometheus", api);
+    crate::signpost::put_up(all, app)
+}
+
+/// OTLP by both transports: an SDK that is pointed at the other one's port is served all the same.
+fn otlp_router(app: &Arc<App>) -> Router {
+    otlp::http::router(app.clone()).merge(otlp::grpc::router(app.clone()))
 }
 
 struct Port {
@@ -75,14 +77,14 @@ async fn serve(config: Config) -> Result<(), String> {
             label: "otlp_grpc",
             flag: "--otlp-grpc",
             address: app.config.otlp_grpc.clone(),
-            router: otlp::grpc::router(app.clone()),
+            router: crate::signpost::put_up(otlp_router(&app), &app),
         },
         Port {
             name: "OTLP HTTP",
             label: "otlp_http",
             flag: "--otlp-http",
             address: app.config.otlp_http.clone(),
-            router: otlp::http::router(app.clone()),
+            router: crate::signpost::put_up(otlp_router(&app), &app),
         },
     ];
     let tls = tls_config(&app.config).await?;

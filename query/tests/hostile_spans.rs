@@ -9,8 +9,8 @@ use std::sync::Arc;
 use strandline_query::traceql::{MetricsOptions, Root, SearchOptions, parse, query_range, search};
 use strandline_storage::bucket::LocalBucket;
 use strandline_storage::clock::ManualClock;
+use strandline_storage::codec::protobuf::Writer;
 use strandline_storage::model::{AttributeValue, Span, SpanId, TraceId};
-use strandline_storage::traces::otlp::Writer;
 use strandline_storage::traces::{TraceStore, TraceStoreOptions};
 use strandline_wal::fs::{Fs, SimFs};
 

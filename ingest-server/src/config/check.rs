@@ -8,6 +8,7 @@ use toml::de::{DeTable, DeValue};
 use super::schema::{KEYS, Key, Kind, Parsed};
 use super::units::{parse_duration_ms, parse_size};
 use super::{Config, DropRule, ScrapeJob};
+use crate::near::nearest;
 
 /// A mistake in the file (or an environment variable).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -309,32 +310,6 @@ fn drop_rule(f: &mut File<'_>, c: &mut Config, t: DeTable<'_>) {
             other => f.wrong(at, format!("unknown key drop.{other}; did you mean matchers?")),
         }
     }
-}
-
-/// `; did you mean X?`, if something is near.
-fn nearest(name: &str, all: impl Iterator<Item = String>) -> String {
-    let last = name.rsplit('.').next().unwrap_or(name);
-    let score = |k: &String| distance(name, k).min(distance(last, k.rsplit('.').next().unwrap_or(k)) + 1);
-    match all.map(|k| (score(&k), k)).min() {
-        Some((d, k)) if d <= name.len().max(4) / 3 + 1 => format!("; did you mean {k}?"),
-        _ => String::new(),
-    }
-}
-
-/// Edit distance.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let change = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = change.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 /// Reads a file's text through the file system.

@@ -1,9 +1,10 @@
 //! Ticks as OTLP requests.
 
+use strandline_storage::codec::protobuf::Writer;
+
 use super::metrics::{Attribute, Attributes, Example, Point, SCALE, Value};
 use super::services::{MODELS, OPERATIONS, QUERIES, SERVICES};
 use super::traffic::{Plan, Span, Tick, What};
-use crate::otlp::wire::Writer;
 
 /// `service.namespace` of everything that is sent.
 pub const NAMESPACE: &str = "strandline-load";
@@ -19,18 +20,18 @@ const DELTA: u64 = 1;
 
 fn key_value(w: &mut Writer, number: u32, key: &str, v: Attribute) {
     w.message(number, |w| {
-        w.bytes(1, key.as_bytes());
+        w.bytes_always(1, key.as_bytes());
         w.message(2, |w| match v {
-            Attribute::Text(t) => w.bytes(1, t.as_bytes()),
-            Attribute::Int(i) => w.uint(3, i as u64),
+            Attribute::Text(t) => w.bytes_always(1, t.as_bytes()),
+            Attribute::Int(i) => w.int_always(3, i as u64),
         });
     });
 }
 
 fn text(w: &mut Writer, number: u32, key: &str, v: &str) {
     w.message(number, |w| {
-        w.bytes(1, key.as_bytes());
-        w.message(2, |w| w.bytes(1, v.as_bytes()));
+        w.bytes_always(1, key.as_bytes());
+        w.message(2, |w| w.bytes_always(1, v.as_bytes()));
     });
 }
 
@@ -47,8 +48,8 @@ fn resource(w: &mut Writer, plan: &Plan, cell: usize) {
 
 fn scope(w: &mut Writer) {
     w.message(1, |w| {
-        w.bytes(1, b"strandline.load");
-        w.bytes(2, b"1");
+        w.bytes_always(1, b"strandline.load");
+        w.bytes_always(2, b"1");
     });
 }
 
@@ -109,30 +110,30 @@ pub fn attributes(s: &Span) -> Attributes {
 
 fn span(w: &mut Writer, s: &Span, trace: &[u8; 16]) {
     w.message(2, |w| {
-        w.bytes(1, trace);
-        w.bytes(2, &s.id.to_be_bytes());
+        w.bytes_always(1, trace);
+        w.bytes_always(2, &s.id.to_be_bytes());
         if s.parent != 0 {
-            w.bytes(4, &s.parent.to_be_bytes());
+            w.bytes_always(4, &s.parent.to_be_bytes());
         }
-        w.bytes(5, name(s).as_bytes());
-        w.uint(6, kind(s));
-        w.fixed64(7, s.start_ns);
-        w.fixed64(8, s.end_ns);
+        w.bytes_always(5, name(s).as_bytes());
+        w.int_always(6, kind(s));
+        w.fixed64_always(7, s.start_ns);
+        w.fixed64_always(8, s.end_ns);
         for (k, v) in attributes(s) {
             key_value(w, 9, k, v);
         }
         if s.culprit {
             w.message(11, |w| {
-                w.fixed64(1, s.end_ns);
-                w.bytes(2, b"exception");
+                w.fixed64_always(1, s.end_ns);
+                w.bytes_always(2, b"exception");
                 text(w, 3, "exception.type", "TimeoutError");
                 text(w, 3, "exception.message", "the deadline was exceeded");
             });
         }
         if s.error {
             w.message(15, |w| {
-                w.bytes(2, if s.culprit { b"timeout".as_slice() } else { b"a call failed" });
-                w.uint(3, STATUS_ERROR);
+                w.bytes_always(2, if s.culprit { b"timeout".as_slice() } else { b"a call failed" });
+                w.int_always(3, STATUS_ERROR);
             });
         }
     });
@@ -150,16 +151,16 @@ pub fn traces(plan: &Plan, tick: &Tick, cell: usize) -> Vec<u8> {
             }
         });
     });
-    w.0
+    w.buf
 }
 
 fn exemplar(w: &mut Writer, number: u32, e: &Option<Example>) {
     if let Some(e) = e {
         w.message(number, |w| {
-            w.fixed64(2, e.t_ns);
-            w.fixed64(3, e.v.to_bits());
-            w.bytes(4, &e.span.to_be_bytes());
-            w.bytes(5, &e.trace);
+            w.fixed64_always(2, e.t_ns);
+            w.fixed64_always(3, e.v.to_bits());
+            w.bytes_always(4, &e.span.to_be_bytes());
+            w.bytes_always(5, &e.trace);
         });
     }
 }
@@ -176,24 +177,24 @@ fn point(w: &mut Writer, p: &Point, start_ns: u64, tick: &Tick) {
             key_value(w, attributes, k, *v);
         }
         if !matches!(p.value, Value::Gauge(_)) {
-            w.fixed64(2, start_ns);
+            w.fixed64_always(2, start_ns);
         }
-        w.fixed64(3, tick.t_ms as u64 * 1_000_000);
+        w.fixed64_always(3, tick.t_ms as u64 * 1_000_000);
         match &p.value {
-            Value::Gauge(v) => w.fixed64(6, *v as u64),
-            Value::Cumulative(v) | Value::Delta(v) => w.fixed64(6, *v),
+            Value::Gauge(v) => w.fixed64_always(6, *v as u64),
+            Value::Cumulative(v) | Value::Delta(v) => w.fixed64_always(6, *v),
             Value::Classic(counts, sum, e) => {
-                w.fixed64(4, counts.iter().sum());
-                w.fixed64(5, sum.to_bits());
-                w.bytes(6, &counts.iter().flat_map(|c| c.to_le_bytes()).collect::<Vec<u8>>());
-                w.bytes(7, &super::metrics::BOUNDS.iter().flat_map(|b| b.to_le_bytes()).collect::<Vec<u8>>());
+                w.fixed64_always(4, counts.iter().sum());
+                w.fixed64_always(5, sum.to_bits());
+                w.bytes_always(6, &counts.iter().flat_map(|c| c.to_le_bytes()).collect::<Vec<u8>>());
+                w.bytes_always(7, &super::metrics::BOUNDS.iter().flat_map(|b| b.to_le_bytes()).collect::<Vec<u8>>());
                 exemplar(w, 8, e);
             }
             Value::Exponential(offset, counts, sum, e) => {
-                w.fixed64(4, counts.iter().sum());
-                w.fixed64(5, sum.to_bits());
+                w.fixed64_always(4, counts.iter().sum());
+                w.fixed64_always(5, sum.to_bits());
                 w.sint(6, i64::from(SCALE));
-                w.fixed64(7, 0);
+                w.fixed64_always(7, 0);
                 w.message(8, |w| {
                     w.sint(1, i64::from(*offset));
                     w.packed(2, counts);
@@ -222,23 +223,23 @@ pub fn metrics(plan: &Plan, tick: &Tick, cell: usize, points: &[Point]) -> Vec<u
                     Value::Exponential(..) => (10, CUMULATIVE, false),
                 };
                 w.message(2, |w| {
-                    w.bytes(1, m.name.as_bytes());
-                    w.bytes(2, m.help.as_bytes());
-                    w.bytes(3, m.unit.as_bytes());
+                    w.bytes_always(1, m.name.as_bytes());
+                    w.bytes_always(2, m.help.as_bytes());
+                    w.bytes_always(3, m.unit.as_bytes());
                     w.message(shape, |w| {
                         for p in of_metric {
                             point(w, p, start_ns, tick);
                         }
                         if temporality > 0 {
-                            w.uint(2, temporality);
+                            w.int_always(2, temporality);
                         }
                         if monotonic {
-                            w.uint(3, 1);
+                            w.int_always(3, 1);
                         }
                     });
                 });
             }
         });
     });
-    w.0
+    w.buf
 }

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use serde_json::Value as Json;
+use strandline_storage::codec::protobuf::{Fields, WireError};
 
 use crate::otlp::attributes::{each, hex};
-use crate::otlp::wire::{Fields, WireError};
 
 /// Requests under way at once.
 const CONCURRENCY: usize = 8;

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use strandline_storage::codec::protobuf::Fields;
 use tonic::codec::CompressionEncoding;
 use tonic::transport::Channel;
 
@@ -10,7 +11,6 @@ use super::ledger::{Fate, Signal};
 use super::rng::Rng;
 use super::services::Service;
 use crate::otlp::grpc::Raw;
-use crate::otlp::wire::Fields;
 
 const FIRST_BACKOFF_MS: u64 = 100;
 const LAST_BACKOFF_MS: u64 = 2_000;

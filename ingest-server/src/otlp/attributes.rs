@@ -3,8 +3,9 @@
 use std::borrow::Cow;
 use std::fmt::Write;
 
+use strandline_storage::codec::protobuf::{Field, Fields, WireError};
+
 use super::names::{Strategy, label_name};
-use super::wire::{Field, Fields, WireError};
 
 /// Deeper values are cut off: nobody queries by them, and they must not exhaust the stack.
 const MAX_DEPTH: usize = 16;

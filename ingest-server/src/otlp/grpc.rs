@@ -12,12 +12,12 @@ use axum::response::Response;
 use axum::routing::post;
 use bytes::{Buf, BufMut, Bytes};
 use parking_lot::Mutex;
+use strandline_storage::codec::protobuf::Writer;
 use tonic::codec::{Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::{Code, Status};
 
 use super::ingest;
 use super::json::Signal;
-use super::wire::Writer;
 use crate::app::{App, Room};
 use crate::auth::Right;
 use crate::refusal::{RETRY_INFO_MS, Reason, Refusal};
@@ -188,16 +188,16 @@ pub fn status(r: &Refusal) -> Status {
         return Status::new(code, r.message.clone());
     }
     let mut delay = Writer::default();
-    delay.uint(1, RETRY_INFO_MS / 1000);
-    delay.uint(2, RETRY_INFO_MS % 1000 * 1_000_000);
+    delay.int(1, RETRY_INFO_MS / 1000);
+    delay.int(2, RETRY_INFO_MS % 1000 * 1_000_000);
     let mut info = Writer::default();
-    info.bytes(1, &delay.0);
+    info.bytes(1, &delay.buf);
     let mut any = Writer::default();
     any.bytes(1, b"type.googleapis.com/google.rpc.RetryInfo");
-    any.bytes(2, &info.0);
+    any.bytes(2, &info.buf);
     let mut details = Writer::default();
-    details.uint(1, r.grpc_code() as u64);
+    details.int(1, r.grpc_code() as u64);
     details.bytes(2, r.message.as_bytes());
-    details.bytes(3, &any.0);
-    Status::with_details(code, r.message.clone(), details.0.into())
+    details.bytes(3, &any.buf);
+    Status::with_details(code, r.message.clone(), details.buf.into())
 }

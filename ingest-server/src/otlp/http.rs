@@ -9,10 +9,10 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use bytes::Bytes;
+use strandline_storage::codec::protobuf::Writer;
 
 use super::ingest::{self, Outcome};
 use super::json::{Signal, to_protobuf};
-use super::wire::Writer;
 use crate::app::App;
 use crate::auth::Right;
 use crate::body;
@@ -80,11 +80,11 @@ pub fn response(o: &Outcome) -> Vec<u8> {
     let mut w = Writer::default();
     if o.rejected > 0 || !o.message.is_empty() {
         let mut partial = Writer::default();
-        partial.uint(1, o.rejected);
+        partial.int(1, o.rejected);
         partial.bytes(2, o.message.as_bytes());
-        w.bytes(1, &partial.0);
+        w.bytes(1, &partial.buf);
     }
-    w.0
+    w.buf
 }
 
 fn success(o: &Outcome, signal: Signal, json: bool) -> Response {
@@ -112,7 +112,7 @@ fn failure(r: &Refusal, json: bool) -> Response {
         return (status, r.headers(), [(header::CONTENT_TYPE, "application/json")], v.to_string()).into_response();
     }
     let mut w = Writer::default();
-    w.uint(1, r.grpc_code() as u64);
+    w.int(1, r.grpc_code() as u64);
     w.bytes(2, r.message.as_bytes());
-    (status, r.headers(), [(header::CONTENT_TYPE, "application/x-protobuf")], w.0).into_response()
+    (status, r.headers(), [(header::CONTENT_TYPE, "application/x-protobuf")], w.buf).into_response()
 }

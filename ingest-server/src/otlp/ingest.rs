@@ -5,10 +5,10 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use strandline_storage::Engine;
+use strandline_storage::codec::protobuf::{Fields, WireError};
 use strandline_storage::metrics::head::Refusal as Why;
 
 use super::metrics::translate;
-use super::wire::{Fields, WireError};
 use crate::app::{App, Room};
 use crate::counters::Counters;
 use crate::limits::Unit;

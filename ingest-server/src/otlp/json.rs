@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value};
 
-use super::wire::Writer;
+use strandline_storage::codec::protobuf::Writer;
 
 /// A request that is not OTLP/JSON, with the path to what is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -206,7 +206,7 @@ pub fn to_protobuf(json: &[u8], signal: Signal) -> Result<Vec<u8>, JsonError> {
     };
     let mut w = Writer::default();
     message(&o, fields, "", &mut w)?;
-    Ok(w.0)
+    Ok(w.buf)
 }
 
 fn message(o: &Map<String, Value>, fields: &'static [FieldOf], path: &str, w: &mut Writer) -> Result<(), JsonError> {
@@ -227,7 +227,7 @@ fn message(o: &Map<String, Value>, fields: &'static [FieldOf], path: &str, w: &m
             for (i, x) in items.iter().enumerate() {
                 packed_value(x, f, &format!("{here}[{i}]"), &mut inner)?;
             }
-            w.bytes(f.number, &inner.0);
+            w.bytes_always(f.number, &inner.buf);
         } else {
             for (i, x) in items.iter().enumerate().filter(|(_, x)| !x.is_null()) {
                 value(x, f, &format!("{here}[{i}]"), w)?;
@@ -272,27 +272,27 @@ fn value(v: &Value, f: &FieldOf, path: &str, w: &mut Writer) -> Result<(), JsonE
     let wrong = |what: &str| JsonError { path: path.to_owned(), what: format!("expected {what}, found {}", kind_of(v)) };
     let n = f.number;
     match f.kind {
-        Text => w.bytes(n, v.as_str().ok_or_else(|| wrong("text"))?.as_bytes()),
-        Bool => w.uint(n, v.as_bool().ok_or_else(|| wrong("true or false"))? as u64),
-        Int => w.uint(n, int(v).ok_or_else(|| wrong("a whole number"))?),
+        Text => w.bytes_always(n, v.as_str().ok_or_else(|| wrong("text"))?.as_bytes()),
+        Bool => w.int_always(n, v.as_bool().ok_or_else(|| wrong("true or false"))? as u64),
+        Int => w.int_always(n, int(v).ok_or_else(|| wrong("a whole number"))?),
         Sint => {
             let i = int(v).ok_or_else(|| wrong("a whole number"))? as i64;
-            w.uint(n, ((i << 1) ^ (i >> 63)) as u64);
+            w.int_always(n, ((i << 1) ^ (i >> 63)) as u64);
         }
-        Fixed64 => w.fixed64(n, int(v).ok_or_else(|| wrong("a whole number"))?),
+        Fixed64 => w.fixed64_always(n, int(v).ok_or_else(|| wrong("a whole number"))?),
         Fixed32 => w.fixed32(n, int(v).ok_or_else(|| wrong("a whole number"))? as u32),
-        Double => w.fixed64(n, double(v).ok_or_else(|| wrong("a number"))?.to_bits()),
-        Hex => w.bytes(n, &v.as_str().and_then(unhex).ok_or_else(|| wrong("hexadecimal digits"))?),
-        Base64 => w.bytes(n, &v.as_str().and_then(unbase64).ok_or_else(|| wrong("base64"))?),
+        Double => w.fixed64_always(n, double(v).ok_or_else(|| wrong("a number"))?.to_bits()),
+        Hex => w.bytes_always(n, &v.as_str().and_then(unhex).ok_or_else(|| wrong("hexadecimal digits"))?),
+        Base64 => w.bytes_always(n, &v.as_str().and_then(unbase64).ok_or_else(|| wrong("base64"))?),
         Enum(prefix, names) => {
             let named = v.as_str().and_then(|s| names.iter().position(|x| s.strip_prefix(prefix) == Some(x))).map(|i| i as u64);
-            w.uint(n, named.or_else(|| int(v)).ok_or_else(|| wrong("a value of the enum"))?);
+            w.int_always(n, named.or_else(|| int(v)).ok_or_else(|| wrong("a value of the enum"))?);
         }
         Message(fields) => {
             let Value::Object(o) = v else { return Err(wrong("an object")) };
             let mut inner = Writer::default();
             message(o, fields, path, &mut inner)?;
-            w.bytes(n, &inner.0);
+            w.bytes_always(n, &inner.buf);
         }
     }
     Ok(())
@@ -301,15 +301,15 @@ fn value(v: &Value, f: &FieldOf, path: &str, w: &mut Writer) -> Result<(), JsonE
 fn packed_value(v: &Value, f: &FieldOf, path: &str, w: &mut Writer) -> Result<(), JsonError> {
     let wrong = || JsonError { path: path.to_owned(), what: format!("expected a number, found {}", kind_of(v)) };
     match f.kind {
-        Fixed64 => w.0.extend_from_slice(&int(v).ok_or_else(wrong)?.to_le_bytes()),
-        Double => w.0.extend_from_slice(&double(v).ok_or_else(wrong)?.to_le_bytes()),
+        Fixed64 => w.buf.extend_from_slice(&int(v).ok_or_else(wrong)?.to_le_bytes()),
+        Double => w.buf.extend_from_slice(&double(v).ok_or_else(wrong)?.to_le_bytes()),
         _ => {
             let mut x = int(v).ok_or_else(wrong)?;
             while x >= 0x80 {
-                w.0.push((x as u8) | 0x80);
+                w.buf.push((x as u8) | 0x80);
                 x >>= 7;
             }
-            w.0.push(x as u8);
+            w.buf.push(x as u8);
         }
     }
     Ok(())

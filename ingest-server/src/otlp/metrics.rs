@@ -5,6 +5,7 @@ mod points;
 
 use std::cell::OnceCell;
 
+use strandline_storage::codec::protobuf::{Fields, WireError};
 use strandline_storage::metrics::head::{Batch, BatchBuilder};
 use strandline_storage::model::{MetricKind, MetricMetadata};
 
@@ -12,7 +13,6 @@ use labels::{Base, Labeler};
 
 use super::attributes::{LabelSet, each};
 use super::names::{NameKind, Strategy, metric_name, unit_name};
-use super::wire::{Fields, WireError};
 
 /// How OTLP becomes series.
 #[derive(Clone, Debug)]

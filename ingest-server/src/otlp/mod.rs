@@ -7,7 +7,6 @@ pub(crate) mod ingest;
 pub mod json;
 pub mod metrics;
 pub mod names;
-pub mod wire;
 pub mod writers;
 
 pub use ingest::{Outcome, logs, metrics as ingest_metrics, traces};

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use strandline_storage::codec::protobuf::{Field, Fields, WireError, fixed64s, varints};
+use strandline_storage::codec::put_uvarint;
 use strandline_storage::metrics::head::{AnyHistogram, Batch, Item, SeriesKey, Value};
 use strandline_storage::model::{BucketSpan, CounterReset, Exemplar, FloatHistogram, Histogram, Labels, MetricKind, MetricMetadata};
 
 use super::Written;
-use crate::otlp::wire::{Field, Fields, WireError, fixed64s, varints};
 
 /// Decodes a `prometheus.WriteRequest`.
 pub(super) fn decode(body: Bytes) -> Result<(Batch, Written), String> {
@@ -51,7 +52,7 @@ fn series(ts: &[u8], base: usize, body_len: usize, gathered: &mut Vec<u8>, batch
         match n {
             1 => {
                 scattered.push(0x0a);
-                put_varint(&mut scattered, f.bytes().len());
+                put_uvarint(&mut scattered, f.bytes().len() as u64);
                 scattered.extend_from_slice(f.bytes());
             }
             2 => {
@@ -103,14 +104,6 @@ fn sample(b: &[u8]) -> Result<(i64, f64), WireError> {
         }
     }
     Ok((t, v))
-}
-
-fn put_varint(out: &mut Vec<u8>, mut n: usize) {
-    while n >= 0x80 {
-        out.push((n as u8) | 0x80);
-        n >>= 7;
-    }
-    out.push(n as u8);
 }
 
 /// How far the labels reach that lie at the start of a series.

@@ -1,14 +1,14 @@
 //! Remote write 2.0: strings by number.
 
+use strandline_storage::codec::protobuf::{Fields, varints};
 use strandline_storage::metrics::head::{Batch, BatchBuilder, Value};
 use strandline_storage::model::{Exemplar, Labels, MetricMetadata};
 
 use super::{Written, v1};
-use crate::otlp::wire::{Fields, varints};
 
 /// Decodes an `io.prometheus.write.v2.Request`.
 pub(super) fn decode(body: &[u8]) -> Result<(Batch, Written), String> {
-    let text = |e: crate::otlp::wire::WireError| e.to_string();
+    let text = |e: strandline_storage::codec::protobuf::WireError| e.to_string();
     let mut symbols: Vec<&str> = Vec::new();
     let mut series: Vec<&[u8]> = Vec::new();
     let mut r = Fields::new(body);
@@ -43,7 +43,7 @@ fn pairs<'a>(refs: &[u64], symbols: &[&'a str]) -> Result<Vec<(&'a str, &'a str)
 }
 
 fn one(ts: &[u8], symbols: &[&str], out: &mut BatchBuilder, w: &mut Written) -> Result<(), String> {
-    let text = |e: crate::otlp::wire::WireError| e.to_string();
+    let text = |e: strandline_storage::codec::protobuf::WireError| e.to_string();
     let mut refs = Vec::new();
     let mut meta: &[u8] = &[];
     let mut r = Fields::new(ts);

@@ -132,7 +132,7 @@ async fn traces_by_id_in_json_and_protobuf() {
     let path = format!("/api/traces/{ID}?{}", range());
     assert_eq!(raw(&r, &path, "application/protobuf").await, (StatusCode::OK, "application/protobuf".into(), want.clone()));
     let (_, _, body) = raw(&r, &format!("/api/v2/traces/abc?{}", range()), "application/protobuf").await;
-    let mut envelope = strandline_storage::traces::otlp::Writer::default();
+    let mut envelope = strandline_storage::codec::protobuf::Writer::default();
     envelope.bytes_always(1, &want);
     assert_eq!(body, envelope.buf);
 

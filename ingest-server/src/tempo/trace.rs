@@ -4,9 +4,10 @@ use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, Response, StatusCode};
 use serde_json::{Map, Value, json};
+use strandline_storage::codec::protobuf::Writer;
 use strandline_storage::model::{Trace, TraceId};
 use strandline_storage::read::Warnings;
-use strandline_storage::traces::otlp::{Writer, encode_trace};
+use strandline_storage::traces::otlp::encode_trace;
 
 use super::http::{blocking, json_response, respond, wants_protobuf};
 use super::json::{partial, resource_spans};

@@ -3,6 +3,7 @@
 //! Source of the formats: tsdb/docs/format/chunks.md of Prometheus; `docs/format/chunks.md` here says what we write.
 
 mod float_histogram;
+mod hist_chunk;
 mod hist_layout;
 mod histogram;
 mod xor;
@@ -10,8 +11,9 @@ mod xor2;
 mod xor_value;
 
 pub use float_histogram::{FloatHistogramAppender, decode_float_histogram};
+pub use hist_chunk::{HistogramChunk, PackedHistogram};
 pub use hist_layout::Layout;
-pub use histogram::{HistogramAppender, decode_histogram, decode_histogram_ints};
+pub use histogram::{HistogramAppender, decode_histogram};
 pub use xor::{XorAppender, decode_xor, last_of_xor};
 pub use xor2::{Xor2Appender, decode_xor2};
 

@@ -2,9 +2,10 @@
 
 mod bits;
 mod buf;
+pub mod protobuf;
 
 pub use bits::{BitReader, BitWriter, Words};
-pub use buf::{Reader, put_be_u32, put_be_u64, put_uvarint, put_varint};
+pub use buf::{Reader, put_be_u32, put_be_u64, put_uvarint, put_varint, uvarint_at};
 
 /// CRC-32C (Castagnoli), as Prometheus' files use it.
 pub fn crc32c(data: &[u8]) -> u32 {

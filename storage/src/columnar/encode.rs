@@ -16,6 +16,8 @@ use parquet::file::statistics::Statistics;
 use parquet::file::writer::{SerializedPageWriter, TrackedWrite};
 use parquet::schema::types::ColumnDescPtr;
 
+use crate::codec::put_uvarint;
+
 type Result<T> = std::result::Result<T, ParquetError>;
 
 /// Longer extremes are left out of the statistics.
@@ -80,7 +82,7 @@ fn put_packed<T: Packed>(values: &[T], width: u32, out: &mut Vec<u8>) {
     if groups == 0 {
         return;
     }
-    varint((groups as u64) << 1 | 1, out);
+    put_uvarint(out, (groups as u64) << 1 | 1);
     let end = out.len() + groups * width as usize;
     let (mut word, mut filled) = (0u64, 0u32);
     for v in values {
@@ -107,21 +109,13 @@ pub fn hybrid<T: Packed>(values: &[T], width: u32, out: &mut Vec<u8>) {
         let fill = (8 - (at - from) % 8) % 8;
         if run >= 8 + fill {
             put_packed(&values[from..at + fill], width, out);
-            varint(((run - fill) as u64) << 1, out);
+            put_uvarint(out, ((run - fill) as u64) << 1);
             out.extend_from_slice(&values[at].bits().to_le_bytes()[..bytes]);
             from = at + run;
         }
         at += run;
     }
     put_packed(&values[from..], width, out);
-}
-
-fn varint(mut v: u64, out: &mut Vec<u8>) {
-    while v >= 0x80 {
-        out.push(v as u8 | 0x80);
-        v >>= 7;
-    }
-    out.push(v as u8);
 }
 
 /// A column's values.

@@ -1,5 +1,7 @@
 //! Parquet's hybrid of run-length and bit-packed integers: levels and dictionary indices.
 
+use crate::codec::uvarint_at;
+
 /// Appends `count` integers of `width` bits. None if the bytes end early, or a width is impossible.
 pub fn decode<T: Copy + Narrow>(buf: &[u8], width: u32, count: usize, out: &mut Vec<T>) -> Option<()> {
     if width == 0 {
@@ -12,7 +14,7 @@ pub fn decode<T: Copy + Narrow>(buf: &[u8], width: u32, count: usize, out: &mut 
     let end = out.len() + count;
     let mut pos = 0;
     while out.len() < end {
-        let header = varint(buf, &mut pos)?;
+        let header = uvarint_at(buf, &mut pos)?;
         if header & 1 == 0 {
             let run = usize::try_from(header >> 1).ok()?.min(end - out.len());
             let bytes = width.div_ceil(8) as usize;
@@ -31,19 +33,6 @@ pub fn decode<T: Copy + Narrow>(buf: &[u8], width: u32, count: usize, out: &mut 
         }
     }
     Some(())
-}
-
-fn varint(buf: &[u8], pos: &mut usize) -> Option<u64> {
-    let mut v = 0u64;
-    for i in 0..10 {
-        let b = *buf.get(*pos)?;
-        *pos += 1;
-        v |= u64::from(b & 0x7f).checked_shl(7 * i)?;
-        if b < 0x80 {
-            return Some(v);
-        }
-    }
-    None
 }
 
 fn unpack<T: Copy + Narrow>(packed: &[u8], width: u32, count: usize, out: &mut Vec<T>) -> Option<()> {

@@ -9,6 +9,8 @@ use std::cell::RefCell;
 use bytes::Bytes;
 use parquet::basic::{Compression, Encoding};
 
+use crate::codec::uvarint_at;
+
 /// Structs in structs of a header that is well-formed: statistics in a data page's header.
 const MAX_DEPTH: u32 = 8;
 
@@ -133,15 +135,7 @@ impl Thrift<'_> {
         Some(b)
     }
     fn varint(&mut self) -> Option<u64> {
-        let mut v = 0u64;
-        for i in 0..10 {
-            let b = self.byte()?;
-            v |= u64::from(b & 0x7f).checked_shl(7 * i)?;
-            if b < 0x80 {
-                return Some(v);
-            }
-        }
-        None
+        uvarint_at(self.buf, &mut self.pos)
     }
     fn int(&mut self) -> Option<i64> {
         let v = self.varint()?;

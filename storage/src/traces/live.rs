@@ -115,7 +115,7 @@ impl<'a> Parsing<'a> {
     }
 
     fn accept(&mut self, s: &RawSpan<'a>) -> std::result::Result<(), WireError> {
-        let trace_id = s.trace_id.try_into().map_err(|_| WireError { what: "a trace id of wrong length", offset: 0 })?;
+        let trace_id = s.trace_id.try_into().map_err(|_| WireError { what: "a trace id of wrong length", at: 0 })?;
         let group = self.groups.len() as u32 - 1;
         let mut h = HASHER.build_hasher();
         h.write_u64(self.groups[group as usize].hash);

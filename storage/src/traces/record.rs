@@ -4,39 +4,19 @@
 //! version u8 = 1 | refused count varint | gaps between refused ordinals, varint each | OTLP request to the end
 //! ```
 
+use crate::codec::{put_uvarint, uvarint_at};
 use crate::error::{Error, Result};
 
 const VERSION: u8 = 1;
-
-fn put_varint(out: &mut Vec<u8>, mut v: u64) {
-    while v >= 0x80 {
-        out.push(v as u8 | 0x80);
-        v >>= 7;
-    }
-    out.push(v as u8);
-}
-
-fn varint(buf: &[u8], pos: &mut usize) -> Option<u64> {
-    let mut v = 0u64;
-    for i in 0..10 {
-        let b = *buf.get(*pos)?;
-        *pos += 1;
-        v |= u64::from(b & 0x7f).checked_shl(7 * i)?;
-        if b < 0x80 {
-            return Some(v);
-        }
-    }
-    None
-}
 
 /// What a record has before its request; `refused` are ordinals of its spans, rising.
 pub fn head(refused: &[u32]) -> Vec<u8> {
     let mut out = Vec::with_capacity(2 + refused.len() * 2);
     out.push(VERSION);
-    put_varint(&mut out, refused.len() as u64);
+    put_uvarint(&mut out, refused.len() as u64);
     let mut last = 0;
     for r in refused {
-        put_varint(&mut out, u64::from(r - last));
+        put_uvarint(&mut out, u64::from(r - last));
         last = *r;
     }
     out
@@ -51,11 +31,11 @@ pub fn decode(record: &[u8]) -> Result<(Vec<u32>, &[u8])> {
         None => return Err(short()),
     }
     let mut pos = 1;
-    let n = varint(record, &mut pos).ok_or_else(short)?;
+    let n = uvarint_at(record, &mut pos).ok_or_else(short)?;
     let mut refused = Vec::new();
     let mut last = 0u32;
     for _ in 0..n {
-        let gap = varint(record, &mut pos).and_then(|g| u32::try_from(g).ok()).ok_or_else(short)?;
+        let gap = uvarint_at(record, &mut pos).and_then(|g| u32::try_from(g).ok()).ok_or_else(short)?;
         last = last.checked_add(gap).ok_or_else(short)?;
         refused.push(last);
     }

@@ -67,8 +67,8 @@ fn wrong_files() {
         ),
         ("version = 1\n[[scrape]]\njob = \"x\"\ntargets = [\"a\"]\ninterval = \"0\"", &["scrape.interval must be more than 0"]),
         ("version = 1\n[[drop]]\nmatcher = \"x\"", &["unknown key drop.matcher; did you mean matchers?"]),
-        ("version = 1\n[[drop]]\nmatchers = \"{}\"", &["would match every series"]),
-        ("version = 1\n[[drop]]\nmatchers = \"up\"", &["is not a selector"]),
+        ("version = 1\n[[drop]]\nmatchers = \"{}\"", &["at least one non-empty matcher"]),
+        ("version = 1\n[[drop]]\nmatchers = \"up[5m]\"", &["is not a selector"]),
         ("version = 1\nx = [", &["not TOML"]),
         // Every mistake at once, in order.
         (

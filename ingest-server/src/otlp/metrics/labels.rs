@@ -5,11 +5,11 @@
 
 use std::borrow::Cow;
 
+use strandline_storage::codec::protobuf::WireError;
 use strandline_storage::index::put_canonical;
 
 use super::super::attributes::{LabelSet, each};
 use super::super::names::{Strategy, label_name};
-use super::super::wire::WireError;
 
 const NAME: &str = "__name__";
 
@@ -184,18 +184,18 @@ impl Labeler {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::otlp::wire::Writer;
+    use strandline_storage::codec::protobuf::Writer;
     use strandline_storage::index::RawLabels;
 
     fn point(attributes: &[(&str, &str)]) -> Vec<u8> {
         let mut point = Writer::default();
         for (k, v) in attributes {
             point.message(7, |w| {
-                w.bytes(1, k.as_bytes());
-                w.message(2, |w| w.bytes(1, v.as_bytes()));
+                w.bytes_always(1, k.as_bytes());
+                w.message(2, |w| w.bytes_always(1, v.as_bytes()));
             });
         }
-        point.0
+        point.buf
     }
 
     fn base(labeler: &mut Labeler, pairs: &[(&str, &str)]) -> Base {

@@ -1,6 +1,6 @@
 //! Spans to OTLP protobuf, regrouped by resource and scope.
 
-use super::proto::Writer;
+use crate::codec::protobuf::Writer;
 use crate::model::{AttributeValue, Attributes, Resource, Scope, Span, Trace};
 
 fn value(w: &mut Writer, v: &AttributeValue) {

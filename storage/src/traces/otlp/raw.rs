@@ -5,7 +5,7 @@
 
 use std::str;
 
-use super::proto::{Cursor, Wire, WireError};
+use crate::codec::protobuf::{Field, Fields, WireError};
 use crate::model::{AttributeValue, Attributes, Resource, Scope, Span, SpanEvent, SpanId, SpanLink, TraceId, sort_attributes};
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ pub const MAX_VALUE_DEPTH: usize = 32;
 
 /// Bytes as text.
 pub fn text(b: &[u8]) -> Result<&str, WireError> {
-    str::from_utf8(b).map_err(|e| WireError { what: "text that is not UTF-8", offset: e.valid_up_to() })
+    str::from_utf8(b).map_err(|e| WireError { what: "text that is not UTF-8", at: e.valid_up_to() })
 }
 
 /// `AnyValue`, borrowed. Arrays and maps are the bytes of their messages.
@@ -42,17 +42,17 @@ impl<'a> RawValue<'a> {
     /// Reads an `AnyValue` message.
     #[inline]
     pub fn read(buf: &'a [u8]) -> Result<Self, WireError> {
-        let mut c = Cursor::new(buf);
+        let mut c = Fields::new(buf);
         let mut v = RawValue::Empty;
-        while let Some(f) = c.field()? {
+        while let Some(f) = c.next()? {
             v = match f {
-                (1, Wire::Bytes(b)) => RawValue::Str(b),
-                (2, Wire::Int(b)) => RawValue::Bool(b != 0),
-                (3, Wire::Int(i)) => RawValue::Int(i as i64),
-                (4, Wire::Fixed64(d)) => RawValue::Double(f64::from_bits(d)),
-                (5, Wire::Bytes(b)) => RawValue::Array(b),
-                (6, Wire::Bytes(b)) => RawValue::Map(b),
-                (7, Wire::Bytes(b)) => RawValue::Bytes(b),
+                (1, Field::Bytes(b)) => RawValue::Str(b),
+                (2, Field::Varint(b)) => RawValue::Bool(b != 0),
+                (3, Field::Varint(i)) => RawValue::Int(i as i64),
+                (4, Field::Fixed64(d)) => RawValue::Double(f64::from_bits(d)),
+                (5, Field::Bytes(b)) => RawValue::Array(b),
+                (6, Field::Bytes(b)) => RawValue::Map(b),
+                (7, Field::Bytes(b)) => RawValue::Bytes(b),
                 _ => v,
             };
         }
@@ -62,7 +62,7 @@ impl<'a> RawValue<'a> {
     /// Checks what lies below, and returns its depth and the bytes of its text and bytes values.
     pub fn check(&self, depth: usize) -> Result<usize, WireError> {
         if depth > MAX_VALUE_DEPTH {
-            return Err(WireError { what: "a value nested too deep", offset: 0 });
+            return Err(WireError { what: "a value nested too deep", at: 0 });
         }
         Ok(match self {
             RawValue::Str(s) => text(s)?.len(),
@@ -89,7 +89,7 @@ impl<'a> RawValue<'a> {
     /// The value with its own memory. Bytes were checked on arrival; `depth` guards against what was not.
     pub fn owned(&self, depth: usize) -> Result<AttributeValue, WireError> {
         if depth > MAX_VALUE_DEPTH {
-            return Err(WireError { what: "a value nested too deep", offset: 0 });
+            return Err(WireError { what: "a value nested too deep", at: 0 });
         }
         Ok(match self {
             RawValue::Empty => AttributeValue::Empty,
@@ -115,12 +115,12 @@ impl<'a> RawValue<'a> {
 
 /// Messages of field `number` in `buf`.
 fn repeated(buf: &[u8], number: u32) -> impl Iterator<Item = Result<&[u8], WireError>> {
-    let mut c = Cursor::new(buf);
+    let mut c = Fields::new(buf);
     let mut failed = false;
     std::iter::from_fn(move || {
         while !failed {
-            match c.field() {
-                Ok(Some((n, Wire::Bytes(b)))) if n == number => return Some(Ok(b)),
+            match c.next() {
+                Ok(Some((n, Field::Bytes(b)))) if n == number => return Some(Ok(b)),
                 Ok(Some(_)) => {}
                 Ok(None) => return None,
                 Err(e) => {
@@ -146,12 +146,12 @@ pub fn array_values(array: &[u8]) -> impl Iterator<Item = Result<RawValue<'_>, W
 #[inline]
 pub fn attributes(buf: &[u8], number: u32) -> impl Iterator<Item = Result<(&[u8], RawValue<'_>), WireError>> {
     repeated(buf, number).map(|kv| {
-        let mut c = Cursor::new(kv?);
+        let mut c = Fields::new(kv?);
         let (mut key, mut value): (&[u8], _) = (&[], RawValue::Empty);
-        while let Some(f) = c.field()? {
+        while let Some(f) = c.next()? {
             match f {
-                (1, Wire::Bytes(b)) => key = b,
-                (2, Wire::Bytes(b)) => value = RawValue::read(b)?,
+                (1, Field::Bytes(b)) => key = b,
+                (2, Field::Bytes(b)) => value = RawValue::read(b)?,
                 _ => {}
             }
         }
@@ -229,25 +229,25 @@ impl<'a> RawSpan<'a> {
             status_message: &[],
             counts: [0; 3],
         };
-        let mut c = Cursor::new(buf);
-        while let Some(f) = c.field()? {
+        let mut c = Fields::new(buf);
+        while let Some(f) = c.next()? {
             match f {
-                (1, Wire::Bytes(b)) => s.trace_id = b,
-                (2, Wire::Bytes(b)) => s.span_id = b,
-                (3, Wire::Bytes(b)) => s.trace_state = b,
-                (4, Wire::Bytes(b)) => s.parent_span_id = b,
-                (5, Wire::Bytes(b)) => s.name = b,
-                (6, Wire::Int(v)) => s.kind = v as i32,
-                (7, Wire::Fixed64(v)) => s.start = v,
-                (8, Wire::Fixed64(v)) => s.end = v,
-                (9, Wire::Bytes(_)) => s.counts[0] += 1,
-                (10, Wire::Int(v)) => s.dropped_attributes = v as u32,
-                (11, Wire::Bytes(_)) => s.counts[1] += 1,
-                (12, Wire::Int(v)) => s.dropped_events = v as u32,
-                (13, Wire::Bytes(_)) => s.counts[2] += 1,
-                (14, Wire::Int(v)) => s.dropped_links = v as u32,
-                (15, Wire::Bytes(b)) => (s.status_code, s.status_message) = status(b)?,
-                (16, Wire::Fixed32(v)) => s.flags = v,
+                (1, Field::Bytes(b)) => s.trace_id = b,
+                (2, Field::Bytes(b)) => s.span_id = b,
+                (3, Field::Bytes(b)) => s.trace_state = b,
+                (4, Field::Bytes(b)) => s.parent_span_id = b,
+                (5, Field::Bytes(b)) => s.name = b,
+                (6, Field::Varint(v)) => s.kind = v as i32,
+                (7, Field::Fixed64(v)) => s.start = v,
+                (8, Field::Fixed64(v)) => s.end = v,
+                (9, Field::Bytes(_)) => s.counts[0] += 1,
+                (10, Field::Varint(v)) => s.dropped_attributes = v as u32,
+                (11, Field::Bytes(_)) => s.counts[1] += 1,
+                (12, Field::Varint(v)) => s.dropped_events = v as u32,
+                (13, Field::Bytes(_)) => s.counts[2] += 1,
+                (14, Field::Varint(v)) => s.dropped_links = v as u32,
+                (15, Field::Bytes(b)) => (s.status_code, s.status_message) = status(b)?,
+                (16, Field::Fixed32(v)) => s.flags = v,
                 _ => {}
             }
         }
@@ -268,9 +268,9 @@ impl<'a> RawSpan<'a> {
 
     /// The span with its own memory. Ids must have been checked.
     pub fn owned(&self, resource: Arc<Resource>, scope: Arc<Scope>) -> Result<Span, WireError> {
-        let id = |b: &[u8]| b.try_into().map(SpanId).map_err(|_| WireError { what: "a span id of wrong length", offset: 0 });
+        let id = |b: &[u8]| b.try_into().map(SpanId).map_err(|_| WireError { what: "a span id of wrong length", at: 0 });
         Ok(Span {
-            trace_id: TraceId(self.trace_id.try_into().map_err(|_| WireError { what: "a trace id of wrong length", offset: 0 })?),
+            trace_id: TraceId(self.trace_id.try_into().map_err(|_| WireError { what: "a trace id of wrong length", at: 0 })?),
             span_id: id(self.span_id)?,
             parent_span_id: if is_root(self.parent_span_id) { None } else { Some(id(self.parent_span_id)?) },
             start_unix_nano: self.start,
@@ -299,12 +299,12 @@ pub fn is_root(parent: &[u8]) -> bool {
 }
 
 fn status(buf: &[u8]) -> Result<(i32, &[u8]), WireError> {
-    let mut c = Cursor::new(buf);
+    let mut c = Fields::new(buf);
     let (mut code, mut message): (i32, &[u8]) = (0, &[]);
-    while let Some(f) = c.field()? {
+    while let Some(f) = c.next()? {
         match f {
-            (2, Wire::Bytes(b)) => message = b,
-            (3, Wire::Int(v)) => code = v as i32,
+            (2, Field::Bytes(b)) => message = b,
+            (3, Field::Varint(v)) => code = v as i32,
             _ => {}
         }
     }
@@ -327,12 +327,12 @@ pub struct RawEvent<'a> {
 impl<'a> RawEvent<'a> {
     fn read(buf: &'a [u8]) -> Result<Self, WireError> {
         let mut e = RawEvent { buf, time: 0, name: "", dropped_attributes: 0 };
-        let mut c = Cursor::new(buf);
-        while let Some(f) = c.field()? {
+        let mut c = Fields::new(buf);
+        while let Some(f) = c.next()? {
             match f {
-                (1, Wire::Fixed64(v)) => e.time = v,
-                (2, Wire::Bytes(b)) => e.name = text(b)?,
-                (4, Wire::Int(v)) => e.dropped_attributes = v as u32,
+                (1, Field::Fixed64(v)) => e.time = v,
+                (2, Field::Bytes(b)) => e.name = text(b)?,
+                (4, Field::Varint(v)) => e.dropped_attributes = v as u32,
                 _ => {}
             }
         }
@@ -368,14 +368,14 @@ pub struct RawLink<'a> {
 impl<'a> RawLink<'a> {
     fn read(buf: &'a [u8]) -> Result<Self, WireError> {
         let mut l = RawLink { buf, trace_id: &[], span_id: &[], trace_state: "", dropped_attributes: 0, flags: 0 };
-        let mut c = Cursor::new(buf);
-        while let Some(f) = c.field()? {
+        let mut c = Fields::new(buf);
+        while let Some(f) = c.next()? {
             match f {
-                (1, Wire::Bytes(b)) => l.trace_id = b,
-                (2, Wire::Bytes(b)) => l.span_id = b,
-                (3, Wire::Bytes(b)) => l.trace_state = text(b)?,
-                (5, Wire::Int(v)) => l.dropped_attributes = v as u32,
-                (6, Wire::Fixed32(v)) => l.flags = v,
+                (1, Field::Bytes(b)) => l.trace_id = b,
+                (2, Field::Bytes(b)) => l.span_id = b,
+                (3, Field::Bytes(b)) => l.trace_state = text(b)?,
+                (5, Field::Varint(v)) => l.dropped_attributes = v as u32,
+                (6, Field::Fixed32(v)) => l.flags = v,
                 _ => {}
             }
         }
@@ -439,12 +439,12 @@ pub struct RawScope<'a> {
 impl<'a> RawScope<'a> {
     /// Name and version.
     pub fn name_and_version(&self) -> Result<(&'a str, &'a str), WireError> {
-        let mut c = Cursor::new(self.buf);
+        let mut c = Fields::new(self.buf);
         let (mut name, mut version) = ("", "");
-        while let Some(f) = c.field()? {
+        while let Some(f) = c.next()? {
             match f {
-                (1, Wire::Bytes(b)) => name = text(b)?,
-                (2, Wire::Bytes(b)) => version = text(b)?,
+                (1, Field::Bytes(b)) => name = text(b)?,
+                (2, Field::Bytes(b)) => version = text(b)?,
                 _ => {}
             }
         }
@@ -468,10 +468,10 @@ impl<'a> RawScope<'a> {
 }
 
 fn last_int(buf: &[u8], number: u32) -> Result<u32, WireError> {
-    let mut c = Cursor::new(buf);
+    let mut c = Fields::new(buf);
     let mut out = 0;
-    while let Some(f) = c.field()? {
-        if let (n, Wire::Int(v)) = f
+    while let Some(f) = c.next()? {
+        if let (n, Field::Varint(v)) = f
             && n == number
         {
             out = v as u32;

@@ -1,4 +1,5 @@
 use super::*;
+use crate::codec::protobuf::Writer;
 use crate::model::{AttributeValue, Resource, Scope, Span, SpanEvent, SpanId, SpanLink, TraceId};
 use std::sync::Arc;
 

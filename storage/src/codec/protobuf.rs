@@ -1,16 +1,18 @@
-//! A borrowing reader of protobuf fields: no message is built, nothing is copied.
+//! Protobuf's wire format: fields are borrowed, no message is built; every step is checked.
+
+use super::put_uvarint;
 
 /// Bytes that are not protobuf, with where and what.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not decodable as protobuf: {what} at byte {at}")]
 pub struct WireError {
     /// What was wrong.
     pub what: &'static str,
-    /// Offset in the message that was read.
+    /// Bytes from the start of the message that holds it.
     pub at: usize,
 }
 
-/// The value of a field.
+/// The value of a field as it lies on the wire.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Field<'a> {
     /// Wire type 0.
@@ -51,7 +53,7 @@ impl<'a> Field<'a> {
     }
 }
 
-/// Iterates over the fields of a message.
+/// Reads fields one by one.
 #[derive(Clone, Copy, Debug)]
 pub struct Fields<'a> {
     data: &'a [u8],
@@ -59,26 +61,40 @@ pub struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    /// Over a message.
+    /// At the start of a message.
     pub fn new(data: &'a [u8]) -> Self {
         Fields { data, at: 0 }
     }
+
     fn fail<T>(&self, what: &'static str) -> Result<T, WireError> {
         Err(WireError { what, at: self.at })
     }
-    #[inline]
+
+    #[inline(always)]
     fn varint(&mut self) -> Result<u64, WireError> {
+        match self.data.get(self.at) {
+            Some(b) if *b < 0x80 => {
+                self.at += 1;
+                Ok(u64::from(*b))
+            }
+            _ => self.long_varint(),
+        }
+    }
+
+    fn long_varint(&mut self) -> Result<u64, WireError> {
         let mut v = 0u64;
-        for shift in (0..64).step_by(7) {
+        for i in 0..10 {
             let Some(b) = self.data.get(self.at) else { return self.fail("a varint is cut short") };
             self.at += 1;
-            v |= ((b & 0x7f) as u64) << shift;
+            v |= u64::from(b & 0x7f) << (7 * i);
             if *b < 0x80 {
                 return Ok(v);
             }
         }
-        self.fail("a varint is too long")
+        self.fail("a varint is longer than ten bytes")
     }
+
+    #[inline]
     fn take(&mut self, n: usize) -> Result<&'a [u8], WireError> {
         match self.at.checked_add(n).and_then(|end| self.data.get(self.at..end)) {
             Some(b) => {
@@ -88,34 +104,28 @@ impl<'a> Fields<'a> {
             None => self.fail("a field reaches beyond its message"),
         }
     }
-    /// The next field's number and value.
-    #[inline]
+
+    /// The next field's number and value; none at the end. Groups (long gone from proto3) are refused.
+    #[inline(always)]
     #[allow(clippy::should_implement_trait)]
     pub fn next(&mut self) -> Result<Option<(u32, Field<'a>)>, WireError> {
-        if self.at == self.data.len() {
+        if self.at >= self.data.len() {
             return Ok(None);
         }
-        let tag = self.varint()?;
-        let number = (tag >> 3) as u32;
-        if number == 0 || tag >> 3 > 0x1fff_ffff {
+        let key = self.varint()?;
+        let number = (key >> 3) as u32;
+        if number == 0 || key >> 3 > 0x1fff_ffff {
             return self.fail("a field number is out of range");
         }
-        let field = match tag & 7 {
+        let field = match key & 7 {
             0 => Field::Varint(self.varint()?),
-            1 => {
-                let mut x = [0; 8];
-                x.copy_from_slice(self.take(8)?);
-                Field::Fixed64(u64::from_le_bytes(x))
-            }
+            1 => Field::Fixed64(u64::from_le_bytes(self.take(8)?.try_into().unwrap_or_default())),
             2 => {
-                let n = self.varint()? as usize;
+                let n = self.varint()?;
+                let n = usize::try_from(n).or_else(|_| self.fail("a field reaches beyond its message"))?;
                 Field::Bytes(self.take(n)?)
             }
-            5 => {
-                let mut x = [0; 4];
-                x.copy_from_slice(self.take(4)?);
-                Field::Fixed32(u32::from_le_bytes(x))
-            }
+            5 => Field::Fixed32(u32::from_le_bytes(self.take(4)?.try_into().unwrap_or_default())),
             _ => return self.fail("a wire type is unknown"),
         };
         Ok(Some((number, field)))
@@ -154,61 +164,84 @@ pub fn varints(f: Field<'_>, out: &mut Vec<u64>) -> Result<(), WireError> {
     }
 }
 
-/// Appends fields to a message.
-#[derive(Default)]
-pub struct Writer(pub Vec<u8>);
+/// Writes fields; empty and zero ones are left out, as proto3 has it.
+#[derive(Clone, Debug, Default)]
+pub struct Writer {
+    /// What was written.
+    pub buf: Vec<u8>,
+}
 
 impl Writer {
-    fn varint(&mut self, mut v: u64) {
-        while v >= 0x80 {
-            self.0.push((v as u8) | 0x80);
-            v >>= 7;
-        }
-        self.0.push(v as u8);
+    /// Varint without a key.
+    pub fn varint(&mut self, v: u64) {
+        put_uvarint(&mut self.buf, v);
     }
-    /// Wire type 0.
-    pub fn uint(&mut self, number: u32, v: u64) {
-        self.varint((number as u64) << 3);
+    fn key(&mut self, number: u32, wire: u8) {
+        self.varint(u64::from(number) << 3 | u64::from(wire));
+    }
+    /// A varint field.
+    pub fn int(&mut self, number: u32, v: u64) {
+        if v != 0 {
+            self.int_always(number, v);
+        }
+    }
+    /// A varint field, zero too.
+    pub fn int_always(&mut self, number: u32, v: u64) {
+        self.key(number, 0);
         self.varint(v);
     }
-    /// Wire type 1.
-    pub fn fixed64(&mut self, number: u32, v: u64) {
-        self.varint((number as u64) << 3 | 1);
-        self.0.extend_from_slice(&v.to_le_bytes());
-    }
-    /// Wire type 5.
-    pub fn fixed32(&mut self, number: u32, v: u32) {
-        self.varint((number as u64) << 3 | 5);
-        self.0.extend_from_slice(&v.to_le_bytes());
-    }
-    /// Wire type 2.
-    pub fn bytes(&mut self, number: u32, v: &[u8]) {
-        self.varint((number as u64) << 3 | 2);
-        self.varint(v.len() as u64);
-        self.0.extend_from_slice(v);
-    }
-    /// A zigzag varint.
+    /// A zigzag varint field.
     pub fn sint(&mut self, number: u32, v: i64) {
-        self.uint(number, (v << 1 ^ v >> 63) as u64);
+        self.int(number, (v << 1 ^ v >> 63) as u64);
     }
     /// Varints, packed.
     pub fn packed(&mut self, number: u32, all: &[u64]) {
         self.message(number, |w| all.iter().for_each(|v| w.varint(*v)));
     }
-    /// A message within this one.
-    pub fn message(&mut self, number: u32, write: impl FnOnce(&mut Self)) {
-        self.varint((number as u64) << 3 | 2);
-        let at = self.0.len();
-        // One byte for the length is most often enough; where it is not, the content moves up.
-        self.0.push(0);
-        write(self);
-        let n = self.0.len() - at - 1;
-        if n < 0x80 {
-            self.0[at] = n as u8;
+    /// A 64-bit field.
+    pub fn fixed64(&mut self, number: u32, v: u64) {
+        if v != 0 {
+            self.fixed64_always(number, v);
+        }
+    }
+    /// A 64-bit field, zero too.
+    pub fn fixed64_always(&mut self, number: u32, v: u64) {
+        self.key(number, 1);
+        self.buf.extend_from_slice(&v.to_le_bytes());
+    }
+    /// A 32-bit field.
+    pub fn fixed32(&mut self, number: u32, v: u32) {
+        if v != 0 {
+            self.key(number, 5);
+            self.buf.extend_from_slice(&v.to_le_bytes());
+        }
+    }
+    /// Bytes or text.
+    pub fn bytes(&mut self, number: u32, v: &[u8]) {
+        if !v.is_empty() {
+            self.bytes_always(number, v);
+        }
+    }
+    /// Bytes or text, empty too.
+    pub fn bytes_always(&mut self, number: u32, v: &[u8]) {
+        self.key(number, 2);
+        self.varint(v.len() as u64);
+        self.buf.extend_from_slice(v);
+    }
+    /// A message, written by `f`; its length is put before it.
+    pub fn message(&mut self, number: u32, f: impl FnOnce(&mut Writer)) {
+        self.key(number, 2);
+        let at = self.buf.len();
+        // One byte of length fits most messages; longer ones are moved.
+        self.buf.push(0);
+        f(self);
+        let len = self.buf.len() - at - 1;
+        if len < 0x80 {
+            self.buf[at] = len as u8;
             return;
         }
-        let mut length = Writer::default();
-        length.varint(n as u64);
-        self.0.splice(at..=at, length.0);
+        let mut prefix = Writer::default();
+        prefix.varint(len as u64);
+        self.buf.splice(at..=at, prefix.buf);
     }
 }

@@ -1,0 +1,152 @@
+//! For who comes to the wrong path, by the wrong method, or to `/`: where things are.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+
+use crate::app::App;
+use crate::near::nearest;
+
+/// What clients are pointed at; a path that is near one of them was probably meant to be it.
+const PATHS: [&str; 18] = [
+    "/v1/traces",
+    "/v1/metrics",
+    "/v1/logs",
+    "/api/v1/otlp/v1/metrics",
+    "/api/v1/write",
+    "/api/v1/read",
+    "/api/v1/query",
+    "/api/v1/query_range",
+    "/api/v1/labels",
+    "/api/v1/series",
+    "/federate",
+    "/api/search",
+    "/api/traces/TRACE_ID",
+    "/api/metrics/query",
+    "/api/metrics/query_range",
+    "/metrics",
+    "/-/healthy",
+    "/-/ready",
+];
+
+/// Longer paths are not compared with those above: the work would grow with them.
+const MAX_COMPARED: usize = 100;
+
+/// gRPC's code for a method that nobody serves.
+const UNIMPLEMENTED: HeaderValue = HeaderValue::from_static("12");
+
+/// `/`, and answers in words to whatever no route takes.
+pub fn put_up(router: Router, app: &Arc<App>) -> Router {
+    let landing = Router::new().route("/", get(landing)).with_state(app.clone());
+    router.merge(landing).fallback(unknown).method_not_allowed_fallback(wrong_method)
+}
+
+async fn landing(State(app): State<Arc<App>>) -> String {
+    let mut page = String::from("This is Strandline.\n\n");
+    let mut line = |what: &str, text: &str| {
+        // Writing to a string can't fail.
+        let _ = writeln!(page, "{what:<24} {text}");
+    };
+    line("Grafana", "a Prometheus and a Tempo data source, both with the URL of this page");
+    for (what, address) in [("OTLP over gRPC", &app.config.otlp_grpc), ("OTLP over HTTP", &app.config.otlp_http)] {
+        if !address.is_empty() {
+            line(what, address);
+        }
+    }
+    line("OTLP over HTTP, here too", "/v1/metrics, /v1/traces");
+    line("Prometheus remote write", "/api/v1/write");
+    line("state", "/-/ready, /metrics, and `strandline doctor` in a shell");
+    page
+}
+
+async fn unknown(method: Method, uri: Uri, headers: HeaderMap) -> Response {
+    let path = uri.path();
+    if is_grpc(&headers) {
+        return (
+            [
+                (header::CONTENT_TYPE, HeaderValue::from_static("application/grpc")),
+                (header::HeaderName::from_static("grpc-status"), UNIMPLEMENTED),
+                (header::HeaderName::from_static("grpc-message"), HeaderValue::from_static("no such gRPC method on this port")),
+            ],
+            "",
+        )
+            .into_response();
+    }
+    let near = if path.len() <= MAX_COMPARED { nearest(path, PATHS.iter().map(|p| p.to_string())) } else { String::new() };
+    refuse(
+        StatusCode::NOT_FOUND,
+        "not_found",
+        format!("nothing is served at {method} {}{near} (GET / tells where things are)", shown(path)),
+    )
+}
+
+async fn wrong_method(method: Method, uri: Uri) -> Response {
+    let path = shown(uri.path());
+    refuse(StatusCode::METHOD_NOT_ALLOWED, "bad_data", format!("{path} does not take {method}; the header Allow names what it takes"))
+}
+
+/// The shape of Prometheus' errors, which most of those who read it expect.
+fn refuse(status: StatusCode, kind: &str, error: String) -> Response {
+    let body = serde_json::json!({ "status": "error", "errorType": kind, "error": error });
+    (status, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|t| t.as_bytes().starts_with(b"application/grpc"))
+}
+
+fn shown(path: &str) -> &str {
+    let end = path.char_indices().map(|(i, _)| i).nth(MAX_COMPARED).unwrap_or(path.len());
+    &path[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::config::Config;
+    use axum::http::Request;
+    use tower::ServiceExt;
+
+    #[tokio::test]
+    async fn tells_the_way() {
+        let data_dir = std::env::temp_dir().join(format!("strandline-signpost-{}", std::process::id()));
+        let app = App::new(Config { data_dir: data_dir.clone(), ..Config::default() }, 64 << 20, None, 0).unwrap();
+        let routes = crate::serve::main_router(&app);
+        let ask = |method: &str, path: &str, kind: &str| {
+            let r = Request::builder().method(method).uri(path).header("content-type", kind).body(axum::body::Body::empty()).unwrap();
+            let routes = routes.clone();
+            async move {
+                let r = routes.oneshot(r).await.unwrap();
+                let (head, body) = r.into_parts();
+                let body = axum::body::to_bytes(body, 1 << 16).await.unwrap();
+                (head, String::from_utf8(body.to_vec()).unwrap())
+            }
+        };
+        let (head, page) = ask("GET", "/", "").await;
+        assert_eq!(head.status, StatusCode::OK);
+        assert!(page.contains("127.0.0.1:4317") && page.contains("/api/v1/write"), "{page}");
+
+        let (head, page) = ask("POST", "/v1/trace", "application/json").await;
+        assert_eq!(head.status, StatusCode::NOT_FOUND);
+        assert!(page.contains("nothing is served at POST /v1/trace; did you mean /v1/traces?"), "{page}");
+        let (head, page) = ask("GET", "/prometheus/api/v1/nothing_like_it", "").await;
+        assert_eq!(head.status, StatusCode::NOT_FOUND);
+        assert!(page.contains("/prometheus/api/v1/nothing_like_it (GET / tells"), "{page}");
+        let (_, page) = ask("GET", &format!("/{}", "x".repeat(50_000)), "").await;
+        assert!(page.len() < 300, "{} bytes", page.len());
+
+        let (head, page) = ask("GET", "/v1/traces", "").await;
+        assert_eq!((head.status, head.headers["allow"].to_str().unwrap()), (StatusCode::METHOD_NOT_ALLOWED, "POST"));
+        assert!(page.contains("/v1/traces does not take GET"), "{page}");
+
+        let (head, _) = ask("POST", "/opentelemetry.proto.collector.profiles.v1.ProfilesService/Export", "application/grpc+proto").await;
+        assert_eq!((head.status, head.headers["grpc-status"].to_str().unwrap()), (StatusCode::OK, "12"));
+        let _ = std::fs::remove_dir_all(data_dir);
+    }
+}
