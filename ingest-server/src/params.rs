@@ -51,6 +51,15 @@ pub fn time_ms(s: &str) -> Result<i64, String> {
     rfc3339_ms(s).ok_or_else(|| format!("cannot parse {s:?} to a valid timestamp"))
 }
 
+fn days_in(year: i64, month: i64) -> i64 {
+    match month {
+        2 if year % 4 == 0 && (year % 100 != 0 || year % 400 == 0) => 29,
+        2 => 28,
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
+    }
+}
+
 fn rfc3339_ms(s: &str) -> Option<i64> {
     let (date, rest) = s.split_once(['T', 't', ' '])?;
     let mut d = date.split('-').map(|x| x.parse::<i64>().ok());
@@ -64,11 +73,18 @@ fn rfc3339_ms(s: &str) -> Option<i64> {
         "Z" | "z" => 0,
         z => {
             let (zh, zm) = z[1..].split_once(':')?;
-            let minutes = zh.parse::<i64>().ok()? * 60 + zm.parse::<i64>().ok()?;
-            if z.starts_with('-') { -minutes } else { minutes }
+            let (hours, minutes): (u8, u8) = (zh.parse().ok()?, zm.parse().ok()?);
+            if hours > 24 || minutes > 59 {
+                return None;
+            }
+            let east = i64::from(hours) * 60 + i64::from(minutes);
+            if z.starts_with('-') { -east } else { east }
         }
     };
-    if !(1..=12).contains(&m) || !(1..=31).contains(&day) || h > 24 || min > 59 || sec >= 61.0 {
+    if !(1..=12).contains(&m) || !(1..=days_in(y, m)).contains(&day) || !(0..24).contains(&h) || !(0..60).contains(&min) {
+        return None;
+    }
+    if !(0..10_000).contains(&y) || !(0.0..60.0).contains(&sec) {
         return None;
     }
     // Days from the civil calendar, counted from March so that leap days come last.
@@ -90,7 +106,18 @@ mod tests {
         assert_eq!(time_ms("2023-11-14T22:13:20Z"), Ok(1_700_000_000_000));
         assert_eq!(time_ms("2023-11-15T00:13:20.250+02:00"), Ok(1_700_000_000_250));
         assert_eq!(time_ms("2024-02-29T00:00:00Z"), Ok(1_709_164_800_000));
-        assert!(time_ms("yesterday").is_err());
+        assert_eq!(time_ms("2024-12-31T23:59:59.999Z"), Ok(1_735_689_599_999));
+        for wrong in [
+            "yesterday",
+            "2023-02-29T00:00:00Z",
+            "2024-04-31T00:00:00Z",
+            "2024-01-01T24:00:00Z",
+            "2024-01-01T00:00:60Z",
+            "9000000000000000000-01-01T00:00:00Z",
+            "2024-01-01T00:00:00+9000000000000000000:00",
+        ] {
+            assert_eq!(time_ms(wrong), Err(format!("cannot parse {wrong:?} to a valid timestamp")));
+        }
     }
 
     #[test]

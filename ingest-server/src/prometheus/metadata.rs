@@ -120,7 +120,7 @@ pub async fn label_values(State(state): State<PromState>, Path(name): Path<Strin
 
 fn count(call: &Call, name: &str) -> Result<Option<usize>, ApiError> {
     let Some(s) = call.params.get(name) else { return Ok(None) };
-    let n: i64 = s.parse().map_err(|_| ApiError::parameter(name, format!("{name} must be a number")))?;
+    let n: i64 = s.parse().map_err(|_| ApiError::bad_data(format!("{name} must be a number")))?;
     Ok(usize::try_from(n).ok())
 }
 
@@ -161,7 +161,8 @@ pub async fn families(State(state): State<PromState>, request: Request) -> Respo
 pub async fn exemplars(State(state): State<PromState>, request: Request) -> Response {
     run(state, request, Manner::Heavy, |call, out| {
         let range = call.params.range()?;
-        let expr = promql::parse(call.params.query()).map_err(|e| ApiError::parameter("query", e))?;
+        // The one place where the text's fault is told without the parameter's name.
+        let expr = promql::parse(call.params.query()).map_err(|e| ApiError::bad_data(e.to_string()))?;
         // As Prometheus: the times asked for count, not those that the selectors would read.
         let engine = &call.state.options().engine;
         let selectors = promql::selector_ranges(&expr, 0, 0, 1, engine.options()).map_err(|e| ApiError::of_query(e, "query"))?;

@@ -1,5 +1,6 @@
 //! Parameters of a request, from its query string and its form.
 
+use std::num::{IntErrorKind, ParseIntError};
 use std::time::Duration;
 
 use strandline_query::promql::{parse_duration_ms, parse_selector};
@@ -37,33 +38,26 @@ impl Params {
         self.get("query").unwrap_or("")
     }
 
-    /// A time, Unix milliseconds.
+    /// A time, Unix milliseconds. Whoever may leave it out is told twice whose value is wrong, as by Prometheus.
     pub fn time(&self, name: &str) -> Result<Option<i64>, ApiError> {
-        let Some(s) = self.get(name) else { return Ok(None) };
-        match s.trim_start_matches('+') {
-            MIN_TIME => return Ok(Some(i64::MIN)),
-            MAX_TIME => return Ok(Some(i64::MAX)),
-            _ => {}
-        }
-        params::time_ms(s).map(Some).map_err(|e| ApiError::parameter(name, e))
+        let wrong = |e| ApiError::parameter(name, format!("Invalid time value for '{name}': {e}"));
+        self.get(name).map(time).transpose().map_err(wrong)
     }
 
     /// A time that must be there.
     pub fn needed_time(&self, name: &str) -> Result<i64, ApiError> {
-        self.time(name)?.ok_or_else(|| ApiError::parameter(name, "cannot parse \"\" to a valid timestamp"))
+        time(self.get(name).unwrap_or("")).map_err(|e| ApiError::parameter(name, e))
     }
 
     /// A length of time in milliseconds: seconds, or a duration such as `5m`.
     pub fn duration_ms(&self, name: &str) -> Result<Option<i64>, ApiError> {
-        let Some(s) = self.get(name) else { return Ok(None) };
-        if let Ok(secs) = s.parse::<f64>() {
-            let ms = secs * 1000.0;
-            if ms.is_nan() || ms.abs() > i64::MAX as f64 / 1e6 {
-                return Err(ApiError::parameter(name, format!("cannot parse {s:?} to a valid duration. It overflows int64")));
-            }
-            return Ok(Some(ms as i64));
-        }
-        parse_duration_ms(s).map(Some).map_err(|_| ApiError::parameter(name, format!("cannot parse {s:?} to a valid duration")))
+        self.get(name).map(duration).transpose().map_err(|e| ApiError::parameter(name, e))
+    }
+
+    /// `lookback_delta`; what is not positive asks for nothing.
+    pub fn lookback_ms(&self) -> Result<Option<i64>, ApiError> {
+        let wrong = |e| ApiError::bad_data(format!("error parsing lookback delta duration: {e}"));
+        Ok(self.get("lookback_delta").map(duration).transpose().map_err(wrong)?.filter(|ms| *ms > 0))
     }
 
     /// `timeout`.
@@ -83,7 +77,7 @@ impl Params {
             Ok(0) => Ok(usize::MAX),
             Ok(n) if n > 0 => Ok(n as usize),
             Ok(_) => Err(ApiError::parameter("limit", "limit must be non-negative")),
-            Err(_) => Err(ApiError::parameter("limit", format!("cannot parse {s:?} to a number"))),
+            Err(e) => Err(ApiError::parameter("limit", format!("strconv.Atoi: parsing {s:?}: {}", of_integer(&e)))),
         }
     }
 
@@ -107,6 +101,33 @@ impl Params {
             return Err(ApiError::parameter("match[]", text));
         }
         Ok(out)
+    }
+}
+
+fn time(s: &str) -> Result<i64, String> {
+    match s.trim_start_matches('+') {
+        MIN_TIME => Ok(i64::MIN),
+        MAX_TIME => Ok(i64::MAX),
+        _ => params::time_ms(s),
+    }
+}
+
+fn duration(s: &str) -> Result<i64, String> {
+    if let Ok(secs) = s.parse::<f64>() {
+        let ms = secs * 1000.0;
+        if ms.is_nan() || ms.abs() > i64::MAX as f64 / 1e6 {
+            return Err(format!("cannot parse {s:?} to a valid duration. It overflows int64"));
+        }
+        return Ok(ms as i64);
+    }
+    parse_duration_ms(s).map_err(|_| format!("cannot parse {s:?} to a valid duration"))
+}
+
+/// In the words of Go's `strconv`.
+fn of_integer(e: &ParseIntError) -> &'static str {
+    match e.kind() {
+        IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => "value out of range",
+        _ => "invalid syntax",
     }
 }
 
@@ -163,5 +184,7 @@ mod tests {
         assert!(Params::new("match[]={}", "").selectors().is_err());
         assert!(Params::new("", "start=2&end=1").range().is_err());
         assert!(Params::new("", "limit=-1").limit().is_err());
+        assert_eq!(Params::new("", "lookback_delta=1m").lookback_ms().unwrap(), Some(60_000));
+        assert_eq!(Params::new("", "lookback_delta=-1").lookback_ms().unwrap(), None);
     }
 }

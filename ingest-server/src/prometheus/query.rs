@@ -13,6 +13,8 @@ use super::run::{Call, Manner, run};
 
 /// More points a series than a screen has; a typing error in `step` else costs a lot.
 const MAX_POINTS: i64 = 11_000;
+/// What a value of `stats` that means no more than "some" will come to.
+const STATS_TO_COME: &str = "and will be rejected in the next major release, use \"true\" or \"all\"";
 
 /// `query`.
 pub async fn instant(State(state): State<PromState>, request: Request) -> Response {
@@ -64,10 +66,14 @@ fn answer(call: &Call, out: &mut Out, r: QueryResult, limit: usize) -> Result<()
     if series > limit {
         notes.warnings.insert(0, TRUNCATED.to_owned());
     }
+    let asked = call.params.get("stats");
+    if let Some(kind) = asked.filter(|s| !matches!(*s, "true" | "all")) {
+        notes.warnings.insert(0, format!("value {kind:?} for parameter \"stats\" is deprecated {STATS_TO_COME}"));
+    }
     success(out, &notes, |out| {
         out.buf.push(b'{');
         json::result(out, &r.value, limit)?;
-        if let Some(kind) = call.params.get("stats").filter(|s| !s.is_empty()) {
+        if let Some(kind) = asked {
             stats(call, out, &r.stats, kind == "all")?;
         }
         out.buf.push(b'}');

@@ -45,10 +45,7 @@ impl Call {
     pub fn query_options(&self) -> Result<QueryOptions, ApiError> {
         let whole = self.params.timeout()?.map_or(self.state.timeout(), |t| t.min(self.state.timeout()));
         let mut o = QueryOptions::default();
-        o.lookback_ms = match self.params.duration_ms("lookback_delta")? {
-            Some(ms) if ms <= 0 => return Err(ApiError::parameter("lookback_delta", "it must be positive")),
-            ms => ms,
-        };
+        o.lookback_ms = self.params.lookback_ms()?;
         o.timeout = Some(whole.saturating_sub(self.waited));
         o.cancel = Some(self.cancel.clone());
         o.partial = self.params.partial();

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use strandline_query::promql;
 
 use super::PromState;
-use super::answer::{Notes, success};
+use super::answer::{ApiError, Notes, success};
 use super::json;
 use super::run::{Manner, run};
 
@@ -168,8 +168,11 @@ pub async fn replay() -> Response {
 /// `status/tsdb`.
 pub async fn store(State(state): State<PromState>, request: Request) -> Response {
     run(state, request, Manner::Light, |call, out| {
-        let top = call.params.limit()?;
-        let top = if top == usize::MAX { 10 } else { top };
+        let top = match call.params.get("limit").map(str::parse) {
+            None => 10,
+            Some(Ok(n)) if n > 0 => n,
+            Some(_) => return Err(ApiError::bad_data("limit must be a positive number")),
+        };
         let n = call.state.options().stores.numbers(&call.headers, top)?;
         success(out, &Notes::default(), |out| {
             write!(

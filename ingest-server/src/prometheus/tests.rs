@@ -158,7 +158,12 @@ async fn ranges_by_form() {
     for name in ["evalTotalTime", "resultSortTime", "queryPreparationTime", "innerEvalTime", "execQueueTime", "execTotalTime"] {
         assert!(j["data"]["stats"]["timings"][name].is_number(), "{name}");
     }
+    let (_, j) = json("/api/v1/query?query=up&time=1700000000&stats=true").await;
+    assert!(j.get("warnings").is_none(), "{j}");
     let (_, j) = json("/api/v1/query?query=up&time=1700000000&stats=1").await;
+    let deprecated =
+        "value \"1\" for parameter \"stats\" is deprecated and will be rejected in the next major release, use \"true\" or \"all\"";
+    assert_eq!(j["warnings"][0], deprecated);
     assert_eq!(j["data"]["stats"]["samples"]["totalQueryableSamples"], 3);
     assert!(j["data"]["stats"]["samples"].get("totalQueryableSamplesPerStep").is_none());
     assert!(data_of("/api/v1/query?query=up&stats=").await.get("stats").is_none());
@@ -185,9 +190,25 @@ async fn errors() {
     for (uri, code, kind, message) in [
         ("query?query=up%7B", 400, "bad_data", "invalid parameter \"query\": 1:4: parse error: unexpected end of input inside braces"),
         ("query", 400, "bad_data", "invalid parameter \"query\": 1:1: parse error: no expression found in input"),
-        ("query?query=up&time=x", 400, "bad_data", "invalid parameter \"time\": cannot parse \"x\" to a valid timestamp"),
+        (
+            "query?query=up&time=x",
+            400,
+            "bad_data",
+            "invalid parameter \"time\": Invalid time value for 'time': cannot parse \"x\" to a valid timestamp",
+        ),
+        ("query_range?query=up&end=1&step=1", 400, "bad_data", "invalid parameter \"start\": cannot parse \"\" to a valid timestamp"),
         ("query?query=up&timeout=x", 400, "bad_data", "invalid parameter \"timeout\": cannot parse \"x\" to a valid duration"),
         ("query?query=up&limit=-1", 400, "bad_data", "invalid parameter \"limit\": limit must be non-negative"),
+        ("query?query=up&limit=x", 400, "bad_data", "invalid parameter \"limit\": strconv.Atoi: parsing \"x\": invalid syntax"),
+        (
+            "query?query=up&lookback_delta=x",
+            400,
+            "bad_data",
+            "error parsing lookback delta duration: cannot parse \"x\" to a valid duration",
+        ),
+        ("status/tsdb?limit=0", 400, "bad_data", "limit must be a positive number"),
+        ("query_exemplars?query=(", 400, "bad_data", "1:2: parse error: unclosed left parenthesis"),
+        ("metadata?limit=x", 400, "bad_data", "limit must be a number"),
         ("query?query=up*on(job)group_left()up", 422, "execution", ""),
         (
             "query_range?query=up&start=2&end=1&step=1",

@@ -1,15 +1,31 @@
 //! Warnings and infos that come with an answer, worded as Prometheus words them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map};
 
 use super::ast::Span;
 use super::gofmt::{general, quote};
 
-/// An annotation's text without its position, and what merges when it is raised again.
+/// Where an annotation was raised last, and what merges when it is raised there again.
 #[derive(Clone, Debug, PartialEq)]
 struct Entry {
+    start: usize,
     forced: Option<ForcedRange>,
     more: u64,
+}
+
+impl Entry {
+    /// The same text raised once more; another place takes over.
+    fn again(&mut self, new: Entry) {
+        if new.start != self.start {
+            *self = new;
+            return;
+        }
+        self.more += new.more + 1;
+        self.forced = match (self.forced, new.forced) {
+            (Some(x), Some(y)) => Some(x.merge(y)),
+            (x, y) => x.or(y),
+        };
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -21,10 +37,10 @@ struct ForcedRange {
     max_ts: i64,
 }
 
-/// The annotations of a query, each once for a text and position.
+/// The annotations of a query, each text once: where it came up in several places, the last one is told.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Annotations {
-    map: BTreeMap<(bool, String, usize), Entry>,
+    map: BTreeMap<(bool, String), Entry>,
     plain: Vec<String>,
 }
 
@@ -53,7 +69,13 @@ fn for_metric(text: String, name: &str) -> String {
 
 impl Annotations {
     fn put(&mut self, warning: bool, text: String, at: Span) {
-        self.map.entry((warning, text, at.start)).and_modify(|e| e.more += 1).or_insert(Entry { forced: None, more: 0 });
+        self.insert((warning, text), Entry { start: at.start, forced: None, more: 0 });
+    }
+    fn insert(&mut self, key: (bool, String), new: Entry) {
+        match self.map.entry(key) {
+            btree_map::Entry::Vacant(v) => _ = v.insert(new),
+            btree_map::Entry::Occupied(mut o) => o.get_mut().again(new),
+        }
     }
     fn warn(&mut self, text: impl Into<String>, at: Span) {
         self.put(true, text.into(), at);
@@ -73,19 +95,7 @@ impl Annotations {
     /// Takes over another set.
     pub fn merge(&mut self, other: Annotations) {
         for (k, e) in other.map {
-            match self.map.entry(k) {
-                std::collections::btree_map::Entry::Vacant(v) => {
-                    v.insert(e);
-                }
-                std::collections::btree_map::Entry::Occupied(mut o) => {
-                    let a = o.get_mut();
-                    a.more += e.more + 1;
-                    a.forced = match (a.forced, e.forced) {
-                        (Some(x), Some(y)) => Some(x.merge(y)),
-                        (x, y) => x.or(y),
-                    };
-                }
-            }
+            self.insert(k, e);
         }
         for p in other.plain {
             self.plain_warning(p);
@@ -95,9 +105,9 @@ impl Annotations {
     /// (warnings, infos) with positions in `text`.
     pub fn render(&self, text: &str) -> (Vec<String>, Vec<String>) {
         let (mut warnings, mut infos) = (self.plain.clone(), Vec::new());
-        for ((warning, msg, start), e) in &self.map {
+        for ((warning, msg), e) in &self.map {
             let prefix = if *warning { "PromQL warning" } else { "PromQL info" };
-            let at = Span::new(*start, *start).line_col(text);
+            let at = Span::new(e.start, e.start).line_col(text);
             let detail = match &e.forced {
                 None => String::new(),
                 Some(f) => format!(
@@ -174,13 +184,7 @@ impl Annotations {
         let msg = "input to histogram_quantile needed to be fixed for monotonicity \
                    (see https://prometheus.io/docs/prometheus/latest/querying/functions/#histogram_quantile)";
         let range = ForcedRange { min_bucket: f.min_bucket, max_bucket: f.max_bucket, max_diff: f.max_diff, min_ts: ts, max_ts: ts };
-        self.map
-            .entry((false, for_metric(msg.into(), name), at.start))
-            .and_modify(|e| {
-                e.more += 1;
-                e.forced = e.forced.map(|x| x.merge(range));
-            })
-            .or_insert(Entry { forced: Some(range), more: 0 });
+        self.insert((false, for_metric(msg.into(), name)), Entry { start: at.start, forced: Some(range), more: 0 });
     }
     pub(crate) fn incompatible_types(&mut self, lhs: &str, op: &str, rhs: &str, at: Span) {
         let msg = "incompatible sample types encountered for binary operator";

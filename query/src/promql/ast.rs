@@ -108,6 +108,13 @@ pub struct NumberLiteral {
     pub duration: bool,
 }
 
+impl NumberLiteral {
+    /// As a length of time in milliseconds: rounded to nanoseconds, then cut to whole milliseconds.
+    pub fn millis(&self) -> i64 {
+        (self.value * 1e9).round() as i64 / 1_000_000
+    }
+}
+
 impl PartialEq for NumberLiteral {
     fn eq(&self, o: &Self) -> bool {
         self.value.to_bits() == o.value.to_bits() || (self.value.is_nan() && o.value.is_nan())

@@ -29,6 +29,11 @@ pub fn plain(v: f64) -> String {
     }
 }
 
+/// `%f`: six digits behind the point.
+pub(crate) fn fixed(v: f64) -> String {
+    special(v).map_or_else(|| format!("{v:.6}"), str::to_owned)
+}
+
 /// `%e` with the fewest digits; the exponent has two digits at least.
 pub fn exponent(v: f64) -> String {
     if let Some(s) = special(v) {

@@ -63,7 +63,7 @@ fn matchers(ms: &[Matcher], out: &mut String) {
 /// A duration's milliseconds, or 0 where only the query's times could tell.
 fn millis(d: Option<&DurationExpr>) -> i64 {
     match d {
-        Some(DurationExpr::Literal(n)) => (n.value * 1000.0).round() as i64,
+        Some(DurationExpr::Literal(n)) => n.millis(),
         _ => 0,
     }
 }

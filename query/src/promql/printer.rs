@@ -115,7 +115,7 @@ fn offset(o: &Option<DurationExpr>) -> String {
         None => String::new(),
         // An offset of a plain number is seconds; written back as the duration it is.
         Some(DurationExpr::Literal(n)) => {
-            let ms = (n.value * 1000.0).round() as i64;
+            let ms = n.millis();
             if ms == 0 { String::new() } else { format!(" offset {}", duration(ms)) }
         }
         Some(d) => format!(" offset {d}"),
@@ -147,7 +147,7 @@ impl fmt::Display for DurationExpr {
 /// A range or step: plain numbers are shown as durations.
 fn range(d: &DurationExpr) -> String {
     match d {
-        DurationExpr::Literal(n) => duration((n.value * 1000.0).round() as i64),
+        DurationExpr::Literal(n) => duration(n.millis()),
         d => d.to_string(),
     }
 }

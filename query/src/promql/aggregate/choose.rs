@@ -49,8 +49,10 @@ pub(super) fn check_params(plan: &Plan<'_>, ann: &mut Annotations) -> Result<boo
             }
         }
         AggregateOp::Quantile => {
+            // A NaN among them hides what else may be wrong.
             if any_nan {
                 ann.invalid_quantile(f64::NAN, plan.param_span);
+                return Ok(true);
             }
             if max > 1.0 {
                 ann.invalid_quantile(max, plan.param_span);

@@ -36,8 +36,10 @@ const EMPTY: Cell = Cell { n: 0.0, a: 0.0, b: 0.0, incremental: false };
 enum HistCell {
     Sum(Accumulator),
     Mean(HistogramMean),
-    /// Exponential and custom buckets met.
+    /// Exponential and custom buckets met: nothing more is looked at.
     Incompatible,
+    /// A float came first, so that nothing will come of the histograms.
+    AfterFloat,
 }
 
 #[derive(Default)]
@@ -69,7 +71,11 @@ pub(super) fn fold(plan: &Plan<'_>, pipe: &Pipe, ann: &mut Annotations) -> Resul
                 s.cells.push(vec![EMPTY; n]);
                 s.hists.push(Vec::new());
             }
-            let any = floats(plan.op, &mut s.cells[g], item.v);
+            let any = if s.hists[g].is_empty() {
+                floats(plan.op, &mut s.cells[g], item.v)
+            } else {
+                floats(plan.op, &mut s.cells[g], &still_wanted(item.v, &s.hists[g]))
+            };
             let hist = !item.h.is_empty() && histograms(plan, &mut s.cells[g], &mut s.hists[g], item, ann);
             if (any || hist) && item.drop_name() {
                 s.groups.drop_name[g] = true;
@@ -102,6 +108,12 @@ pub(super) fn fold(plan: &Plan<'_>, pipe: &Pipe, ann: &mut Annotations) -> Resul
         },
     )?;
     Ok(finish(plan, state, ann))
+}
+
+/// The floats of a series but for those of steps where the group has failed already.
+fn still_wanted(v: &[f64], hists: &[HistStep]) -> Vec<f64> {
+    let failed = |h: &HistStep| matches!(h.cell, Some(HistCell::Incompatible));
+    v.iter().zip(hists).map(|(v, h)| if failed(h) { ABSENT } else { *v }).collect()
 }
 
 /// Folds a series' floats in; whether it has any.
@@ -213,7 +225,7 @@ fn histograms(plan: &Plan<'_>, cells: &mut [Cell], hists: &mut Vec<HistStep>, it
                 if hists.is_empty() {
                     hists.resize_with(cells.len(), HistStep::default);
                 }
-                add_hist(plan, &mut hists[i], h, item, ann);
+                add_hist(plan, cells[i].n > 0.0, &mut hists[i], h, item, ann);
             }
             op => {
                 ann.histogram_ignored_in_aggregation(op.as_str(), plan.inner);
@@ -225,8 +237,12 @@ fn histograms(plan: &Plan<'_>, cells: &mut [Cell], hists: &mut Vec<HistStep>, it
     any
 }
 
-fn add_hist(plan: &Plan<'_>, s: &mut HistStep, h: &Hist, item: &Item<'_>, ann: &mut Annotations) {
-    if matches!(s.cell, Some(HistCell::Incompatible)) {
+fn add_hist(plan: &Plan<'_>, floats: bool, s: &mut HistStep, h: &Hist, item: &Item<'_>, ann: &mut Annotations) {
+    if matches!(s.cell, Some(HistCell::Incompatible | HistCell::AfterFloat)) {
+        return;
+    }
+    if floats && s.cell.is_none() {
+        s.cell = Some(HistCell::AfterFloat);
         return;
     }
     s.notes.see(h);
@@ -238,7 +254,7 @@ fn add_hist(plan: &Plan<'_>, s: &mut HistStep, h: &Hist, item: &Item<'_>, ann: &
         }
         Some(HistCell::Sum(acc)) => acc.add(h).map(|c| c.reconciled),
         Some(HistCell::Mean(m)) => m.add(h),
-        Some(HistCell::Incompatible) => Ok(false),
+        Some(HistCell::Incompatible | HistCell::AfterFloat) => Ok(false),
     };
     match reconciled {
         Ok(r) => s.notes.reconciled |= r,
@@ -284,17 +300,17 @@ fn finish(plan: &Plan<'_>, state: State, ann: &mut Annotations) -> Vec<Series> {
             if let Some(s) = hists.get_mut(i)
                 && let Some(cell) = s.cell.take()
             {
+                if s.notes.reconciled {
+                    ann.bounds_reconciled(HistogramOp::Agg, plan.inner);
+                }
                 if c.n > 0.0 {
                     ann.mixed_floats_histograms_agg(plan.inner);
                     continue;
                 }
-                if s.notes.reconciled {
-                    ann.bounds_reconciled(HistogramOp::Agg, plan.inner);
-                }
                 let mut h = match cell {
                     HistCell::Sum(a) => a.finish(),
                     HistCell::Mean(m) => m.finish(),
-                    HistCell::Incompatible => continue,
+                    HistCell::Incompatible | HistCell::AfterFloat => continue,
                 };
                 if s.notes.reset && s.notes.not_reset {
                     ann.reset_collision(HistogramOp::Agg, plan.inner);

@@ -69,10 +69,12 @@ pub(crate) fn aggregate(
             // Where the input is pinned by @, so is the parameter: it is taken once, at the start.
         }
     }
+    let mut pipe = ev.pipe(inner, steps, uses, ann)?;
     if !choose::check_params(&plan, ann)? {
+        // Nothing comes out, but what is to be said of the input is said.
+        pipe.collect(ev.ctx, ann)?;
         return Ok(Vec::new());
     }
-    let mut pipe = ev.pipe(inner, steps, uses, ann)?;
     if matches!(a.op, AggregateOp::Count | AggregateOp::Group) {
         pipe.only_presence();
     }

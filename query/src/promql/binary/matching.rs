@@ -7,7 +7,7 @@ use hashbrown::{HashMap, HashSet};
 use strandline_storage::model::{Labels, METRIC_NAME};
 
 use super::super::annotations::Annotations;
-use super::super::ast::{Binary, BinaryOp, Cardinality, Matching, Span};
+use super::super::ast::{Binary, Cardinality, Matching, Span};
 use super::super::error::{Error, Result};
 use super::super::eval::context::{Context, Steps};
 use super::super::eval::series::{Sample, Series, is_absent, is_metadata_label, same_labelset};
@@ -84,6 +84,8 @@ struct Matcher<'a> {
     steps: Steps,
     /// The operands stand the other way round: `group_right`.
     swapped: bool,
+    /// Steps at which the many side has no sample at all: there nothing is matched, so nothing can be ambiguous.
+    idle: Vec<bool>,
     out: Vec<Series>,
     index: HashMap<Labels, usize, RandomState>,
 }
@@ -101,7 +103,7 @@ pub(super) fn binary(
 ) -> Result<Vec<Series>> {
     let swapped = m.card == Cardinality::OneToMany;
     let (many, one) = if swapped { (rhs, lhs) } else { (lhs, rhs) };
-    let (fill_many, fill_one) = (m.fill_left, m.fill_right);
+    let (fill_many, fill_one) = if swapped { (m.fill_right, m.fill_left) } else { (m.fill_left, m.fill_right) };
     let mut sigs = Signatures::new(m);
     let mut groups: Vec<Group> = Vec::new();
     let mut order: Vec<usize> = Vec::new();
@@ -121,7 +123,9 @@ pub(super) fn binary(
         }
         groups[g].one.push(i);
     }
-    let mut x = Matcher { b, m, span, steps, swapped, out: Vec::new(), index: HashMap::with_hasher(RandomState::default()) };
+    let ambiguous = groups.iter().any(|g| g.one.len() > 1) && fill_many.is_none() && fill_one.is_none();
+    let idle = if ambiguous { (0..steps.n).map(|i| !many.iter().any(|s| s.has(i))).collect() } else { Vec::new() };
+    let mut x = Matcher { b, m, span, steps, swapped, idle, out: Vec::new(), index: HashMap::with_hasher(RandomState::default()) };
     for g in order {
         ctx.check()?;
         let Group { many: ms, one: os } = &groups[g];
@@ -198,16 +202,22 @@ impl Matcher<'_> {
             return Ok(());
         }
         for i in 0..self.steps.n {
-            if let (Some(a), Some(b)) = (many.get(i), one.get(i)) {
-                self.element(row, i, &a, &b, ann)?;
+            if let (Some(a), Some(b)) = (many.get(i), one.get(i))
+                && let Some(made) = self.combine(&a, &b, ann)
+            {
+                self.put(row, i, made)?;
             }
         }
         Ok(())
     }
 
-    fn element(&mut self, row: usize, i: usize, many: &Sample, one: &Sample, ann: &mut Annotations) -> Result<()> {
+    /// What the operator makes of two samples, and whether it stays; nothing where the types don't fit.
+    fn combine(&self, many: &Sample, one: &Sample, ann: &mut Annotations) -> Option<(Made, bool)> {
         let (a, b) = if self.swapped { (one, many) } else { (many, one) };
-        let Some((made, keep)) = samples(self.b.op, operand(a), operand(b), self.span, ann) else { return Ok(()) };
+        samples(self.b.op, operand(a), operand(b), self.span, ann)
+    }
+
+    fn put(&mut self, row: usize, i: usize, (made, keep): (Made, bool)) -> Result<()> {
         let s = if self.b.return_bool {
             Sample::F(f64::from(u8::from(keep)))
         } else if keep {
@@ -243,6 +253,9 @@ impl Matcher<'_> {
         for o in os {
             if !one[*o].has(i) {
                 continue;
+            }
+            if self.idle.get(i).is_some_and(|idle| *idle) {
+                return Ok(Some(*o));
             }
             if let Some(f) = found {
                 let (mut a, mut b) = (&one[f].labels, &one[*o].labels);
@@ -281,68 +294,59 @@ impl Matcher<'_> {
         let mut inserted: HashSet<Labels, RandomState> = HashSet::with_hasher(RandomState::default());
         for i in 0..self.steps.n {
             let right = self.one_at(one, os, i)?;
-            let mut matched = 0usize;
+            let mut matched = false;
             inserted.clear();
-            let left: Vec<usize> = ms.iter().copied().filter(|l| many[*l].has(i)).collect();
-            let mut pairs: Vec<(Option<usize>, Option<usize>)> = Vec::with_capacity(left.len() + 1);
+            let mut pairs: Vec<Pair> = Vec::with_capacity(ms.len() + 1);
             if right.is_some() || fill_one.is_some() {
-                pairs.extend(left.iter().map(|l| (Some(*l), right)));
+                pairs.extend(ms.iter().filter(|l| many[**l].has(i)).map(|l| (Some(*l), right)));
             }
-            if pairs.is_empty() && right.is_some() && fill_many.is_some() {
-                pairs.push((None, right));
-            }
-            for (l, r) in pairs {
+            // One series stands for those missing on the many side; so it does where what is there does not fit.
+            let stand_in: Pair = (None, right);
+            for (l, r) in pairs.into_iter().chain([stand_in]) {
+                if l.is_none() && (matched || r.is_none()) {
+                    continue;
+                }
                 let sample = |s: &[Series], at: Option<usize>, fill: Option<f64>| match at {
                     Some(x) => s[x].get(i),
                     None => fill.map(Sample::F),
                 };
                 let (Some(a), Some(b)) = (sample(many, l, fill_many), sample(one, r, fill_one)) else { continue };
-                // Types that don't fit give no result and count for no match.
-                let fits = self.fits(&a, &b);
+                let Some(made) = self.combine(&a, &b, ann) else { continue };
                 let (row, labels) = match rows.get(&(l, r)) {
                     Some(x) => x.clone(),
                     None => {
-                        let of = |s: &[Series], at: Option<usize>, other: &Labels| match at {
-                            Some(x) => s[x].labels.clone(),
-                            None => match_labels(self.m, other),
-                        };
-                        let empty = Labels::empty();
-                        let r_labels = r.map_or(&empty, |x| &one[x].labels);
-                        let many_labels = of(many, l, r_labels);
-                        let one_labels = of(one, r, &many_labels);
-                        let labels = self.labels(&many_labels, &one_labels);
-                        let row = self.row(labels.clone(), l.is_some_and(|x| many[x].drop_name));
-                        rows.insert((l, r), (row, labels.clone()));
-                        (row, labels)
+                        let new = self.pair_row(many, one, l, r);
+                        rows.insert((l, r), new.clone());
+                        new
                     }
                 };
-                if fits {
-                    if self.m.card == Cardinality::OneToOne {
-                        if matched > 0 {
-                            return Err(Error::exec(
-                                "multiple matches for labels: many-to-one matching must be explicit (group_left/group_right)",
-                            ));
-                        }
-                    } else if !inserted.insert(labels) {
-                        return Err(Error::exec("multiple matches for labels: grouping labels must ensure unique matches"));
+                if self.m.card == Cardinality::OneToOne {
+                    if matched {
+                        return Err(Error::exec(
+                            "multiple matches for labels: many-to-one matching must be explicit (group_left/group_right)",
+                        ));
                     }
-                    matched += 1;
+                } else if !inserted.insert(labels) {
+                    return Err(Error::exec("multiple matches for labels: grouping labels must ensure unique matches"));
                 }
-                self.element(row, i, &a, &b, ann)?;
+                matched = true;
+                self.put(row, i, made)?;
             }
         }
         Ok(())
     }
 
-    fn fits(&self, a: &Sample, b: &Sample) -> bool {
-        use BinaryOp::*;
-        let (a, b) = if self.swapped { (b, a) } else { (a, b) };
-        match (a, b) {
-            (Sample::F(_), Sample::F(_)) => !self.b.op.is_trim(),
-            (Sample::F(_), Sample::H(_)) => self.b.op == Mul,
-            (Sample::H(_), Sample::F(_)) => matches!(self.b.op, Mul | Div | TrimUpper | TrimLower),
-            (Sample::H(_), Sample::H(_)) => matches!(self.b.op, Add | Sub | Eq | Ne),
-        }
+    /// The row of a pair and its labels; a missing series has those that the other one is matched by.
+    fn pair_row(&mut self, many: &[Series], one: &[Series], l: Option<usize>, r: Option<usize>) -> (usize, Labels) {
+        let of = |s: &[Series], at: Option<usize>, other: &Labels| match at {
+            Some(x) => s[x].labels.clone(),
+            None => match_labels(self.m, other),
+        };
+        let empty = Labels::empty();
+        let many_labels = of(many, l, r.map_or(&empty, |x| &one[x].labels));
+        let one_labels = of(one, r, &many_labels);
+        let labels = self.labels(&many_labels, &one_labels);
+        (self.row(labels.clone(), l.is_some_and(|x| many[x].drop_name)), labels)
     }
 }
 

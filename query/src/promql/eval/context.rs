@@ -222,7 +222,11 @@ impl<'a> Context<'a> {
         if secs.is_nan() || secs.abs() > i64::MAX as f64 / 1e9 {
             return Err(Error::exec("duration is out of range"));
         }
-        Ok((secs * 1000.0).round() as i64)
+        Ok(match d {
+            // What was worked out is not rounded.
+            DurationExpr::Literal(n) => n.millis(),
+            _ => (secs * 1000.0) as i64,
+        })
     }
 
     pub fn offset(&self, d: &Option<DurationExpr>) -> Result<i64> {

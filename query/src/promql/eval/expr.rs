@@ -294,7 +294,7 @@ impl<'a> Evaluator<'a> {
         }
         if let Some(part) = DatePart::by_name(name) {
             let Some(a) = c.args.first() else {
-                let v = (0..steps.n).map(|i| part.of(steps.at(i).div_euclid(1000) as f64)).collect();
+                let v = (0..steps.n).map(|i| part.of((steps.at(i) / 1000) as f64)).collect();
                 return rows(vec![Series { v, ..Series::default() }]);
             };
             let f = Box::new(move |_, v| part.of(v));

@@ -41,8 +41,10 @@ impl Evaluator<'_> {
         }
         for r in &mut rows {
             let Some(caps) = re.captures(r.labels.value(&src)) else { continue };
-            let mut value = String::new();
-            caps.expand(&replacement, &mut value);
+            let value = expand(&replacement, |name| match group_number(name) {
+                Some(n) => caps.get(n).map_or("", |m| m.as_str()),
+                None => caps.name(name).map_or("", |m| m.as_str()),
+            });
             let mut b = r.labels.to_builder();
             b.set(&dst, &value);
             r.labels = b.build();
@@ -105,6 +107,40 @@ impl Evaluator<'_> {
         });
         Ok(rows)
     }
+}
+
+/// The template with `$name`, `${name}` and `$$` filled in. Go's rules: the longest name counts, and a `$` before none
+/// stands for itself.
+fn expand<'a>(template: &str, group: impl Fn(&str) -> &'a str) -> String {
+    let mut out = String::new();
+    let mut rest = template;
+    while let Some((before, after)) = rest.split_once('$') {
+        out.push_str(before);
+        rest = after;
+        if let Some(after) = rest.strip_prefix('$') {
+            out.push('$');
+            rest = after;
+            continue;
+        }
+        let (braced, inner) = rest.strip_prefix('{').map_or((false, rest), |inner| (true, inner));
+        let end = inner.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(inner.len());
+        let (name, after) = inner.split_at(end);
+        let after = if braced { after.strip_prefix('}') } else { Some(after) };
+        match after {
+            Some(after) if !name.is_empty() => {
+                out.push_str(group(name));
+                rest = after;
+            }
+            _ => out.push('$'),
+        }
+    }
+    out + rest
+}
+
+/// The number of a group; with a leading zero it would be a name.
+fn group_number(name: &str) -> Option<usize> {
+    let number = name.bytes().all(|b| b.is_ascii_digit()) && (name.len() == 1 || !name.starts_with('0'));
+    if number { name.parse().ok() } else { None }
 }
 
 /// Order in which runs of digits count as numbers.

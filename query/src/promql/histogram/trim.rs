@@ -66,7 +66,7 @@ fn split(b: &Bucket, at: f64, upper: bool, is_positive: bool, custom: bool) -> (
 }
 
 /// Nothing is known of how observations lie in a bucket of infinite width, so it goes as a whole or stays,
-/// save that a first bucket with a positive bound is taken to start at zero.
+/// save that a first bucket with a positive bound is taken to start at zero where it is cut above zero.
 fn split_infinite(b: &Bucket, at: f64, upper: bool) -> (f64, f64) {
     if b.lower == f64::NEG_INFINITY {
         let from_zero = b.upper > 0.0 && b.upper != f64::INFINITY;
@@ -75,7 +75,6 @@ fn split_infinite(b: &Bucket, at: f64, upper: bool) -> (f64, f64) {
             true if at > 0.0 && from_zero => (b.count * at / b.upper, at / 2.0),
             true if b.upper <= 0.0 => (b.count, at),
             false if at >= 0.0 && b.upper > at && from_zero => (b.count * (1.0 - at / b.upper), (at + b.upper) / 2.0),
-            false if at < 0.0 && from_zero => (b.count, b.upper / 2.0),
             _ => (0.0, 0.0),
         };
     }

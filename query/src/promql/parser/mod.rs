@@ -100,6 +100,7 @@ impl<'a> Parser<'a> {
 
     fn unexpected<T>(&self, context: &str, expected: &str) -> PResult<T> {
         let t = self.peek();
+        self.balanced(t)?;
         let mut msg = String::from("unexpected ");
         match t.tok {
             Tok::Eof => msg.push_str("end of input"),
@@ -130,6 +131,22 @@ impl<'a> Parser<'a> {
             msg.push_str(expected);
         }
         self.fail(t.span, msg)
+    }
+
+    /// Says so where a parenthesis or bracket has no partner, which tells more than that `t` was not expected.
+    fn balanced(&self, t: Token) -> PResult<()> {
+        let depth = |open, close| {
+            let before = &self.toks[..self.pos];
+            let count = |tok| before.iter().filter(|t| t.tok == tok).count();
+            count(open) as i64 - count(close) as i64
+        };
+        let (parens, brackets) = (depth(Tok::LParen, Tok::RParen), depth(Tok::LBracket, Tok::RBracket));
+        match t.tok {
+            Tok::Eof if parens > 0 => self.fail(t.span, "unclosed left parenthesis"),
+            Tok::Eof if brackets > 0 => self.fail(t.span, "unclosed left bracket"),
+            Tok::RParen if parens == 0 => self.fail(Span::new(t.span.end, t.span.end), "unexpected right parenthesis ')'"),
+            _ => Ok(()),
+        }
     }
 
     fn expect(&mut self, tok: Tok, context: &str, expected: &str) -> PResult<Token> {
@@ -397,9 +414,6 @@ impl<'a> Parser<'a> {
                     return self.fail(t.span, "trailing commas not allowed in function call args");
                 }
             }
-        }
-        if self.peek().tok == Tok::Eof {
-            return self.fail(self.peek().span, "unclosed left parenthesis");
         }
         let close = self.expect(Tok::RParen, "", "")?;
         Ok((args, close))

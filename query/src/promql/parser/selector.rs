@@ -3,7 +3,7 @@
 use strandline_storage::model::{METRIC_NAME, MatchOp, Matcher};
 
 use super::super::ast::*;
-use super::super::gofmt::plain;
+use super::super::gofmt::fixed;
 use super::super::lexer::{Tok, unquote};
 use super::{PResult, Parser, is_valid_label_name};
 
@@ -22,9 +22,7 @@ impl Parser<'_> {
             end = self.bump();
         }
         if !sel.name.is_empty() {
-            if start.tok == Tok::Ident
-                && let Some(m) = sel.matchers.iter().find(|m| m.name == METRIC_NAME)
-            {
+            if let Some(m) = sel.matchers.iter().find(|m| m.name == METRIC_NAME) {
                 let msg = format!("metric name must not be set twice: {:?} or {:?}", sel.name, m.value);
                 return self.fail(start.span.to(end.span), msg);
             }
@@ -49,15 +47,11 @@ impl Parser<'_> {
                 Tok::Re => MatchOp::Regex,
                 Tok::NotRe => MatchOp::NotRegex,
                 Tok::Comma | Tok::RBrace if quoted => {
-                    // {"metric.name"}: a quoted name without an operator is the metric's.
-                    if !sel.name.is_empty() {
-                        let msg = format!("metric name must not be set twice: {:?} or {name:?}", sel.name);
-                        return self.fail(t.span, msg);
-                    }
+                    // {"metric.name"}: a quoted name without an operator is a matcher on the metric's name.
                     if !is_valid_label_name(&name) {
                         return self.fail(t.span, format!("invalid metric name {name:?}"));
                     }
-                    sel.name = name;
+                    sel.matchers.push(Matcher::equal(METRIC_NAME, name));
                     if self.peek().tok == Tok::Comma {
                         self.bump();
                     }
@@ -106,7 +100,7 @@ impl Parser<'_> {
                 let ExprKind::Vector(selector) = e.kind else {
                     return self.fail(brackets, "ranges only allowed for vector selectors");
                 };
-                if selector.offset.is_some() {
+                if selector.offset.as_ref().is_some_and(is_set) {
                     return self.fail(brackets, "no offset modifiers allowed before range");
                 }
                 if selector.at.is_some() {
@@ -152,7 +146,7 @@ impl Parser<'_> {
                 return self.fail(e.span, msg);
             }
         };
-        if slot.is_some() {
+        if slot.as_ref().is_some_and(is_set) {
             return self.fail(e.span, "offset may not be set multiple times");
         }
         *slot = Some(d);
@@ -175,8 +169,7 @@ impl Parser<'_> {
             }
             let v = self.signed_number("@")?;
             if !v.is_finite() || (v * 1000.0).abs() >= i64::MAX as f64 {
-                let shown = if v.is_finite() { format!("{v:.6}") } else { plain(v) };
-                return self.fail(e.span, format!("timestamp out of bounds for @ modifier: {shown}"));
+                return self.fail(e.span, format!("timestamp out of bounds for @ modifier: {}", fixed(v)));
             }
             At::Time((v * 1000.0).round() as i64)
         };
@@ -216,4 +209,9 @@ impl Parser<'_> {
         e.span = e.span.to(word.span);
         Ok(())
     }
+}
+
+/// An offset of zero is none.
+fn is_set(d: &DurationExpr) -> bool {
+    !matches!(d, DurationExpr::Literal(n) if n.value == 0.0)
 }

@@ -185,6 +185,10 @@ fn between(
     if at == b.0 {
         return Ok((**b.1).clone());
     }
+    if a.1.uses_custom_buckets() != b.1.uses_custom_buckets() {
+        // Not even a reset leads from one kind to the other.
+        return Err(Incompatible);
+    }
     let fraction = (at - a.0) as f64 / (b.0 - a.0) as f64;
     let mut out = (**b.1).clone();
     if counter && detect_reset(b.1, a.1) {

@@ -5,6 +5,7 @@ use strandline_storage::model::{CounterReset, FloatHistogram};
 use super::super::annotations::{Annotations, HistogramOp};
 use super::super::error::{Error, Result};
 use super::super::eval::series::Hist;
+use super::super::gofmt::fixed;
 use super::super::histogram::arith::{Accumulator, Incompatible, div, kahan};
 use super::super::histogram::quantile::of_values;
 use super::{Name, Out, Window, WindowFn, WindowSpec, Work, sliding};
@@ -37,19 +38,19 @@ pub(super) fn call(spec: &WindowSpec, w: &Window<'_>, work: &mut Work<'_>, name:
         }
         _ => {}
     }
-    // Everything below looks at floats only.
-    if w.ft.is_empty() {
-        return Ok(Out::None);
-    }
     let param = |i: usize| spec.params.get(i).and_then(|p| p.get(w.step)).copied().unwrap_or(f64::NAN);
     if spec.func == DoubleExponentialSmoothing {
         let (sf, tf) = (param(0), param(1));
         if sf <= 0.0 || sf >= 1.0 {
-            return Err(Error::exec(format!("invalid smoothing factor. Expected: 0 < sf < 1, got: {sf:.6}")));
+            return Err(Error::exec(format!("invalid smoothing factor. Expected: 0 < sf < 1, got: {}", fixed(sf))));
         }
         if tf <= 0.0 || tf >= 1.0 {
-            return Err(Error::exec(format!("invalid trend factor. Expected: 0 < tf < 1, got: {tf:.6}")));
+            return Err(Error::exec(format!("invalid trend factor. Expected: 0 < tf < 1, got: {}", fixed(tf))));
         }
+    }
+    // Everything below looks at floats only.
+    if w.ft.is_empty() {
+        return Ok(Out::None);
     }
     if spec.func == QuantileOverTime {
         let q = param(0);
