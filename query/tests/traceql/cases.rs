@@ -94,7 +94,11 @@ const CASES: &[(&str, &str)] = &[
     ("{ nil != span.cached }", "A:a,f"),
     ("{ span.blob != nil }", "A:c"),
     ("{ span.blob = \"x\" }", ""),
-    ("{ nil = nil && name = \"a\" }", "A:a"),
+    ("{ nil = nil && name = \"a\" }", ""),
+    ("{ nil != nil || name = \"a\" }", "A:a"),
+    ("{ duration / span.rows > 1 }", "A:d,e"),
+    ("{ -span.n }", ""),
+    ("{ span.n + span.rows }", ""),
     ("{ span.n = 3 }", "B:g,h"),
     ("{ span.n > 3 }", "B:i"),
     ("{ span.n = 4.5 }", "B:i"),
@@ -218,9 +222,9 @@ const CASES: &[(&str, &str)] = &[
     ("{} | by(1 + span.version)", "D:m,k,l C:j B:g,h,i A:b/a,c,d,e,f"),
     ("{} | by(resource.service.name) | ({ kind = server } > { kind = client })", "A:d,e/b"),
     ("{ name = \"a\" } | select(span.path)", "A:a"),
-    ("({ kind = client } | count() > 2) && { status = ok }", "A:a,b,d,e"),
-    ("({ kind = client } | count() > 5) || { status = ok }", "A:a"),
-    ("({} | count() > 3 | { kind = client }) < { kind = server }", "A:a,c"),
+    ("({ kind = client } | count() > 2) && ({ status = ok })", "A:a,b,d,e"),
+    ("({ kind = client } | count() > 5) || ({ status = ok })", "A:a"),
+    ("({} | count() > 3 | { kind = client }) < ({ kind = server })", "A:a,c"),
 ];
 
 fn letter(trace: u8) -> char {
