@@ -29,6 +29,12 @@ const CASES: &[(&str, &[&str])] = &[
     ),
     ("{ name < \"c\" } | count_over_time() by (.version)", &[".version=1: 1 0 0 0", ".version=7: 1 0 0 0"]),
     ("{ name < \"c\" } | count_over_time() by (span.path)", &["span.path=/cart: 1 0 0 0", "span.path=nil: 1 0 0 0"]),
+    (
+        "{ name < \"c\" } | count_over_time() by (span.path, span.version, span.missing)",
+        &["span.path=/cart: 1 0 0 0", "span.version=7: 1 0 0 0"],
+    ),
+    ("{ name < \"c\" } | count_over_time() by (span.missing, span.absent)", &["span.missing=nil: 2 0 0 0"]),
+    ("{ name = \"a\" } | quantile_over_time(duration, 1) by (span.missing)", &["p=1: 0.134217728 0 0 0"]),
     ("{ kind = client } | count_over_time() by (rootName)", &["rootName=a: 3 0 0 0"]),
     ("{} | min_over_time(duration)", &["__name__=min_over_time: 0.01 0.1 0.03 0.005"]),
     ("{} | max_over_time(duration)", &["__name__=max_over_time: 0.1 0.5 0.03 0.04"]),
@@ -37,6 +43,10 @@ const CASES: &[(&str, &[&str])] = &[
         "{ resource.service.name = \"shop\" } | avg_over_time(duration) by (kind)",
         &["kind=client: 0.0175 - - -", "kind=internal: - 0.2 - -", "kind=server: 0.05 - - -"],
     ),
+    ("{} | max_over_time(duration) > 50ms", &["__name__=max_over_time: 0.1 0.5 - -"]),
+    ("{} | max_over_time(duration) > -1s", &["__name__=max_over_time: 0.1 0.5 0.03 0.04"]),
+    ("({} | max_over_time(duration)) * 1s", &["__name__=max_over_time: 0.1 0.5 0.03 0.04"]),
+    ("{} | max_over_time(name)", &[]),
     ("{} | max_over_time(span.n)", &["__name__=max_over_time: - 4.5 -1 -"]),
     ("{} | sum_over_time(span.missing)", &[]),
     ("{} | quantile_over_time(span.n, 1)", &["p=1: 0 8 0 0"]),
@@ -70,6 +80,11 @@ const CASES: &[(&str, &[&str])] = &[
     (
         "{ resource.service.name = \"shop\" } | compare({ status = error }, 1)",
         &["__meta_type=baseline name=c: 1 0 0 0", "__meta_type=baseline resource.service.name=shop: 2 2 0 0"],
+    ),
+    // The selection's window is open at its end: a begins at its start and is selected, g at its end and is not.
+    (
+        "{} | compare({}, 5, 1700000040001000000, 1700000100001000000)",
+        &["__meta_type=selection name=a: 1 0 0 0", "__meta_type=baseline name=g: 0 1 0 0"],
     ),
 ];
 

@@ -314,6 +314,12 @@ impl Sink for Accumulator {
         };
         let mut out = Vec::new();
         for mut g in self.groups {
+            // A label without a value is no label; of a series without any, the first says so.
+            let first = g.labels.first().cloned();
+            g.labels.retain(|l| l.1 != Val::Nil);
+            if g.labels.is_empty() && !matches!(g.cells, Cells::Histograms(_)) {
+                g.labels.extend(first);
+            }
             g.exemplars.sort_by_key(|e| e.1.timestamp_ms);
             let exemplars = g.exemplars;
             let mut series = |extra: Option<(&str, f64)>, values: Vec<f64>| {
