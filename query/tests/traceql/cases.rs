@@ -50,6 +50,8 @@ const CASES: &[(&str, &str)] = &[
     ("{ span:childCount = 2 }", "B:g A:a,c"),
     ("{ span:childCount > 0 && kind = client }", "A:b"),
     ("{ trace:id = \"02020202020202020202020202020202\" }", "B:g,h,i"),
+    ("{ trace:id = \"2020202020202020202020202020202\" }", "B:g,h,i"),
+    ("{ \"0002020202020202020202020202020202\" = trace:id && name = \"g\" }", "B:g"),
     ("{ trace:duration > 90ms }", "B:g,h,i A:a,b,c,d,e,f"),
     ("{ traceDuration = 500ms && name = \"i\" }", "B:i"),
     ("{ traceDuration < 35ms }", "C:j"),

@@ -138,4 +138,27 @@ fn slots(source: &Memory, report: &mut Report) {
     o.step_nano = 1;
     let many = query_range(source, &q, &o).is_err();
     report.check("too many slots", if many { Ok(()) } else { Err("accepted".into()) });
+    exemplars(source, report);
+}
+
+/// Exemplars are of samples that are there, and limited over all series.
+fn exemplars(source: &Memory, report: &mut Report) {
+    let counts = |query: &str| {
+        let mut o = MetricsOptions::new(T0, T0 + 4 * MINUTE);
+        (o.step_nano, o.exemplars) = (MINUTE, 100);
+        let r = query_range(source, &parse(query).expect("valid"), &o).expect("series");
+        format!("{:?}", r.series.iter().map(|s| s.exemplars.len()).collect::<Vec<_>>())
+    };
+    for (query, want) in [
+        ("{} | rate()", "[4]"),
+        ("{} | rate() by (kind)", "[1, 1, 3, 1, 2]"),
+        ("{} | rate() by (kind) with (exemplars=7)", "[1, 1, 2, 1, 2]"),
+        ("{} | rate() by (kind) with (exemplars=2)", "[1, 1, 0, 0, 0]"),
+        ("{} | rate() by (kind) with (exemplars=false)", "[0, 0, 0, 0, 0]"),
+        ("{} | count_over_time() > 2", "[3]"),
+        ("{} | count_over_time() by (kind) | topk(1)", "[1, 1, 2]"),
+    ] {
+        let got = counts(query);
+        report.check(query, if got == want { Ok(()) } else { Err(format!("wanted {want}, got {got}")) });
+    }
 }

@@ -31,7 +31,7 @@ pub struct MetricsOptions {
     pub step_nano: u64,
     /// One slot from start to end.
     pub instant: bool,
-    /// Exemplars of a series at most.
+    /// Exemplars of all series together at most.
     pub exemplars: usize,
     /// Series at most; more fail the query.
     pub max_series: usize,
@@ -163,7 +163,36 @@ pub fn query_range(source: &dyn SpanSource, query: &Query, options: &MetricsOpti
     let mut series = evaluate(source, expr, &options, slots, &mut stats)?;
     series.retain(|s| s.values.iter().any(|v| !v.is_nan()));
     series.sort_by_key(labels_text);
+    limit_exemplars(&mut series, slots, options.exemplars);
     Ok(MetricsResult { timestamps_ms: slots.timestamps_ms(), series, stats })
+}
+
+/// Exemplars of samples that are there, `most` in all series together: one of each before a second of any.
+fn limit_exemplars(series: &mut [Series], slots: Slots, most: usize) {
+    for s in series.iter_mut() {
+        let values = std::mem::take(&mut s.values);
+        let there = |e: &Exemplar| {
+            // Within its millisecond, whose begin may lie on the border of a slot.
+            let slot = slots.of((e.timestamp_ms.max(0) as u64).saturating_mul(1_000_000) + 1);
+            slot.and_then(|i| values.get(i)).is_some_and(|v| !v.is_nan())
+        };
+        s.exemplars.retain(there);
+        s.values = values;
+    }
+    let mut left = most;
+    let mut round = 0;
+    let longest = series.iter().map(|s| s.exemplars.len()).max().unwrap_or(0);
+    let mut kept = vec![0; series.len()];
+    while left > 0 && round < longest {
+        for (s, kept) in series.iter().zip(&mut kept) {
+            if left > 0 && s.exemplars.len() > round {
+                *kept = round + 1;
+                left -= 1;
+            }
+        }
+        round += 1;
+    }
+    series.iter_mut().zip(kept).for_each(|(s, n)| s.exemplars.truncate(n));
 }
 
 fn labels_text(s: &Series) -> Vec<(String, String)> {

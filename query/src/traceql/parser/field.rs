@@ -22,7 +22,8 @@ impl Parser<'_> {
                     // A power binds to the right.
                     p.expr(if op == BinOp::Pow { op.binding() } else { op.binding() + 1 })?
                 };
-                left = Expr { node: ExprNode::Binary(op, Box::new(left), Box::new(right)), at };
+                let (l, r) = without_zeros(left, right);
+                left = Expr { node: ExprNode::Binary(op, Box::new(l), Box::new(r)), at };
             }
             Ok(left)
         })
@@ -117,6 +118,20 @@ impl Parser<'_> {
         self.advance();
         Ok(a)
     }
+}
+
+/// Ids of traces are compared without leading zeros.
+fn without_zeros(mut l: Expr, mut r: Expr) -> (Expr, Expr) {
+    let is_id = |e: &Expr| matches!(e.node, ExprNode::Attr(Attr::Intrinsic(Intrinsic::TraceId)));
+    match (&mut l, &mut r) {
+        (id, Expr { node: ExprNode::Static(Static::Str(s)), .. }) | (Expr { node: ExprNode::Static(Static::Str(s)), .. }, id)
+            if is_id(id) =>
+        {
+            *s = s.trim_start_matches('0').to_owned();
+        }
+        _ => {}
+    }
+    (l, r)
 }
 
 fn named(name: &str) -> Option<Static> {
