@@ -70,7 +70,25 @@ const CASES: &[(&str, &[&str])] = &[
     ("{} | count_over_time() > 100", &[]),
     ("({} | count_over_time()) * 2", &["__name__=count_over_time: 12 6 2 6"]),
     ("10 - ({} | count_over_time()) / 2", &["__name__=count_over_time: 7 8.5 9.5 8.5"]),
-    ("({ kind = client } | count_over_time()) / ({} | count_over_time())", &[": 0.5 0 0 0"]),
+    ("({ kind = client } | count_over_time()) / ({} | count_over_time())", &["__name__=(count_over_time / count_over_time): 0.5 0 0 0"]),
+    (
+        "({} | count_over_time() by (kind)) / ({ kind = client || kind = server } | count_over_time())",
+        &[
+            "kind=client: 0.6 0 - -",
+            "kind=consumer: 0 0 - -",
+            "kind=internal: 0.2 2 - -",
+            "kind=producer: 0 0 - -",
+            "kind=server: 0.4 1 - -",
+        ],
+    ),
+    (
+        "(({} | rate()) + ({} | rate())) / ({} | count_over_time() by (resource.service.name)) > 0.04",
+        &["resource.service.name=shop: 0.066666667 0.05 - -", "resource.service.name=web: 0.066666667 0.1 - -"],
+    ),
+    (
+        "({ kind = client } | max_over_time(duration)) + ({} | max_over_time(duration))",
+        &["__name__=(max_over_time + max_over_time): 0.16 0.5 0.03 0.04"],
+    ),
     (
         "({} | count_over_time() by (kind)) + ({ status = error } | count_over_time() by (kind))",
         &["kind=client: 4 0 0 0", "kind=server: 2 2 0 0"],
