@@ -170,7 +170,7 @@ impl<'a> Lexer<'a> {
         let digits = |s: &str| s.len() - s.trim_start_matches(|c: char| c.is_ascii_digit()).len();
         let mut n = digits(rest);
         let mut float = false;
-        if rest[n..].starts_with('.') && digits(&rest[n + 1..]) > 0 {
+        if rest[n..].starts_with('.') {
             n += 1 + digits(&rest[n + 1..]);
             float = true;
         }
@@ -187,6 +187,9 @@ impl<'a> Lexer<'a> {
         self.at += n;
         if float {
             return rest[..n].parse().map(Tok::Float).or_else(|_| self.fail(start, "a number that can't be read"));
+        }
+        if n > 1 && rest.starts_with('0') && rest[..n].contains(['8', '9']) {
+            return self.fail(start, "an octal number with a digit above 7");
         }
         rest[..n].parse().map(Tok::Int).or_else(|_| self.fail(start, "a number out of range"))
     }
@@ -390,6 +393,8 @@ mod tests {
             assert!(tokens(wrong).is_err(), "{wrong}");
         }
         assert!(tokens("99999999999999999999").is_err());
+        assert_eq!(lex("1. 08.5 007")[..3], [Tok::Float(1.0), Tok::Float(8.5), Tok::Int(7)]);
+        assert!(tokens("08").is_err());
     }
 
     #[test]

@@ -50,7 +50,7 @@ const CASES: &[(&str, &[&str])] = &[
     ("{} | max_over_time(span.n)", &["__name__=max_over_time: - 4.5 -1 -"]),
     ("{} | sum_over_time(span.missing)", &[]),
     ("{} | quantile_over_time(span.n, 1)", &["p=1: 0 8 0 0"]),
-    ("{ name = \"a\" } | quantile_over_time(duration, 0.5, 1)", &["p=0.5: 0.094906266 0 0 0", "p=1: 0.134217728 0 0 0"]),
+    ("{ name = \"a\" } | quantile_over_time(duration, 0.5, 1)", &["p=0.5: 0.134217728 0 0 0", "p=1: 0.134217728 0 0 0"]),
     (
         "{ kind = client } | histogram_over_time(duration)",
         &["__bucket=0.016777216: 1 0 0 0", "__bucket=0.033554432: 1 0 0 0", "__bucket=0.067108864: 1 0 0 0"],
@@ -173,6 +173,7 @@ fn exemplars(source: &Memory, report: &mut Report) {
         ("{} | rate() by (kind) with (exemplars=7)", "[1, 1, 2, 1, 2]"),
         ("{} | rate() by (kind) with (exemplars=2)", "[1, 1, 0, 0, 0]"),
         ("{} | rate() by (kind) with (exemplars=false)", "[0, 0, 0, 0, 0]"),
+        ("{ name = \"a\" || name = \"g\" } | quantile_over_time(duration, 0, 1)", "[1, 1]"),
         ("{} | count_over_time() > 2", "[3]"),
         ("{} | count_over_time() by (kind) | topk(1)", "[1, 1, 2]"),
     ] {
