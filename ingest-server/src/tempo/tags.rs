@@ -8,7 +8,7 @@ use strandline_query::traceql::{self, Root, TagOptions, TagValue};
 use strandline_storage::read::SpanSource;
 
 use super::http::{blocking, json_response};
-use super::params::Params;
+use super::params::{Params, percent_decode};
 use super::{TempoError, TempoState};
 
 /// Without a range the last hours are listed.
@@ -127,9 +127,15 @@ pub async fn names_v2(
     Ok(json_response(&json!({ "scopes": scopes, "metrics": {} })))
 }
 
-/// Some callers send the tag as a parameter too, with a placeholder in the path.
+/// Some callers send the tag as a parameter too, with a placeholder in the path; Grafana encodes it twice or thrice.
 fn tag_of(path: String, p: &Params) -> String {
-    p.get("tag").map_or(path, str::to_owned)
+    let mut tag = p.get("tag").map_or(path, str::to_owned);
+    for _ in 0..2 {
+        if tag.contains('%') {
+            tag = percent_decode(&tag, false);
+        }
+    }
+    tag
 }
 
 async fn list_values(state: TempoState, headers: HeaderMap, tag: String, p: Params) -> Result<Vec<TagValue>, TempoError> {

@@ -285,6 +285,11 @@ async fn tags_and_values() {
             serde_json::json!([{ "type": "string", "value": "GET /cart" }, { "type": "string", "value": "query" }]),
         ),
         ("/api/v2/search/tag/span.nowhere/values", serde_json::json!([])),
+        // Encoded twice, as Grafana sends them, in the path or beside it.
+        ("/api/v2/search/tag/event%253Aname/values", serde_json::json!([{ "type": "string", "value": "e" }])),
+        ("/api/v2/search/tag/x/values?tag=event%253Aname", serde_json::json!([{ "type": "string", "value": "e" }])),
+        ("/api/v2/search/tag/span.weird%2520key/values", serde_json::json!([{ "type": "bool", "value": "true" }])),
+        ("/api/v2/search/tag/span.%22weird%20key%22/values", serde_json::json!([{ "type": "bool", "value": "true" }])),
     ] {
         assert_eq!(json(&r, path).await["tagValues"], want, "{path}");
     }
