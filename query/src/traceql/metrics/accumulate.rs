@@ -64,8 +64,8 @@ fn bound(exponent: i32) -> f64 {
     if exponent == ZERO { 0.0 } else { 2f64.powi(exponent) }
 }
 
-/// The `q` quantile of numbers by power of two: the bound of the bucket that holds so many whole samples, and within a
-/// bucket interpolated on the logarithm, from the bound of the bucket before.
+/// The `q` quantile of numbers by power of two: the bound of the bucket that ends with the sample looked for, and within
+/// a bucket interpolated on the logarithm, so that it lies in the bucket of the exact quantile.
 fn quantile(q: f64, buckets: &BTreeMap<i32, u64>) -> f64 {
     let total: u64 = buckets.values().sum();
     if total == 0 {
@@ -73,19 +73,13 @@ fn quantile(q: f64, buckets: &BTreeMap<i32, u64>) -> f64 {
     }
     // One sample at least, and no part of one.
     let target = ((q * total as f64).ceil() as u64).max(1);
-    let (mut below, mut before) = (0, None);
+    let mut below = 0;
     for (e, n) in buckets {
-        if below + n == target {
-            return bound(*e);
-        }
-        if below + n > target {
-            let lower = before.unwrap_or(f64::from(*e) - 1.0);
+        if below + n >= target {
             let part = (target - below) as f64 / *n as f64;
-            return if *e == ZERO { 0.0 } else { 2f64.powf(lower + (f64::from(*e) - lower) * part) };
+            return if *e == ZERO { 0.0 } else { 2f64.powf(f64::from(*e) - 1.0 + part) };
         }
         below += n;
-        // Below zero's bucket lies nothing to interpolate from.
-        before = (*e != ZERO).then_some(f64::from(*e));
     }
     buckets.keys().next_back().map_or(0.0, |e| bound(*e))
 }
@@ -419,10 +413,9 @@ mod tests {
         let b: BTreeMap<i32, u64> = [(3, 4), (5, 4)].into();
         assert_eq!(quantile(1.0, &b), 32.0);
         assert_eq!(quantile(0.5, &b), 8.0);
-        // Two of the four above 8 make half the way to 32; of seven and a half samples, eight count.
-        assert_eq!(quantile(0.75, &b), 16.0);
+        // Two of the four above 16 make half the way to 32; of seven and a half samples, eight count.
+        assert!((quantile(0.75, &b) - 2f64.powf(4.5)).abs() < 1e-9);
         assert_eq!([quantile(0.0, &b), quantile(0.94, &b)], [2f64.powf(2.25), 32.0]);
-        assert_eq!(quantile(0.75, &[(ZERO, 4), (5, 4)].into()), 2f64.powf(4.5));
         assert_eq!(quantile(0.3, &[(ZERO, 4), (5, 4)].into()), 0.0);
         assert_eq!(quantile(0.5, &BTreeMap::new()), 0.0);
     }
