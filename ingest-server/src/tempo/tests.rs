@@ -314,7 +314,9 @@ async fn ways_of_older_and_of_other_callers() {
     let found = proto::SearchResponse::decode(body.as_slice()).unwrap();
     assert_eq!((found.traces[0].trace_id.as_str(), found.metrics.is_some()), ("abc", true));
     // A trace may be asked for from a time on.
-    assert_eq!(raw(&r, &format!("/api/traces/{ID}?start={NOW_S}"), "*/*").await.0, StatusCode::OK);
+    for range in [format!("start={NOW_S}"), format!("end={NOW_S}000"), "start=0&end=0".to_owned()] {
+        assert_eq!(raw(&r, &format!("/api/traces/{ID}?{range}"), "*/*").await.0, StatusCode::OK, "{range}");
+    }
     refused(&r, &format!("/api/v2/traces/{ID}?start=20&end=10"), StatusCode::BAD_REQUEST, "start").await;
     // A trace narrowed to some spans, with those above them or without.
     let narrowed = |q: &'static str| {

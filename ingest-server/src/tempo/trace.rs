@@ -20,7 +20,11 @@ async fn find(state: &TempoState, headers: &HeaderMap, id: &str, query: Option<&
     let id = TraceId::parse(id.trim()).ok_or_else(|| TempoError::bad_request("trace IDs can only contain hex characters, at most 32"))?;
     // Start and end narrow the search in Tempo; here they are checked, and the trace is whole whatever they say.
     let params = Params::parse(query);
-    params.open_range()?;
+    if let (Some(start @ 1..), Some(end @ 1..)) = (params.number("start")?, params.number("end")?)
+        && end <= start
+    {
+        return Err(TempoError::bad_request(format!("http parameter start must be before end. received start={start} end={end}")));
+    }
     blocking(state, headers, move |source| match params.partial() {
         true => Ok(source.trace_partial(id)?),
         false => Ok((source.trace(id)?, Warnings::new())),
