@@ -162,7 +162,15 @@ fn nanos(seconds: u32) -> u64 {
     u64::from(seconds) * 1_000_000_000
 }
 
+/// All that a search found, in one message.
+pub fn search_response(found: &SearchResult) -> proto::SearchResponse {
+    proto::SearchResponse { traces: found.traces.iter().map(trace).collect(), metrics: stats(&found.stats) }
+}
+
 async fn search(state: TempoState, headers: HeaderMap, r: proto::SearchRequest) -> Result<Vec<proto::SearchResponse>, TempoError> {
+    if r.end <= r.start && (r.start, r.end) != (0, 0) {
+        return Err(TempoError::bad_request(format!("start must be before end. received start={} end={}", r.start, r.end)));
+    }
     let ms = |v: u32| (v > 0).then(|| u64::from(v) * 1_000_000);
     let mut tags: Vec<(String, String)> = r.tags.into_iter().collect();
     tags.sort();
@@ -198,13 +206,12 @@ fn range(start: u32, end: u32) -> Option<(u64, u64)> {
 
 async fn tag_names(state: &TempoState, headers: &HeaderMap, r: proto::SearchTagsRequest) -> Result<Vec<(String, Vec<String>)>, TempoError> {
     let o = tags::options(range(r.start, r.end), u64::from(r.max_tags_per_scope), state);
-    blocking(state, headers, move |source| tags::names(source, Some(&r.scope), &o)).await
+    let filter = (!r.query.is_empty()).then_some(r.query);
+    blocking(state, headers, move |source| tags::names(source, Some(&r.scope), filter.as_deref(), &o)).await
 }
 
 async fn tags_v1(state: TempoState, headers: HeaderMap, r: proto::SearchTagsRequest) -> Result<Vec<proto::SearchTagsResponse>, TempoError> {
-    let mut tag_names: Vec<String> = tag_names(&state, &headers, r).await?.into_iter().flat_map(|s| s.1).collect();
-    tag_names.sort();
-    tag_names.dedup();
+    let tag_names = tags::flat(&r.scope.clone(), tag_names(&state, &headers, r).await?);
     Ok(vec![proto::SearchTagsResponse { tag_names, metrics: None }])
 }
 
@@ -244,6 +251,7 @@ async fn values_v2(
     headers: HeaderMap,
     r: proto::SearchTagValuesRequest,
 ) -> Result<Vec<proto::SearchTagValuesV2Response>, TempoError> {
+    tags::identifier(&r.tag_name)?;
     let found = tag_values(&state, &headers, r).await?;
     let tag_values = found.into_iter().map(|v| proto::TagValue { kind: v.kind.to_owned(), value: v.value }).collect();
     Ok(vec![proto::SearchTagValuesV2Response { tag_values, metrics: None }])

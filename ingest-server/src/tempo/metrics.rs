@@ -30,7 +30,8 @@ fn call(p: &Params, state: &TempoState, instant: bool) -> Result<MetricsCall, Te
     let now = state.clock.now_ms().max(0) as u64 * 1_000_000;
     let end = p.time("end")?.unwrap_or(now);
     let since = p.duration("since")?.unwrap_or(DEFAULT_SINCE_NANO);
-    let start = p.time("start")?.unwrap_or_else(|| end.saturating_sub(since));
+    // An end to come is no reason to begin later.
+    let start = p.time("start")?.unwrap_or_else(|| end.min(now).saturating_sub(since));
     let mut options = MetricsOptions::new(start, end);
     options.step_nano = p.duration("step")?.unwrap_or(0);
     options.exemplars = p.number("exemplars")?.unwrap_or(0).min(MAX_EXEMPLARS) as usize;

@@ -56,17 +56,35 @@ impl Params {
             .transpose()
     }
 
-    /// `start` and `end` in seconds, as Unix nanoseconds; both or neither.
-    pub fn range(&self) -> Result<Option<(u64, u64)>, TempoError> {
-        let (start, end) = (self.number("start")?, self.number("end")?);
-        match (start, end) {
-            (None | Some(0), None | Some(0)) => Ok(None),
-            (Some(s), Some(e)) if e > s => Ok(Some((s.saturating_mul(1_000_000_000), e.saturating_mul(1_000_000_000)))),
-            (Some(s), Some(e)) => {
-                Err(TempoError::bad_request(format!("http parameter start must be before end. received start={s} end={e}")))
-            }
-            _ => Err(TempoError::bad_request("start and end must be given together")),
+    /// Seconds since 1970, which callers must not mistake for milliseconds.
+    fn seconds(&self, name: &str) -> Result<u64, TempoError> {
+        match self.number(name)?.unwrap_or(0) {
+            s if s <= i32::MAX as u64 => Ok(s),
+            s => Err(TempoError::bad_request(format!("invalid {name}: {s} is out of range; it is in seconds"))),
         }
+    }
+
+    /// `start` and `end` in seconds, as Unix nanoseconds; neither, or an end after the start.
+    pub fn range(&self) -> Result<Option<(u64, u64)>, TempoError> {
+        match (self.seconds("start")?, self.seconds("end")?) {
+            (0, 0) => Ok(None),
+            (s, e) if e > s => Ok(Some((s * 1_000_000_000, e * 1_000_000_000))),
+            (s, e) => Err(TempoError::bad_request(format!("http parameter start must be before end. received start={s} end={e}"))),
+        }
+    }
+
+    /// The same where either may stand alone.
+    pub fn open_range(&self) -> Result<Option<(u64, u64)>, TempoError> {
+        match (self.seconds("start")?, self.seconds("end")?) {
+            (s, 0) if s > 0 => Ok(Some((s * 1_000_000_000, u64::MAX))),
+            _ => self.range(),
+        }
+    }
+
+    /// All of them, but those of these names.
+    pub fn others<'a>(&'a self, names: &'a [&str]) -> impl Iterator<Item = (&'a str, &'a str)> {
+        let own = |p: &&(String, String)| !names.contains(&p.0.as_str()) && !p.1.is_empty();
+        self.0.iter().filter(own).map(|(k, v)| (k.as_str(), v.as_str()))
     }
 
     /// A time in seconds, nanoseconds, decimal seconds or RFC 3339, as Unix nanoseconds.
@@ -184,5 +202,19 @@ mod unit {
     fn parameters_are_decoded() {
         let p = Params::parse(Some("q=%7B%7D+%7C&empty=&x=1&x=2"));
         assert_eq!((p.get("q"), p.get("empty"), p.get("x")), (Some("{} |"), None, Some("1")));
+        assert_eq!(p.others(&["q"]).collect::<Vec<_>>(), [("x", "1"), ("x", "2")]);
+    }
+
+    #[test]
+    fn ranges_are_of_seconds() {
+        let range = |q: &str| Params::parse(Some(q)).range().ok();
+        let s = 1_000_000_000;
+        assert_eq!(range("start=10&end=20"), Some(Some((10 * s, 20 * s))));
+        assert_eq!([range(""), range("start=0&end=0")], [Some(None), Some(None)]);
+        assert_eq!(range("end=20"), Some(Some((0, 20 * s))));
+        for wrong in ["start=10", "start=20&end=20", "start=1700000000000&end=1700000001000", "start=-1&end=5", "start=a"] {
+            assert_eq!(range(wrong), None, "{wrong}");
+        }
+        assert_eq!(Params::parse(Some("start=10")).open_range().ok(), Some(Some((10 * s, u64::MAX))));
     }
 }

@@ -165,6 +165,8 @@ pub struct SearchMetrics {
 pub struct SearchTagsRequest {
     #[prost(string, tag = "1")]
     pub scope: String,
+    #[prost(string, tag = "2")]
+    pub query: String,
     #[prost(uint32, tag = "3")]
     pub start: u32,
     #[prost(uint32, tag = "4")]

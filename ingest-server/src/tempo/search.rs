@@ -3,17 +3,21 @@
 use axum::body::Body;
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, Response};
+use prost::Message;
 use serde_json::{Map, Value, json};
 use strandline_query::traceql::{self, MatchedSet, Root, SearchOptions, SearchResult, TraceMatch};
 use strandline_storage::read::ScanStats;
 
-use super::http::{blocking, json_response};
+use super::http::{blocking, json_response, respond, wants_protobuf};
 use super::json::{key_values, u64_field};
 use super::params::{Params, parse_duration};
 use super::{TempoError, TempoState};
 
 /// Spans shown of a set at most.
 const MAX_SPANS_PER_SET: u64 = 100;
+
+/// Parameters that are no tags.
+const OWN_PARAMS: [&str; 9] = ["q", "tags", "minDuration", "maxDuration", "limit", "spss", "start", "end", "partial_response"];
 
 /// What `/api/search` or its gRPC twin asks for.
 pub struct SearchCall {
@@ -23,23 +27,46 @@ pub struct SearchCall {
     pub options: SearchOptions,
 }
 
-/// `key=value key2="a b"`, as older callers write tags.
+/// `key=value key2="a \"b\"" key3`, as older callers write tags.
 fn logfmt(text: &str) -> Result<Vec<(String, String)>, TempoError> {
-    let (mut out, mut rest) = (Vec::new(), text.trim_start());
+    let bad = |what: &str| TempoError::bad_request(format!("invalid tags: {what} in {text:?}"));
+    let (mut out, mut rest) = (Vec::<(String, String)>::new(), text.trim_start());
     while !rest.is_empty() {
-        let bad = || TempoError::bad_request(format!("invalid tags: {text:?}"));
-        let (key, after) = rest.split_once('=').ok_or_else(bad)?;
-        let (value, left) = match after.strip_prefix('"') {
-            Some(quoted) => quoted.split_once('"').map(|(v, l)| (v.to_owned(), l)).ok_or_else(bad)?,
-            None => after.split_once(char::is_whitespace).map_or((after.to_owned(), ""), |(v, l)| (v.to_owned(), l)),
+        let n = rest.find(|c: char| c == '=' || c == '"' || c.is_whitespace()).unwrap_or(rest.len());
+        let (key, after) = rest.split_at(n);
+        if key.is_empty() {
+            return Err(bad("a value without a key"));
+        }
+        let (value, left) = match after.strip_prefix('=') {
+            Some(v) if v.starts_with('"') => unquoted(&v[1..]).ok_or_else(|| bad("a quote without its end"))?,
+            Some(v) => v.split_once(char::is_whitespace).map_or((v.to_owned(), ""), |(v, l)| (v.to_owned(), l)),
+            None if after.starts_with('"') => return Err(bad("a quote within a key")),
+            None => (String::new(), after),
         };
-        if key.is_empty() || key.contains(char::is_whitespace) {
-            return Err(bad());
+        if out.iter().any(|t| t.0 == key) {
+            return Err(bad(&format!("tag {key} set twice")));
         }
         out.push((key.to_owned(), value));
         rest = left.trim_start();
     }
     Ok(out)
+}
+
+/// What stands before the closing quote, and what behind it.
+fn unquoted(text: &str) -> Option<(String, &str)> {
+    let (mut out, mut chars) = (String::new(), text.char_indices());
+    while let Some((i, c)) = chars.next() {
+        match c {
+            '"' => return Some((out, &text[i + 1..])),
+            '\\' => match chars.next()?.1 {
+                'n' => out.push('\n'),
+                't' => out.push('\t'),
+                c => out.push(c),
+            },
+            c => out.push(c),
+        }
+    }
+    None
 }
 
 fn quoted(s: &str) -> String {
@@ -82,9 +109,10 @@ fn call(p: &Params, state: &TempoState) -> Result<SearchCall, TempoError> {
         return Err(TempoError::bad_request("invalid limit: must be a positive number"));
     }
     let spans = p.number("spss")?.unwrap_or(3);
-    if spans > MAX_SPANS_PER_SET {
-        return Err(TempoError::bad_request(format!("invalid spss: at most {MAX_SPANS_PER_SET}")));
+    if spans == 0 || spans > MAX_SPANS_PER_SET {
+        return Err(TempoError::bad_request(format!("invalid spss: must be a positive number, {MAX_SPANS_PER_SET} at most")));
     }
+    let range = p.range()?;
     let duration = |name: &str| {
         let parse = |v: &str| parse_duration(v).ok_or_else(|| TempoError::bad_request(format!("invalid {name}: {v:?} is no duration")));
         p.get(name).map(parse).transpose()
@@ -96,7 +124,13 @@ fn call(p: &Params, state: &TempoState) -> Result<SearchCall, TempoError> {
     let query = match (p.get("q"), p.get("tags")) {
         (Some(_), Some(_)) => return Err(TempoError::bad_request("invalid request: can't specify tags and q in the same query")),
         (Some(q), None) => q.to_owned(),
-        (None, tags) => query_of_tags(&logfmt(tags.unwrap_or(""))?, min, max),
+        (None, Some(tags)) => query_of_tags(&logfmt(tags)?, min, max),
+        // The oldest callers send each tag as a parameter.
+        (None, None) if range.is_none() => {
+            let tags: Vec<(String, String)> = p.others(&OWN_PARAMS).map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+            query_of_tags(&tags, min, max)
+        }
+        (None, None) => query_of_tags(&[], min, max),
     };
     let mut options = SearchOptions {
         limit: usize::try_from(limit).unwrap_or(usize::MAX).min(100_000),
@@ -105,7 +139,7 @@ fn call(p: &Params, state: &TempoState) -> Result<SearchCall, TempoError> {
         partial: p.partial(),
         ..SearchOptions::default()
     };
-    if let Some((start, end)) = p.range()? {
+    if let Some((start, end)) = range {
         (options.start_nano, options.end_nano) = (start, end);
     }
     Ok(SearchCall { query, options })
@@ -196,6 +230,9 @@ pub fn metrics_json(s: &ScanStats) -> Value {
 pub async fn search(State(state): State<TempoState>, RawQuery(query): RawQuery, headers: HeaderMap) -> Result<Response<Body>, TempoError> {
     let call = call(&Params::parse(query.as_deref()), &state)?;
     let found = blocking(&state, &headers, move |source| run(&call, source)).await?;
+    if wants_protobuf(&headers) {
+        return Ok(respond("application/protobuf", super::grpc::search_response(&found).encode_to_vec()));
+    }
     Ok(json_response(&answer(&found)))
 }
 
@@ -211,12 +248,16 @@ mod unit {
 
     #[test]
     fn tags_become_traceql_that_is_valid() {
-        let tags = logfmt(r#"service.name=shop http.status_code=500 name="GET /x" error=true a.b="q\" "#).unwrap();
+        let tags = logfmt(r#"service.name=shop http.status_code=500 name="GET \"/x\"" error=true a.b="q\\" "#).unwrap();
+        assert_eq!((tags[2].1.as_str(), tags[4].1.as_str()), (r#"GET "/x""#, r"q\"));
         let q = query_of_tags(&tags, Some(5_000_000), None);
         traceql::parse(&q).unwrap();
         assert!(q.contains(r#"(."http.status_code" = "500" || ."http.status_code" = 500)"#), "{q}");
         assert!(q.contains("status = error") && q.contains("traceDuration >= 5000000ns"), "{q}");
         traceql::parse(&query_of_tags(&[], None, None)).unwrap();
-        assert!(logfmt("novalue").is_err());
+        assert_eq!(logfmt("bare a=").unwrap(), [("bare".into(), String::new()), ("a".into(), String::new())]);
+        for wrong in ["=v", "a=1 a=2", r#"a="x"#, r#"a"b"=1"#] {
+            assert!(logfmt(wrong).is_err(), "{wrong}");
+        }
     }
 }

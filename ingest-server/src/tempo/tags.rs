@@ -8,7 +8,7 @@ use strandline_query::traceql::{self, Root, TagOptions, TagValue};
 use strandline_storage::read::SpanSource;
 
 use super::http::{blocking, json_response};
-use super::params::Params;
+use super::params::{Params, percent_decode};
 use super::{TempoError, TempoState};
 
 /// Without a range the last hours are listed.
@@ -22,31 +22,86 @@ pub fn options(range: Option<(u64, u64)>, limit: u64, state: &TempoState) -> Tag
     TagOptions { start_nano, end_nano, limit: usize::try_from(limit).unwrap_or(0), partial: false }
 }
 
-/// Names by scope.
-pub fn names(source: &dyn SpanSource, scope: Option<&str>, o: &TagOptions) -> Result<Vec<(String, Vec<String>)>, TempoError> {
+/// The condition of a filter as it is while being typed: what is complete of it, joined by `&&`.
+fn condition(filter: &str) -> Option<traceql::Query> {
+    if let Ok(q) = traceql::parse(filter) {
+        return Some(q);
+    }
+    let inner = filter.split_once('{')?.1;
+    let inner = inner.rsplit_once('}').map_or(inner, |i| i.0);
+    let mut parts = vec![String::new()];
+    let (mut quote, mut escaped, mut last) = (None, false, ' ');
+    for c in inner.chars() {
+        match quote {
+            Some(q) if c == q && !escaped => quote = None,
+            None if c == '"' || c == '`' => quote = Some(c),
+            _ => {}
+        }
+        escaped = quote == Some('"') && c == '\\' && !escaped;
+        if let Some(part) = parts.last_mut() {
+            part.push(c);
+            if quote.is_none() && c == '&' && last == '&' {
+                part.truncate(part.len() - 2);
+                parts.push(String::new());
+            }
+        }
+        last = c;
+    }
+    let whole = parts.iter().map(|p| p.trim()).filter(|p| !p.is_empty() && traceql::parse(&format!("{{ {p} }}")).is_ok());
+    let whole: Vec<String> = whole.map(|p| format!("({p})")).collect();
+    traceql::parse(&format!("{{ {} }}", whole.join(" && "))).ok()
+}
+
+fn pipeline(query: Option<&traceql::Query>) -> Option<&traceql::ast::Pipeline> {
+    match &query?.root {
+        Root::Spansets(p) => Some(p),
+        _ => None,
+    }
+}
+
+/// Names by scope, of spans that a filter selects.
+pub fn names(
+    source: &dyn SpanSource,
+    scope: Option<&str>,
+    filter: Option<&str>,
+    o: &TagOptions,
+) -> Result<Vec<(String, Vec<String>)>, TempoError> {
     if let Some(s) = scope
         && !["", "none", "intrinsic", "span", "resource", "event", "link", "instrumentation"].contains(&s)
     {
         return Err(TempoError::bad_request(format!("invalid scope: {s}")));
     }
-    Ok(traceql::tag_names(source, scope, o)?)
+    let query = filter.and_then(condition);
+    Ok(traceql::tag_names(source, scope, pipeline(query.as_ref()), o)?)
 }
 
-/// Values of a tag. A filter that does not parse yet, as while it is being typed, is no filter.
+/// Names alone, as the first API has them: intrinsics if they are asked for.
+pub fn flat(scope: &str, scopes: Vec<(String, Vec<String>)>) -> Vec<String> {
+    let mut all: Vec<String> = scopes.into_iter().filter(|s| s.0 != "intrinsic" || scope == "intrinsic").flat_map(|s| s.1).collect();
+    all.sort();
+    all.dedup();
+    all
+}
+
+/// Refuses what is no attribute of TraceQL: the second API takes no bare names.
+pub fn identifier(tag: &str) -> Result<(), TempoError> {
+    match traceql::parse_tag(tag)? {
+        traceql::ast::Attr::Attribute(_, traceql::Scope::Any, key) if key == tag => {
+            Err(TempoError::bad_request(format!("please provide a valid tagName: {tag:?} has no scope and is no intrinsic")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Values of a tag. Of a filter that is being typed, what is complete counts.
 pub fn values(source: &dyn SpanSource, tag: &str, filter: Option<&str>, o: &TagOptions) -> Result<Vec<TagValue>, TempoError> {
-    let query = filter.and_then(|q| traceql::parse(q).ok());
-    let pipeline = query.as_ref().and_then(|q| match &q.root {
-        Root::Spansets(p) => Some(p),
-        _ => None,
-    });
-    Ok(traceql::tag_values(source, &traceql::parse_tag(tag)?, pipeline, o)?)
+    let query = filter.and_then(condition);
+    Ok(traceql::tag_values(source, &traceql::parse_tag(tag)?, pipeline(query.as_ref()), o)?)
 }
 
-async fn list_names(state: TempoState, headers: HeaderMap, query: Option<String>) -> Result<Vec<(String, Vec<String>)>, TempoError> {
-    let p = Params::parse(query.as_deref());
-    let o = options(p.range()?, p.number("limit")?.unwrap_or(0), &state);
-    let scope = p.get("scope").map(str::to_owned);
-    blocking(&state, &headers, move |source| names(source, scope.as_deref(), &o)).await
+async fn list_names(state: TempoState, headers: HeaderMap, p: Params) -> Result<Vec<(String, Vec<String>)>, TempoError> {
+    let o = options(p.open_range()?, p.number("limit")?.unwrap_or(0), &state);
+    blocking(&state, &headers, move |source| names(source, p.get("scope"), p.get("q"), &o)).await
 }
 
 /// `/api/search/tags`: names alone.
@@ -55,10 +110,9 @@ pub async fn names_v1(
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response<Body>, TempoError> {
-    let scopes = list_names(state, headers, query).await?;
-    let mut all: Vec<String> = scopes.into_iter().flat_map(|s| s.1).collect();
-    all.sort();
-    all.dedup();
+    let p = Params::parse(query.as_deref());
+    let scope = p.get("scope").unwrap_or("").to_owned();
+    let all = flat(&scope, list_names(state, headers, p).await?);
     Ok(json_response(&json!({ "tagNames": all, "metrics": {} })))
 }
 
@@ -68,18 +122,25 @@ pub async fn names_v2(
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response<Body>, TempoError> {
-    let scopes = list_names(state, headers, query).await?;
+    let scopes = list_names(state, headers, Params::parse(query.as_deref())).await?;
     let scopes: Vec<Value> = scopes.iter().map(|(name, tags)| json!({ "name": name, "tags": tags })).collect();
     Ok(json_response(&json!({ "scopes": scopes, "metrics": {} })))
 }
 
-async fn list_values(state: TempoState, headers: HeaderMap, tag: String, query: Option<String>) -> Result<Vec<TagValue>, TempoError> {
-    let p = Params::parse(query.as_deref());
-    let o = options(p.range()?, p.number("limit")?.unwrap_or(0), &state);
-    let filter = p.get("q").map(str::to_owned);
-    // Some callers send the tag as a parameter too, with a placeholder in the path.
-    let tag = p.get("tag").map(str::to_owned).unwrap_or(tag);
-    blocking(&state, &headers, move |source| values(source, &tag, filter.as_deref(), &o)).await
+/// Some callers send the tag as a parameter too, with a placeholder in the path; Grafana encodes it twice or thrice.
+fn tag_of(path: String, p: &Params) -> String {
+    let mut tag = p.get("tag").map_or(path, str::to_owned);
+    for _ in 0..2 {
+        if tag.contains('%') {
+            tag = percent_decode(&tag, false);
+        }
+    }
+    tag
+}
+
+async fn list_values(state: TempoState, headers: HeaderMap, tag: String, p: Params) -> Result<Vec<TagValue>, TempoError> {
+    let o = options(p.open_range()?, p.number("limit")?.unwrap_or(0), &state);
+    blocking(&state, &headers, move |source| values(source, &tag, p.get("q"), &o)).await
 }
 
 /// `/api/search/tag/{tag}/values`: values alone.
@@ -89,7 +150,8 @@ pub async fn values_v1(
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response<Body>, TempoError> {
-    let found = list_values(state, headers, tag, query).await?;
+    let p = Params::parse(query.as_deref());
+    let found = list_values(state, headers, tag_of(tag, &p), p).await?;
     let mut all: Vec<String> = found.into_iter().map(|v| v.value).collect();
     all.sort();
     all.dedup();
@@ -103,7 +165,10 @@ pub async fn values_v2(
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response<Body>, TempoError> {
-    let found = list_values(state, headers, tag, query).await?;
+    let p = Params::parse(query.as_deref());
+    let tag = tag_of(tag, &p);
+    identifier(&tag)?;
+    let found = list_values(state, headers, tag, p).await?;
     let all: Vec<Value> = found.iter().map(|v| json!({ "type": v.kind, "value": v.value })).collect();
     Ok(json_response(&json!({ "tagValues": all, "metrics": {} })))
 }

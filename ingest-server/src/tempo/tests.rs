@@ -200,6 +200,10 @@ async fn search_as_the_strict_reader_wants_it() {
         ("/api/search?spss=101", "spss"),
         ("/api/search?q=%7B%7D&tags=a%3Db", "tags and q"),
         ("/api/search?start=20&end=10", "start"),
+        ("/api/search?start=20", "start"),
+        ("/api/search?start=1700000000000&end=1700000001000", "seconds"),
+        ("/api/search?spss=0", "spss"),
+        ("/api/search?tags=a%3D1%20a%3D2", "twice"),
         ("/api/search?minDuration=5q", "minDuration"),
         ("/api/search?q=%7B%7D%20%7C%20rate()", "query_range"),
     ] {
@@ -281,12 +285,98 @@ async fn tags_and_values() {
             serde_json::json!([{ "type": "string", "value": "GET /cart" }, { "type": "string", "value": "query" }]),
         ),
         ("/api/v2/search/tag/span.nowhere/values", serde_json::json!([])),
+        // Encoded twice, as Grafana sends them, in the path or beside it.
+        ("/api/v2/search/tag/event%253Aname/values", serde_json::json!([{ "type": "string", "value": "e" }])),
+        ("/api/v2/search/tag/x/values?tag=event%253Aname", serde_json::json!([{ "type": "string", "value": "e" }])),
+        ("/api/v2/search/tag/span.weird%2520key/values", serde_json::json!([{ "type": "bool", "value": "true" }])),
+        ("/api/v2/search/tag/span.%22weird%20key%22/values", serde_json::json!([{ "type": "bool", "value": "true" }])),
     ] {
         assert_eq!(json(&r, path).await["tagValues"], want, "{path}");
     }
     let status = json(&r, "/api/v2/search/tag/status/values").await;
     assert_eq!(status["tagValues"][0], serde_json::json!({ "type": "keyword", "value": "error" }));
     assert_eq!(json(&r, "/api/search/tag/service.name/values").await["tagValues"], serde_json::json!(["db", "web"]));
+}
+
+#[tokio::test]
+async fn ways_of_older_and_of_other_callers() {
+    let (r, _) = routes();
+    let names = |found: Value| -> Vec<String> {
+        let traces = found["traces"].as_array().unwrap().clone();
+        traces.iter().map(|t| t["spanSet"]["spans"][0]["name"].as_str().unwrap().to_owned()).collect()
+    };
+    // Tags as parameters of their own, an end alone, an answer in protobuf.
+    assert_eq!(names(json(&r, "/api/search?service.name=db&limit=5").await), ["query"]);
+    assert!(names(json(&r, "/api/search?service.name=none").await).is_empty());
+    assert_eq!(names(json(&r, &format!("/api/search?end={}", NOW_S + 600)).await), ["GET /cart"]);
+    let (status, kind, body) = raw(&r, "/api/search?q=%7B%7D", "application/protobuf").await;
+    assert_eq!((status, kind.as_str()), (StatusCode::OK, "application/protobuf"));
+    let found = proto::SearchResponse::decode(body.as_slice()).unwrap();
+    assert_eq!((found.traces[0].trace_id.as_str(), found.metrics.is_some()), ("abc", true));
+    // A trace may be asked for from a time on.
+    for range in [format!("start={NOW_S}"), format!("end={NOW_S}000"), "start=0&end=0".to_owned()] {
+        assert_eq!(raw(&r, &format!("/api/traces/{ID}?{range}"), "*/*").await.0, StatusCode::OK, "{range}");
+    }
+    refused(&r, &format!("/api/v2/traces/{ID}?start=20&end=10"), StatusCode::BAD_REQUEST, "start").await;
+    // A trace narrowed to some spans, with those above them or without.
+    let narrowed = |q: &'static str| {
+        let r = r.clone();
+        async move {
+            let v = json(&r, &format!("/api/v2/traces/{ID}?{q}")).await;
+            let spans = |s: &Value| s["scopeSpans"][0]["spans"].as_array().unwrap().len();
+            v["trace"]["resourceSpans"].as_array().map_or(0, |r| r.iter().map(spans).sum::<usize>())
+        }
+    };
+    let child = "q=%7B%20kind%20%3D%20client%20%7D";
+    assert_eq!(narrowed(child).await, 2);
+    assert_eq!(narrowed("q=%7B%20kind%20%3D%20client%20%7D&keep_hierarchy=false").await, 1);
+    assert_eq!((narrowed("q=%7B%20kind%20%3D%20server%20%7D").await, narrowed("q=%7B%7D").await), (1, 2));
+    assert_eq!(narrowed("q=%7B%20false%20%7D").await, 0);
+    for q in ["%7B%7D%20%7C%20rate()", "%7B%7D%20%3E%20%7B%7D", "%7B%7D%20%7C%20%7B%7D", "%7B"] {
+        refused(&r, &format!("/api/v2/traces/{ID}?q={q}"), StatusCode::BAD_REQUEST, "").await;
+    }
+    // An end to come does not move the start.
+    let q = "/api/metrics/query?q=%7B%7D%20%7C%20count_over_time()&since=10m";
+    assert_eq!(json(&r, &format!("{q}&end={}", NOW_S + 3600)).await["series"][0]["value"], 2.0);
+}
+
+#[tokio::test]
+async fn names_and_values_among_what_a_filter_selects() {
+    let (r, _) = routes();
+    let tags = |v: &Value, name: &str| v["scopes"].as_array().unwrap().iter().find(|s| s["name"] == name).map(|s| s["tags"].clone());
+    let v2 = json(&r, "/api/v2/search/tags?q=%7B%20name%20%3D%20%22query%22%20%7D").await;
+    assert_eq!((tags(&v2, "span"), tags(&v2, "resource")), (None, Some(serde_json::json!(["service.name"]))));
+    let v2 = json(&r, "/api/v2/search/tags?scope=span&q=%7B%20status%20%3D%20error%20%26%26%20span.x%20%3D%20%7D").await;
+    assert_eq!(tags(&v2, "span").unwrap().as_array().unwrap().len(), 4);
+    assert_eq!(tags(&v2, "resource"), None);
+    let intrinsics = tags(&json(&r, "/api/v2/search/tags?scope=intrinsic").await, "intrinsic").unwrap();
+    assert!(
+        !intrinsics.as_array().unwrap().contains(&"nestedSetLeft".into()) && intrinsics.as_array().unwrap().contains(&"span:name".into())
+    );
+    // The first API lists intrinsics only if they are asked for.
+    let has_kind = |v: Value| v["tagNames"].as_array().unwrap().contains(&"kind".into());
+    assert!(!has_kind(json(&r, "/api/search/tags").await) && has_kind(json(&r, "/api/search/tags?scope=intrinsic").await));
+    // Of a filter that is being typed, what is complete counts.
+    for (q, want) in [
+        ("{ status = error && span.foo = }", vec!["web"]),
+        ("{ resource.service.name = && kind = client", vec!["db"]),
+        ("{ name = \"a && b\" && kind = }", vec![]),
+        ("{ kind =", vec!["db", "web"]),
+        ("nonsense", vec!["db", "web"]),
+    ] {
+        let q: String = q.bytes().map(|b| format!("%{b:02X}")).collect();
+        let found = json(&r, &format!("/api/v2/search/tag/resource.service.name/values?q={q}")).await;
+        let found: Vec<&str> = found["tagValues"].as_array().unwrap().iter().map(|v| v["value"].as_str().unwrap()).collect();
+        assert_eq!(found, want, "{q}");
+    }
+    refused(&r, "/api/v2/search/tag/service.name/values", StatusCode::BAD_REQUEST, "valid tagName").await;
+    let request = proto::SearchTagValuesRequest { tag_name: "bare".into(), ..Default::default() };
+    assert_eq!(grpc::<proto::SearchTagValuesV2Response>(&r, "SearchTagValuesV2", &request).await.0, "3");
+    let request = proto::SearchTagsRequest { query: "{ name = \"query\" }".into(), ..Default::default() };
+    let (_, out) = grpc::<proto::SearchTagsResponse>(&r, "SearchTags", &request).await;
+    assert_eq!(out[0].tag_names, ["service.name"]);
+    let request = proto::SearchRequest { query: "{}".into(), start: 20, end: 10, ..Default::default() };
+    assert_eq!(grpc::<proto::SearchResponse>(&r, "Search", &request).await.0, "3");
 }
 
 async fn grpc<A: Message + Default>(routes: &Router, method: &str, request: &impl Message) -> (String, Vec<A>) {

@@ -4,6 +4,8 @@ use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, Response, StatusCode};
 use serde_json::{Map, Value, json};
+use strandline_query::traceql::ast::{Pipeline, SetExpr, Stage};
+use strandline_query::traceql::{self, Root};
 use strandline_storage::codec::protobuf::Writer;
 use strandline_storage::model::{Trace, TraceId};
 use strandline_storage::read::Warnings;
@@ -19,7 +21,11 @@ async fn find(state: &TempoState, headers: &HeaderMap, id: &str, query: Option<&
     let id = TraceId::parse(id.trim()).ok_or_else(|| TempoError::bad_request("trace IDs can only contain hex characters, at most 32"))?;
     // Start and end narrow the search in Tempo; here they are checked, and the trace is whole whatever they say.
     let params = Params::parse(query);
-    params.range()?;
+    if let (Some(start @ 1..), Some(end @ 1..)) = (params.number("start")?, params.number("end")?)
+        && end <= start
+    {
+        return Err(TempoError::bad_request(format!("http parameter start must be before end. received start={start} end={end}")));
+    }
     blocking(state, headers, move |source| match params.partial() {
         true => Ok(source.trace_partial(id)?),
         false => Ok((source.trace(id)?, Warnings::new())),
@@ -48,14 +54,33 @@ pub async fn v1(
     Ok(json_response(&json!({ "batches": resource_spans(&trace) })))
 }
 
-/// `/api/v2/traces/{id}`: the trace in an envelope; one that is not there is present and empty.
+/// The filter that narrows a trace to some spans: `{…}` and nothing more.
+fn filter(params: &Params) -> Result<Option<Pipeline>, TempoError> {
+    let Some(q) = params.get("q") else { return Ok(None) };
+    match traceql::parse(q)?.root {
+        Root::Spansets(p) if matches!(p.stages.as_slice(), [Stage::Set(SetExpr::Filter(_))]) => Ok(Some(p)),
+        _ => Err(TempoError::bad_request("invalid q: it must be a single filter in braces")),
+    }
+}
+
+/// `/api/v2/traces/{id}`: the trace in an envelope; one that is not there is present and empty. `q` narrows it to the
+/// spans that a filter selects, with those above them unless `keep_hierarchy=false`.
 pub async fn v2(
     State(state): State<TempoState>,
     Path(id): Path<String>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response<Body>, TempoError> {
-    let (trace, warnings) = find(&state, &headers, &id, query.as_deref()).await?;
+    let params = Params::parse(query.as_deref());
+    let filter = filter(&params)?;
+    let (mut trace, warnings) = find(&state, &headers, &id, query.as_deref()).await?;
+    if let Some(f) = filter
+        && let Some(t) = trace.take()
+    {
+        let ancestors = params.get("keep_hierarchy") != Some("false");
+        let kept = traceql::narrowed(t, &f, ancestors)?;
+        trace = (!kept.spans.is_empty()).then_some(kept);
+    }
     if wants_protobuf(&headers) {
         let mut w = Writer::default();
         w.bytes_always(1, &trace.map(|t| encode_trace(&t)).unwrap_or_default());

@@ -36,22 +36,19 @@ impl Type {
 
 struct Checker<'a> {
     text: &'a str,
-    /// Found on the way; told if nothing is invalid.
-    unsupported: Option<TraceQlError>,
 }
 
-/// Checks a query. Invalid is told before unsupported.
+/// Checks a query. What is wrong first, from left to right and from the inside out, is told.
 pub fn check(text: &str, query: &Query) -> Result<()> {
-    let mut c = Checker { text, unsupported: None };
+    let c = Checker { text };
     match &query.root {
-        Root::Spansets(p) => c.pipeline(p)?,
-        Root::Metrics(m) => c.metrics(m, false)?,
+        Root::Spansets(p) => c.pipeline(p),
+        Root::Metrics(m) => c.metrics(m, false),
         Root::Reserved(scalars, at) => {
             scalars.iter().try_for_each(|s| c.scalar(s))?;
-            c.reserve(*at, "comparisons of scalar pipelines and of numbers alone are reserved");
+            c.reserved(*at, "comparisons of scalar pipelines are reserved")
         }
     }
-    c.unsupported.map_or(Ok(()), Err)
 }
 
 fn type_of_intrinsic(i: Intrinsic) -> Type {
@@ -61,6 +58,8 @@ fn type_of_intrinsic(i: Intrinsic) -> Type {
         Status => Type::Status,
         Kind => Type::Kind,
         Parent => Type::Nil,
+        // Of these Tempo's checker knows nothing.
+        ScopeName | ScopeVersion => Type::Any,
         _ => Type::Str,
     }
 }
@@ -68,39 +67,47 @@ fn type_of_intrinsic(i: Intrinsic) -> Type {
 /// Attributes that are always there, so that comparing them with nil says nothing.
 fn is_never_nil(e: &Expr) -> bool {
     match &e.node {
-        ExprNode::Attr(Attr::Intrinsic(i)) => *i != Intrinsic::Parent,
+        ExprNode::Attr(Attr::Intrinsic(_)) => true,
         ExprNode::Attr(Attr::Attribute(false, Scope::Resource, k)) => k == "service.name",
         _ => false,
     }
+}
+
+fn is_nil(e: &Expr) -> bool {
+    matches!(e.node, ExprNode::Static(Static::Nil))
+}
+
+fn mentions_span(e: &Expr) -> bool {
+    let mut any = false;
+    e.each_attr(&mut |_| any = true);
+    any
 }
 
 impl Checker<'_> {
     fn invalid<T>(&self, at: usize, message: impl Into<String>) -> Result<T> {
         Err(TraceQlError::at(TraceQlErrorKind::Invalid, self.text, at, message))
     }
-    fn reserve(&mut self, at: usize, message: &str) {
-        if self.unsupported.is_none() {
-            self.unsupported = Some(TraceQlError::at(TraceQlErrorKind::Unsupported, self.text, at, message));
-        }
+    fn reserved<T>(&self, at: usize, message: impl Into<String>) -> Result<T> {
+        Err(TraceQlError::at(TraceQlErrorKind::Unsupported, self.text, at, message))
     }
 
-    fn pipeline(&mut self, p: &Pipeline) -> Result<()> {
+    fn pipeline(&self, p: &Pipeline) -> Result<()> {
         for s in &p.stages {
             match s {
                 Stage::Set(s) => self.set(s)?,
                 Stage::Group(e) => {
-                    self.expr(e)?;
-                    if !self.mentions_span(e) {
+                    if !mentions_span(e) {
                         return self.invalid(e.at, "by() must refer to the span");
                     }
+                    self.expr(e)?;
                 }
                 Stage::Coalesce => {}
-                Stage::Select(attrs) => attrs.iter().for_each(|a| self.attr(a, 0)),
+                Stage::Select(attrs) => attrs.iter().try_for_each(|a| self.attr(a, 0))?,
                 Stage::Scalar(_, l, r, at) => {
                     self.scalar(l)?;
                     self.scalar(r)?;
                     if !matches!((l, r), (Scalar::Aggregate(..), Scalar::Static(_))) {
-                        self.reserve(*at, "an aggregate can be compared with a number only");
+                        return self.reserved(*at, "an aggregate can be compared with a number only");
                     }
                 }
             }
@@ -108,13 +115,11 @@ impl Checker<'_> {
         Ok(())
     }
 
-    fn set(&mut self, s: &SetExpr) -> Result<()> {
+    fn set(&self, s: &SetExpr) -> Result<()> {
         match s {
             SetExpr::Filter(None) => Ok(()),
             SetExpr::Filter(Some(e)) => match self.expr(e)? {
                 Type::Bool | Type::Any => Ok(()),
-                // `parent` alone is reserved rather than wrong.
-                Type::Nil if matches!(e.node, ExprNode::Attr(Attr::Intrinsic(Intrinsic::Parent))) => Ok(()),
                 t => self.invalid(e.at, format!("a filter must be a truth value, and this is {}", t.name())),
             },
             SetExpr::Op(_, l, r) => {
@@ -125,7 +130,7 @@ impl Checker<'_> {
         }
     }
 
-    fn scalar(&mut self, s: &Scalar) -> Result<()> {
+    fn scalar(&self, s: &Scalar) -> Result<()> {
         match s {
             Scalar::Static(_) => Ok(()),
             Scalar::Binary(_, l, r) => {
@@ -142,7 +147,7 @@ impl Checker<'_> {
                 if !matches!(t, Type::Number | Type::Any) {
                     return self.invalid(e.at, format!("an aggregate takes a number, and this is {}", t.name()));
                 }
-                if !self.mentions_span(e) {
+                if !mentions_span(e) {
                     return self.invalid(*at, "an aggregate must refer to the span");
                 }
                 Ok(())
@@ -150,20 +155,14 @@ impl Checker<'_> {
         }
     }
 
-    fn mentions_span(&self, e: &Expr) -> bool {
-        let mut any = false;
-        e.each_attr(&mut |_| any = true);
-        any
-    }
-
-    fn attr(&mut self, a: &Attr, at: usize) {
+    fn attr(&self, a: &Attr, at: usize) -> Result<()> {
         match a {
-            Attr::Attribute(true, ..) | Attr::Intrinsic(Intrinsic::Parent) => self.reserve(at, "parent is reserved"),
-            _ => {}
+            Attr::Attribute(true, ..) | Attr::Intrinsic(Intrinsic::Parent) => self.reserved(at, "parent is reserved"),
+            _ => Ok(()),
         }
     }
 
-    fn expr(&mut self, e: &Expr) -> Result<Type> {
+    fn expr(&self, e: &Expr) -> Result<Type> {
         Ok(match &e.node {
             ExprNode::Static(s) => match s {
                 Static::Nil => Type::Nil,
@@ -174,38 +173,37 @@ impl Checker<'_> {
                 Static::Kind(_) => Type::Kind,
             },
             ExprNode::Attr(a) => {
-                self.attr(a, e.at);
+                self.attr(a, e.at)?;
                 match a {
                     Attr::Attribute(..) => Type::Any,
-                    Attr::Intrinsic(Intrinsic::Parent) => Type::Nil,
                     Attr::Intrinsic(i) => type_of_intrinsic(*i),
                 }
             }
+            // Of an attribute the type is not known, whatever is done with it.
             ExprNode::Neg(inner) => match self.expr(inner)? {
-                Type::Number | Type::Any => Type::Number,
-                t if self.is_parent(inner) => t,
+                t @ (Type::Number | Type::Any) => t,
                 t => return self.invalid(e.at, format!("\"-\" takes a number, and this is {}", t.name())),
             },
             ExprNode::Not(inner) => match self.expr(inner)? {
-                Type::Bool | Type::Any => Type::Bool,
-                t if self.is_parent(inner) => t,
+                t @ (Type::Bool | Type::Any) => t,
                 t => return self.invalid(e.at, format!("\"!\" takes a truth value, and this is {}", t.name())),
             },
             ExprNode::Binary(op, l, r) => self.binary(*op, l, r, e.at)?,
         })
     }
 
-    fn is_parent(&self, e: &Expr) -> bool {
-        let mut any = false;
-        e.each_attr(&mut |a| any |= matches!(a, Attr::Intrinsic(Intrinsic::Parent)));
-        any
-    }
-
-    fn binary(&mut self, op: BinOp, l: &Expr, r: &Expr, at: usize) -> Result<Type> {
+    fn binary(&self, op: BinOp, l: &Expr, r: &Expr, at: usize) -> Result<Type> {
         let (lt, rt) = (self.expr(l)?, self.expr(r)?);
-        let result = if op.is_arithmetic() { Type::Number } else { Type::Bool };
-        if self.is_parent(l) || self.is_parent(r) {
-            return Ok(result);
+        if is_nil(l) || is_nil(r) {
+            let tested = if is_nil(r) { l } else { r };
+            if op == BinOp::Eq && is_never_nil(tested) {
+                return self.invalid(at, "this is never nil");
+            }
+            return Ok(Type::Bool);
+        }
+        let alike = lt == rt || lt == Type::Any || rt == Type::Any;
+        if !alike {
+            return self.invalid(at, format!("{:?} can't be used between {} and {}", op.text(), lt.name(), rt.name()));
         }
         for t in [lt, rt] {
             let fits = match op {
@@ -219,10 +217,6 @@ impl Checker<'_> {
                 return self.invalid(at, format!("{:?} can't be used with {}", op.text(), t.name()));
             }
         }
-        let alike = lt == rt || lt == Type::Any || rt == Type::Any || lt == Type::Nil || rt == Type::Nil;
-        if !alike {
-            return self.invalid(at, format!("{:?} can't be used between {} and {}", op.text(), lt.name(), rt.name()));
-        }
         if matches!(op, BinOp::Re | BinOp::Nre) {
             let ExprNode::Static(Static::Str(pattern)) = &r.node else {
                 return self.invalid(r.at, "the right side of a regex match must be text");
@@ -231,20 +225,14 @@ impl Checker<'_> {
                 return self.invalid(r.at, format!("a regex that does not compile: {e}"));
             }
         }
-        let absent = |e: &Expr| matches!(e.node, ExprNode::Static(Static::Nil));
-        if op == BinOp::Eq && ((is_never_nil(l) && absent(r)) || (absent(l) && is_never_nil(r))) {
-            return self.invalid(at, "this is never nil");
-        }
-        if matches!(op, BinOp::Div | BinOp::Mod)
-            && matches!(l.node, ExprNode::Static(Static::Int(_)))
-            && matches!(r.node, ExprNode::Static(Static::Int(0)))
-        {
-            return self.invalid(at, "division by zero");
-        }
-        Ok(result)
+        Ok(match lt {
+            _ if !op.is_arithmetic() => Type::Bool,
+            Type::Any => rt,
+            t => t,
+        })
     }
 
-    fn metrics(&mut self, m: &MetricsExpr, in_math: bool) -> Result<()> {
+    fn metrics(&self, m: &MetricsExpr, further: bool) -> Result<()> {
         match m {
             MetricsExpr::Const(_) => Ok(()),
             MetricsExpr::Math(_, l, r) => {
@@ -252,52 +240,46 @@ impl Checker<'_> {
                 self.metrics(r, true)
             }
             MetricsExpr::TopK(_, n, inner, at) => {
+                self.metrics(inner, true)?;
                 if *n == 0 {
                     return self.invalid(*at, "the number of series must be above 0");
                 }
-                self.metrics(inner, true)
+                Ok(())
             }
             MetricsExpr::Filter(_, _, inner, _) => self.metrics(inner, true),
-            MetricsExpr::Query(q) => self.query(q, in_math),
+            MetricsExpr::Query(q) => self.query(q, further),
         }
     }
 
-    fn query(&mut self, q: &MetricsQuery, in_math: bool) -> Result<()> {
+    fn query(&self, q: &MetricsQuery, further: bool) -> Result<()> {
         self.pipeline(&q.pipeline)?;
-        if q.by.len() > MAX_GROUP_KEYS {
-            return self.invalid(q.at, format!("at most {MAX_GROUP_KEYS} labels, and there are {}", q.by.len()));
+        // Buckets and averages take the place of a label.
+        let most = match q.op {
+            MetricsOp::QuantileOverTime(..) | MetricsOp::HistogramOverTime(_) | MetricsOp::AvgOverTime(_) => MAX_GROUP_KEYS - 1,
+            _ => MAX_GROUP_KEYS,
+        };
+        if q.by.len() > most {
+            return self.reserved(q.at, format!("at most {most} labels, and there are {}", q.by.len()));
         }
-        q.by.iter().for_each(|a| self.attr(a, q.at));
         match &q.op {
-            MetricsOp::Rate | MetricsOp::CountOverTime => Ok(()),
-            MetricsOp::Compare(selection, ..) => {
-                if in_math {
+            MetricsOp::Compare(selection, top, from, to) => {
+                self.set(&SetExpr::Filter(selection.clone()))?;
+                if *top == 0 {
+                    return self.invalid(q.at, "the number of values must be above 0");
+                }
+                if (*from, *to) != (0, 0) && (*from == 0 || to <= from) {
+                    return self.invalid(q.at, "the end of the selection must lie after its start");
+                }
+                if further {
                     return self.invalid(q.at, "compare() can't be part of a further calculation");
                 }
-                self.set(&SetExpr::Filter(selection.clone()))
+                Ok(())
             }
-            MetricsOp::QuantileOverTime(a, q_values) => {
-                if let Some(bad) = q_values.iter().find(|v| !(0.0..=1.0).contains(*v)) {
-                    return self.invalid(q.at, format!("a quantile must lie between 0 and 1, and this is {bad}"));
-                }
-                self.measured(a, q.at)
-            }
-            MetricsOp::MinOverTime(a)
-            | MetricsOp::MaxOverTime(a)
-            | MetricsOp::AvgOverTime(a)
-            | MetricsOp::SumOverTime(a)
-            | MetricsOp::HistogramOverTime(a) => self.measured(a, q.at),
+            MetricsOp::QuantileOverTime(_, values) => match values.iter().find(|v| !(0.0..=1.0).contains(*v)) {
+                Some(bad) => self.invalid(q.at, format!("a quantile must lie between 0 and 1, and this is {bad}")),
+                None => Ok(()),
+            },
+            _ => Ok(()),
         }
-    }
-
-    fn measured(&mut self, a: &Attr, at: usize) -> Result<()> {
-        self.attr(a, at);
-        if let Attr::Intrinsic(i) = a
-            && type_of_intrinsic(*i) != Type::Number
-            && *i != Intrinsic::Parent
-        {
-            return self.invalid(at, format!("{} is no number", i.name()));
-        }
-        Ok(())
     }
 }

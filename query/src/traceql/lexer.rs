@@ -81,7 +81,7 @@ impl<'a> Lexer<'a> {
         let mut out = String::new();
         while let Some(c) = self.rest().chars().next() {
             if c == '"' {
-                out.push_str(&self.quoted()?);
+                self.quoted_name(&mut out)?;
             } else if ends_name(c) {
                 break;
             } else {
@@ -89,10 +89,30 @@ impl<'a> Lexer<'a> {
                 self.at += c.len_utf8();
             }
         }
-        if self.at == start || out.is_empty() {
+        if self.at == start {
             return self.fail(start, "an attribute name is missing after the dot");
         }
         Ok(out)
+    }
+
+    /// A quoted part of a name: only quotes and backslashes are escaped in it.
+    fn quoted_name(&mut self, out: &mut String) -> Result<()> {
+        let start = self.at;
+        let mut chars = self.rest().char_indices().skip(1);
+        while let Some((i, c)) = chars.next() {
+            match c {
+                '"' => {
+                    self.at = start + i + 1;
+                    return Ok(());
+                }
+                '\\' => match chars.next() {
+                    Some((_, c @ ('\\' | '"'))) => out.push(c),
+                    _ => return self.fail(start + i, "an unknown escape sequence"),
+                },
+                c => out.push(c),
+            }
+        }
+        self.fail(start, "a name without its closing quote")
     }
 
     /// A string in double quotes with escapes, or in backticks without.
@@ -105,6 +125,9 @@ impl<'a> Lexer<'a> {
             if c == quote {
                 self.at = start + i + 1;
                 return Ok(out);
+            }
+            if c == '\n' && quote == '"' {
+                return self.fail(start, "a string must end on its line; in backticks it may go on");
             }
             if c != '\\' || quote == '`' {
                 out.push(c);
@@ -119,7 +142,14 @@ impl<'a> Lexer<'a> {
                 Some('b') => out.push('\x08'),
                 Some('f') => out.push('\x0c'),
                 Some('v') => out.push('\x0b'),
-                Some(c @ ('\\' | '"' | '\'')) => out.push(c),
+                Some(c @ ('\\' | '"')) => out.push(c),
+                Some(c @ '0'..='3') => {
+                    let digits: String = std::iter::once(c).chain(chars.by_ref().take(2).map(|c| c.1)).collect();
+                    match u32::from_str_radix(&digits, 8).ok().filter(|_| digits.len() == 3).and_then(char::from_u32) {
+                        Some(c) => out.push(c),
+                        None => return self.fail(start + i, "a wrong escape sequence"),
+                    }
+                }
                 Some(c @ ('x' | 'u' | 'U')) => {
                     let n = if c == 'x' { 2 } else { if c == 'u' { 4 } else { 8 } };
                     let digits: String = chars.by_ref().take(n).map(|c| c.1).collect();
@@ -140,7 +170,7 @@ impl<'a> Lexer<'a> {
         let digits = |s: &str| s.len() - s.trim_start_matches(|c: char| c.is_ascii_digit()).len();
         let mut n = digits(rest);
         let mut float = false;
-        if rest[n..].starts_with('.') && digits(&rest[n + 1..]) > 0 {
+        if rest[n..].starts_with('.') {
             n += 1 + digits(&rest[n + 1..]);
             float = true;
         }
@@ -158,34 +188,49 @@ impl<'a> Lexer<'a> {
         if float {
             return rest[..n].parse().map(Tok::Float).or_else(|_| self.fail(start, "a number that can't be read"));
         }
+        if n > 1 && rest.starts_with('0') && rest[..n].contains(['8', '9']) {
+            return self.fail(start, "an octal number with a digit above 7");
+        }
         rest[..n].parse().map(Tok::Int).or_else(|_| self.fail(start, "a number out of range"))
     }
 
-    /// `1h30m`, `1.5s`, `2d`.
+    /// `1h30m`, `1.5s`, `2d`. Days and what is longer are whole, and each unit stands once, longest first; without
+    /// them, any number of decimal parts in any order do.
     fn duration(&mut self) -> Result<Tok> {
+        const UNITS: [(&str, i64); 10] = [
+            ("y", 31_536_000_000_000_000),
+            ("w", 604_800_000_000_000),
+            ("d", 86_400_000_000_000),
+            ("h", 3_600_000_000_000),
+            ("m", 60_000_000_000),
+            ("s", 1_000_000_000),
+            ("ms", 1_000_000),
+            ("us", 1_000),
+            ("µs", 1_000),
+            ("ns", 1),
+        ];
         let start = self.at;
         let mut total = 0f64;
         let mut exact: Option<i64> = Some(0);
+        let (mut long, mut plain, mut last) = (false, true, i64::MAX);
         while self.rest().starts_with(|c: char| c.is_ascii_digit()) {
             let rest = self.rest();
             let n = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.').len();
             let unit_len = rest[n..].len() - rest[n..].trim_start_matches(|c: char| c.is_alphabetic()).len();
-            let unit: i64 = match &rest[n..n + unit_len] {
-                "ns" => 1,
-                "us" | "µs" | "μs" => 1_000,
-                "ms" => 1_000_000,
-                "s" => 1_000_000_000,
-                "m" => 60_000_000_000,
-                "h" => 3_600_000_000_000,
-                "d" => 86_400_000_000_000,
-                "w" => 604_800_000_000_000,
-                "y" => 31_536_000_000_000_000,
-                _ => return self.fail(start, "an unknown unit of duration (ns, us, ms, s, m, h, d, w, y)"),
+            let Some((name, unit)) = UNITS.iter().find(|u| u.0 == &rest[n..n + unit_len]) else {
+                return self.fail(start, "an unknown unit of duration (ns, us, ms, s, m, h, d, w, y)");
             };
             let Ok(v) = rest[..n].parse::<f64>() else { return self.fail(start, "a duration that can't be read") };
-            total += v * unit as f64;
-            exact = exact.zip(rest[..n].parse::<i64>().ok()).and_then(|(e, v)| v.checked_mul(unit)?.checked_add(e));
+            let whole = rest[..n].parse::<i64>().ok();
+            long |= ["y", "w", "d"].contains(name);
+            plain &= whole.is_some() && *unit < last && *unit >= 1_000_000;
+            last = *unit;
+            total += v * *unit as f64;
+            exact = exact.zip(whole).and_then(|(e, v)| v.checked_mul(*unit)?.checked_add(e));
             self.at += n + unit_len;
+        }
+        if long && !plain {
+            return self.fail(start, "days, weeks and years must be whole, and stand once each and first");
         }
         if total > i64::MAX as f64 {
             return self.fail(start, "a duration out of range");
@@ -231,6 +276,7 @@ impl<'a> Lexer<'a> {
         }
         if self.rest().starts_with(':') {
             self.at += 1;
+            self.at += self.rest().len() - self.rest().trim_start().len();
             let second = self.word();
             self.at += second.len();
             return Ok(Tok::Ident(format!("{word}:{second}")));
@@ -238,10 +284,27 @@ impl<'a> Lexer<'a> {
         Ok(Tok::Ident(word.to_owned()))
     }
 
+    /// White space, and comments: to the end of the line, or between `/*` and `*/`.
+    fn skip(&mut self) -> Result<()> {
+        loop {
+            let rest = self.rest().trim_start();
+            self.at = self.text.len() - rest.len();
+            if rest.starts_with("//") {
+                self.at += rest.find('\n').unwrap_or(rest.len());
+            } else if rest.starts_with("/*") {
+                match rest.find("*/") {
+                    Some(end) => self.at += end + 2,
+                    None => return self.fail(self.at, "a comment without its end"),
+                }
+            } else {
+                return Ok(());
+            }
+        }
+    }
+
     fn next(&mut self) -> Result<Token> {
-        let skipped = self.rest().trim_start();
-        self.at = self.text.len() - skipped.len();
-        let at = self.at;
+        self.skip()?;
+        let (skipped, at) = (self.rest(), self.at);
         let Some(c) = skipped.chars().next() else { return Ok(Token { tok: Tok::End, at }) };
         let tok = if c == '.' {
             let after = &skipped[1..];
@@ -322,8 +385,28 @@ mod tests {
                 Tok::Duration(172_800_000_000_000)
             ]
         );
-        assert!(tokens("5q").is_err());
+        assert_eq!(
+            lex("1w2d 1m1m 2.5h 1d3h")[..3],
+            [Tok::Duration(777_600_000_000_000), Tok::Duration(120_000_000_000), Tok::Duration(9_000_000_000_000)]
+        );
+        for wrong in ["5q", "1.5d", "1h1d", "1d1d", "1d5us", "2M"] {
+            assert!(tokens(wrong).is_err(), "{wrong}");
+        }
         assert!(tokens("99999999999999999999").is_err());
+        assert_eq!(lex("1. 08.5 007")[..3], [Tok::Float(1.0), Tok::Float(8.5), Tok::Int(7)]);
+        assert!(tokens("08").is_err());
+    }
+
+    #[test]
+    fn strings_names_and_comments() {
+        assert_eq!(lex(r#""a\n\t\"\\\x41\u00e9\101""#)[0], Tok::Str("a\n\t\"\\Aé A".replace(' ', "")));
+        assert_eq!(lex("`a\n\\d`")[0], Tok::Str("a\n\\d".into()));
+        for wrong in [r#""\q""#, r#""\'""#, "\"a\nb\"", r#"."a\n""#, r#"."a"#, "/* x"] {
+            assert!(tokens(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(lex(r#"."a\"b\\c""#)[0], Tok::Attribute(false, Scope::Any, "a\"b\\c".into()));
+        assert_eq!(lex("1 // one\n/* two\n*/ 3"), [Tok::Int(1), Tok::Int(3), Tok::End]);
+        assert_eq!(lex("span: name")[0], Tok::Ident("span:name".into()));
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub use ast::{Query, Root};
 pub use error::{TraceQlError, TraceQlErrorKind};
 pub use lexer::Scope;
 pub use metrics::{Exemplar, MetricsOptions, MetricsResult, Series, default_step, query_range};
-pub use search::{MatchedSet, MatchedSpan, ROOT_NOT_RECEIVED, SearchOptions, SearchResult, TraceMatch, search};
+pub use search::{MatchedSet, MatchedSpan, ROOT_NOT_RECEIVED, SearchOptions, SearchResult, TraceMatch, narrowed, search};
 pub use tags::{TagOptions, TagValue, parse_tag, tag_names, tag_values};
 pub use value::Val;
 

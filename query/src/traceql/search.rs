@@ -4,7 +4,8 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::ops::ControlFlow;
 
-use strandline_storage::model::TraceId;
+use foldhash::HashMap;
+use strandline_storage::model::{SpanId, Trace, TraceId};
 use strandline_storage::read::{AttributeScope, Column, Condition, Field, RowBatch, ScanRequest, ScanStats, SpanBatch, SpanSource, Value};
 
 use super::ast::{Attr, BinOp, Expr, ExprNode, Intrinsic, Pipeline, Scalar, SetExpr, Stage, Static};
@@ -131,6 +132,25 @@ fn gather(e: &Expr, out: &mut Vec<Condition>) {
         (BinOp::Lt | BinOp::Le, _, Some(n)) => out.push(Condition::AtMost(field, n)),
         _ => {}
     }
+}
+
+/// The spans of a trace that a pipeline selects; with `ancestors`, those above them too, so that a tree stays one.
+pub fn narrowed(trace: Trace, pipeline: &Pipeline, ancestors: bool) -> Result<Trace> {
+    let id = trace.trace_id;
+    let batch = RowBatch::new(vec![trace.clone()]);
+    let mut kept = run(&Rows::new(&batch), pipeline)?.into_mask(batch.len());
+    if ancestors {
+        let by_id: HashMap<SpanId, usize> = trace.spans.iter().enumerate().map(|(i, s)| (s.span_id, i)).collect();
+        for mut i in (0..kept.len()).filter(|i| kept[*i]).collect::<Vec<_>>() {
+            // What is kept already has its ancestors kept, or is about to: cycles end here.
+            while let Some(&p) = trace.spans[i].parent_span_id.and_then(|p| by_id.get(&p)).filter(|p| !kept[**p]) {
+                kept[p] = true;
+                i = p;
+            }
+        }
+    }
+    let spans = trace.spans.into_iter().zip(kept).filter(|(_, k)| *k).map(|(s, _)| s);
+    Ok(Trace::new(id, spans.collect()))
 }
 
 /// Attributes that a pipeline mentions, which results show.

@@ -36,26 +36,99 @@ fn scope_name(s: AttributeScope) -> &'static str {
     }
 }
 
-/// Tag names by scope; `scope` narrows to one. Intrinsics stand under `intrinsic`.
-pub fn tag_names(source: &dyn SpanSource, scope: Option<&str>, options: &TagOptions) -> Result<Vec<(String, Vec<String>)>> {
+/// Numbers of positions, which are no use for completion.
+fn is_position(i: Intrinsic) -> bool {
+    matches!(i, Intrinsic::NestedSetLeft | Intrinsic::NestedSetRight | Intrinsic::NestedSetParent)
+}
+
+/// Tag names by scope, of the spans that `filter` selects (all, without one); `scope` narrows to one. Intrinsics stand
+/// under `intrinsic`.
+pub fn tag_names(
+    source: &dyn SpanSource,
+    scope: Option<&str>,
+    filter: Option<&Pipeline>,
+    options: &TagOptions,
+) -> Result<Vec<(String, Vec<String>)>> {
     let wanted = |name: &str| scope.is_none_or(|s| s.is_empty() || s == "none" || s == name);
     let mut out = Vec::new();
     if scope.is_none_or(|s| s != "intrinsic") {
-        for (s, mut keys) in source.attribute_keys(options.start_nano, options.end_nano)? {
+        let mut known = source.attribute_keys(options.start_nano, options.end_nano)?;
+        known.retain(|k| wanted(scope_name(k.0)));
+        if let Some(p) = filter {
+            known = present(source, p, known, options)?;
+        }
+        for (s, mut keys) in known {
             if options.limit > 0 {
                 keys.truncate(options.limit);
             }
-            if wanted(scope_name(s)) && !keys.is_empty() {
+            if !keys.is_empty() {
                 out.push((scope_name(s).to_owned(), keys));
             }
         }
     }
     if wanted("intrinsic") {
-        let mut names: Vec<String> = INTRINSICS.iter().filter(|i| i.0 != Intrinsic::Parent).map(|i| i.1.to_owned()).collect();
+        let listed = INTRINSICS.iter().filter(|i| i.0 != Intrinsic::Parent && !is_position(i.0));
+        let mut names: Vec<String> = listed.map(|i| i.1.to_owned()).collect();
         names.sort();
         out.push(("intrinsic".to_owned(), names));
     }
     Ok(out)
+}
+
+type Keys = Vec<(AttributeScope, Vec<String>)>;
+
+/// Which of some names a selected span has.
+fn present(source: &dyn SpanSource, filter: &Pipeline, mut missing: Keys, options: &TagOptions) -> Result<Keys> {
+    let mut found: Keys = missing.iter().map(|(s, _)| (*s, Vec::new())).collect();
+    let mut failed: Option<TraceQlError> = None;
+    let mut visit = |batch: &dyn SpanBatch| {
+        if let Err(e) = move_present(batch, filter, options, &mut missing, &mut found) {
+            failed = Some(e);
+            return Ok(ControlFlow::Break(()));
+        }
+        Ok(if missing.iter().all(|m| m.1.is_empty()) { ControlFlow::Break(()) } else { ControlFlow::Continue(0) })
+    };
+    source.scan(&request(Some(filter), false, options), &mut visit)?;
+    if let Some(e) = failed {
+        return Err(e);
+    }
+    found.iter_mut().for_each(|f| f.1.sort());
+    Ok(found)
+}
+
+/// Moves the names that a selected span of a batch has from those that are missing to those that were found.
+fn move_present(batch: &dyn SpanBatch, filter: &Pipeline, options: &TagOptions, missing: &mut Keys, found: &mut Keys) -> Result<()> {
+    let rows = Rows::new(batch);
+    let mask = selected(&rows, Some(filter), options)?;
+    if !mask.contains(&true) {
+        return Ok(());
+    }
+    for ((scope, keys), (_, out)) in missing.iter_mut().zip(found) {
+        let mut left = Vec::new();
+        for key in std::mem::take(keys) {
+            let mut any = false;
+            rows.attribute(&[*scope], &key)?.each_distinct(&mask, &mut |v| any |= *v != Val::Nil);
+            if any { out.push(key) } else { left.push(key) }
+        }
+        *keys = left;
+    }
+    Ok(())
+}
+
+fn request(filter: Option<&Pipeline>, whole: bool, options: &TagOptions) -> ScanRequest {
+    let mut request = ScanRequest::new(options.start_nano, options.end_nano);
+    request.whole_traces = whole || filter.is_some_and(super::eval::pipeline::needs_whole_traces);
+    request.conditions = filter.map(super::search::conditions).unwrap_or_default();
+    request.partial = options.partial;
+    request
+}
+
+/// Rows that a filter selects and that start within the range.
+fn selected(rows: &Rows<'_>, filter: Option<&Pipeline>, options: &TagOptions) -> Result<Vec<bool>> {
+    let mut mask = run(rows, filter.unwrap_or(&Pipeline::default()))?.into_mask(rows.batch.len());
+    let starts = rows.batch.starts()?;
+    mask.iter_mut().zip(starts.iter()).for_each(|(m, s)| *m &= *s >= options.start_nano && *s <= options.end_nano);
+    Ok(mask)
 }
 
 /// A tag's value and its type as the API has it.
@@ -110,11 +183,8 @@ pub fn tag_values(source: &dyn SpanSource, tag: &Attr, filter: Option<&Pipeline>
         }
         _ => {}
     }
-    let mut request = ScanRequest::new(options.start_nano, options.end_nano);
-    request.whole_traces = matches!(tag, Attr::Intrinsic(Intrinsic::RootName | Intrinsic::RootService))
-        || filter.is_some_and(super::eval::pipeline::needs_whole_traces);
-    request.conditions = filter.map(super::search::conditions).unwrap_or_default();
-    request.partial = options.partial;
+    let whole = matches!(tag, Attr::Intrinsic(Intrinsic::RootName | Intrinsic::RootService));
+    let request = request(filter, whole, options);
     let mut found: BTreeMap<TagValue, ()> = BTreeMap::new();
     let mut failed: Option<TraceQlError> = None;
     let mut visit = |batch: &dyn SpanBatch| {
@@ -143,10 +213,7 @@ fn collect(
     found: &mut BTreeMap<TagValue, ()>,
 ) -> Result<()> {
     let rows = Rows::new(batch);
-    let n = batch.len();
-    let mut mask = run(&rows, filter.unwrap_or(&Pipeline::default()))?.into_mask(n);
-    let starts = batch.starts()?;
-    mask.iter_mut().zip(starts.iter()).for_each(|(m, s)| *m &= *s >= options.start_nano && *s <= options.end_nano);
+    let mask = selected(&rows, filter, options)?;
     rows.attr(tag)?.each_distinct(&mask, &mut |v| add(v, found));
     Ok(())
 }

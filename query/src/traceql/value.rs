@@ -173,9 +173,12 @@ pub fn matches(negated: bool, v: &Val, regex: &Regex) -> bool {
     }
 }
 
-/// `a op b` for arithmetic; nil if either is no number. Whole numbers stay whole; durations make durations.
+/// `a op b` for arithmetic; nil if either is no number. Whole numbers stay whole; durations make durations where they
+/// are added or multiplied, and are divided as decimal numbers are.
 pub fn arithmetic(op: BinOp, a: &Val, b: &Val) -> Result<Val> {
-    if let (Some(x), Some(y)) = (a.int(), b.int()) {
+    let whole = matches!((a, b), (Val::Int(_), Val::Int(_)));
+    let scaled = matches!(op, BinOp::Add | BinOp::Sub | BinOp::Mul);
+    if let (Some(x), Some(y), true) = (a.int(), b.int(), whole || scaled) {
         let v = match op {
             BinOp::Add => x.wrapping_add(y),
             BinOp::Sub => x.wrapping_sub(y),
@@ -185,7 +188,6 @@ pub fn arithmetic(op: BinOp, a: &Val, b: &Val) -> Result<Val> {
             BinOp::Mod => x.wrapping_rem(y),
             _ => (x as f64).powf(y as f64) as i64,
         };
-        let whole = matches!((a, b), (Val::Int(_), Val::Int(_)));
         return Ok(if whole { Val::Int(v) } else { Val::Duration(v) });
     }
     let (Some(x), Some(y)) = (a.number(), b.number()) else { return Ok(Val::Nil) };
@@ -250,6 +252,8 @@ mod tests {
         assert_eq!(arithmetic(BinOp::Div, &Val::Int(7), &Val::Int(2)).unwrap(), Val::Int(3));
         assert_eq!(arithmetic(BinOp::Div, &Val::Int(7), &Val::Float(2.0)).unwrap(), Val::Float(3.5));
         assert_eq!(arithmetic(BinOp::Mul, &Val::Duration(7), &Val::Int(2)).unwrap(), Val::Duration(14));
+        assert_eq!(arithmetic(BinOp::Div, &Val::Duration(7), &Val::Int(2)).unwrap(), Val::Float(3.5));
+        assert_eq!(arithmetic(BinOp::Div, &Val::Duration(7), &Val::Int(0)).unwrap(), Val::Float(f64::INFINITY));
         assert!(arithmetic(BinOp::Div, &Val::Int(7), &Val::Int(0)).is_err());
         assert_eq!(arithmetic(BinOp::Add, &s("x"), &Val::Int(0)).unwrap(), Val::Nil);
     }

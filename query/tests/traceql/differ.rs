@@ -318,7 +318,13 @@ fn metrics(r: &mut Random, trees: &[Tree<'_>], source: &TraceStore) -> Result<()
                 Some(V::Nanos(v)) => v as f64 / 1e9,
                 Some(_) => continue,
             };
-            let mut key: Vec<String> = by.iter().map(|f| format!("{}={:?}", f.0, t.field(i, *f).label())).collect();
+            let labels: Vec<(&str, V)> = by.iter().map(|f| (f.0, t.field(i, *f))).collect();
+            // Labels without a value are left out, but for the first of a series that has none.
+            let kept = labels.iter().filter(|l| l.1 != V::Nil);
+            let mut key: Vec<String> = kept.map(|(n, v)| format!("{n}={:?}", v.label())).collect();
+            if let (true, Some((n, v)), true) = (key.is_empty(), labels.first(), name != "histogram_over_time") {
+                key.push(format!("{n}={:?}", v.label()));
+            }
             if name == "histogram_over_time" {
                 let nanos = measured == Some(Field("duration"));
                 let bound = if v <= 0.0 { 0.0 } else { 2f64.powi((v * if nanos { 1e9 } else { 1.0 }).log2().ceil() as i32) };

@@ -29,6 +29,12 @@ const CASES: &[(&str, &[&str])] = &[
     ),
     ("{ name < \"c\" } | count_over_time() by (.version)", &[".version=1: 1 0 0 0", ".version=7: 1 0 0 0"]),
     ("{ name < \"c\" } | count_over_time() by (span.path)", &["span.path=/cart: 1 0 0 0", "span.path=nil: 1 0 0 0"]),
+    (
+        "{ name < \"c\" } | count_over_time() by (span.path, span.version, span.missing)",
+        &["span.path=/cart: 1 0 0 0", "span.version=7: 1 0 0 0"],
+    ),
+    ("{ name < \"c\" } | count_over_time() by (span.missing, span.absent)", &["span.missing=nil: 2 0 0 0"]),
+    ("{ name = \"a\" } | quantile_over_time(duration, 1) by (span.missing)", &["p=1: 0.134217728 0 0 0"]),
     ("{ kind = client } | count_over_time() by (rootName)", &["rootName=a: 3 0 0 0"]),
     ("{} | min_over_time(duration)", &["__name__=min_over_time: 0.01 0.1 0.03 0.005"]),
     ("{} | max_over_time(duration)", &["__name__=max_over_time: 0.1 0.5 0.03 0.04"]),
@@ -37,10 +43,14 @@ const CASES: &[(&str, &[&str])] = &[
         "{ resource.service.name = \"shop\" } | avg_over_time(duration) by (kind)",
         &["kind=client: 0.0175 - - -", "kind=internal: - 0.2 - -", "kind=server: 0.05 - - -"],
     ),
+    ("{} | max_over_time(duration) > 50ms", &["__name__=max_over_time: 0.1 0.5 - -"]),
+    ("{} | max_over_time(duration) > -1s", &["__name__=max_over_time: 0.1 0.5 0.03 0.04"]),
+    ("({} | max_over_time(duration)) * 1s", &["__name__=max_over_time: 0.1 0.5 0.03 0.04"]),
+    ("{} | max_over_time(name)", &[]),
     ("{} | max_over_time(span.n)", &["__name__=max_over_time: - 4.5 -1 -"]),
     ("{} | sum_over_time(span.missing)", &[]),
     ("{} | quantile_over_time(span.n, 1)", &["p=1: 0 8 0 0"]),
-    ("{ name = \"a\" } | quantile_over_time(duration, 0.5, 1)", &["p=0.5: 0.094906266 0 0 0", "p=1: 0.134217728 0 0 0"]),
+    ("{ name = \"a\" } | quantile_over_time(duration, 0.5, 1)", &["p=0.5: 0.134217728 0 0 0", "p=1: 0.134217728 0 0 0"]),
     (
         "{ kind = client } | histogram_over_time(duration)",
         &["__bucket=0.016777216: 1 0 0 0", "__bucket=0.033554432: 1 0 0 0", "__bucket=0.067108864: 1 0 0 0"],
@@ -60,7 +70,25 @@ const CASES: &[(&str, &[&str])] = &[
     ("{} | count_over_time() > 100", &[]),
     ("({} | count_over_time()) * 2", &["__name__=count_over_time: 12 6 2 6"]),
     ("10 - ({} | count_over_time()) / 2", &["__name__=count_over_time: 7 8.5 9.5 8.5"]),
-    ("({ kind = client } | count_over_time()) / ({} | count_over_time())", &[": 0.5 0 0 0"]),
+    ("({ kind = client } | count_over_time()) / ({} | count_over_time())", &["__name__=(count_over_time / count_over_time): 0.5 0 0 0"]),
+    (
+        "({} | count_over_time() by (kind)) / ({ kind = client || kind = server } | count_over_time())",
+        &[
+            "kind=client: 0.6 0 - -",
+            "kind=consumer: 0 0 - -",
+            "kind=internal: 0.2 2 - -",
+            "kind=producer: 0 0 - -",
+            "kind=server: 0.4 1 - -",
+        ],
+    ),
+    (
+        "(({} | rate()) + ({} | rate())) / ({} | count_over_time() by (resource.service.name)) > 0.04",
+        &["resource.service.name=shop: 0.066666667 0.05 - -", "resource.service.name=web: 0.066666667 0.1 - -"],
+    ),
+    (
+        "({ kind = client } | max_over_time(duration)) + ({} | max_over_time(duration))",
+        &["__name__=(max_over_time + max_over_time): 0.16 0.5 0.03 0.04"],
+    ),
     (
         "({} | count_over_time() by (kind)) + ({ status = error } | count_over_time() by (kind))",
         &["kind=client: 4 0 0 0", "kind=server: 2 2 0 0"],
@@ -70,6 +98,11 @@ const CASES: &[(&str, &[&str])] = &[
     (
         "{ resource.service.name = \"shop\" } | compare({ status = error }, 1)",
         &["__meta_type=baseline name=c: 1 0 0 0", "__meta_type=baseline resource.service.name=shop: 2 2 0 0"],
+    ),
+    // The selection's window is open at its end: a begins at its start and is selected, g at its end and is not.
+    (
+        "{} | compare({}, 5, 1700000040001000000, 1700000100001000000)",
+        &["__meta_type=selection name=a: 1 0 0 0", "__meta_type=baseline name=g: 0 1 0 0"],
     ),
 ];
 
@@ -123,4 +156,28 @@ fn slots(source: &Memory, report: &mut Report) {
     o.step_nano = 1;
     let many = query_range(source, &q, &o).is_err();
     report.check("too many slots", if many { Ok(()) } else { Err("accepted".into()) });
+    exemplars(source, report);
+}
+
+/// Exemplars are of samples that are there, and limited over all series.
+fn exemplars(source: &Memory, report: &mut Report) {
+    let counts = |query: &str| {
+        let mut o = MetricsOptions::new(T0, T0 + 4 * MINUTE);
+        (o.step_nano, o.exemplars) = (MINUTE, 100);
+        let r = query_range(source, &parse(query).expect("valid"), &o).expect("series");
+        format!("{:?}", r.series.iter().map(|s| s.exemplars.len()).collect::<Vec<_>>())
+    };
+    for (query, want) in [
+        ("{} | rate()", "[4]"),
+        ("{} | rate() by (kind)", "[1, 1, 3, 1, 2]"),
+        ("{} | rate() by (kind) with (exemplars=7)", "[1, 1, 2, 1, 2]"),
+        ("{} | rate() by (kind) with (exemplars=2)", "[1, 1, 0, 0, 0]"),
+        ("{} | rate() by (kind) with (exemplars=false)", "[0, 0, 0, 0, 0]"),
+        ("{ name = \"a\" || name = \"g\" } | quantile_over_time(duration, 0, 1)", "[1, 1]"),
+        ("{} | count_over_time() > 2", "[3]"),
+        ("{} | count_over_time() by (kind) | topk(1)", "[1, 1, 2]"),
+    ] {
+        let got = counts(query);
+        report.check(query, if got == want { Ok(()) } else { Err(format!("wanted {want}, got {got}")) });
+    }
 }

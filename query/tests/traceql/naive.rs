@@ -287,7 +287,7 @@ impl<'a> Tree<'a> {
             "span:id" => hex(&s.span_id.0),
             "span:parentID" => s.parent_span_id.map_or(V::Nil, |p| hex(&p.0)),
             "span:childCount" => V::Int(self.parent.iter().filter(|p| **p == Some(i)).count() as i64),
-            "trace:id" => hex(&self.trace.trace_id.0),
+            "trace:id" => unpadded(&hex(&self.trace.trace_id.0)),
             "traceDuration" => V::Nanos(self.duration() as i64),
             "rootName" => self.root().map_or(V::Nil, |r| V::Str(r.name.clone())),
             "rootServiceName" => self.root().map_or(V::Nil, |r| get(&r.resource.attributes, "service.name")),
@@ -307,7 +307,16 @@ impl<'a> Tree<'a> {
         match e {
             E::Lit(v) => v.clone(),
             E::Field(f) => self.field(i, *f),
-            E::Compare(op, a, b) => V::Bool(compare(op, &self.expr(i, a), &self.expr(i, b), is_nil(a) || is_nil(b))),
+            E::Compare(op, a, b) => {
+                let (mut x, mut y) = (self.expr(i, a), self.expr(i, b));
+                // Ids of traces are compared without the zeros before them.
+                match (&**a, &**b) {
+                    (E::Field(Field("trace:id")), E::Lit(_)) => y = unpadded(&y),
+                    (E::Lit(_), E::Field(Field("trace:id"))) => x = unpadded(&x),
+                    _ => {}
+                }
+                V::Bool(compare(op, &x, &y, is_nil(a) || is_nil(b)))
+            }
             E::Matches(no, f, p) => V::Bool(match self.field(i, *f) {
                 V::Str(s) => matches(p, &s) != *no,
                 V::Many(m) => {
@@ -414,6 +423,13 @@ impl<'a> Tree<'a> {
     }
 }
 
+fn unpadded(v: &V) -> V {
+    match v {
+        V::Str(s) => V::Str(s.trim_start_matches('0').to_owned()),
+        other => other.clone(),
+    }
+}
+
 fn is_nil(e: &E) -> bool {
     matches!(e, E::Lit(V::Nil))
 }
@@ -469,14 +485,15 @@ fn math(op: char, a: &V, b: &V) -> V {
         V::Int(i) | V::Nanos(i) => Some(*i),
         _ => None,
     };
-    if let (Some(x), Some(y)) = (whole(a), whole(b)) {
+    let ints = matches!((a, b), (V::Int(_), V::Int(_)));
+    if let (Some(x), Some(y), true) = (whole(a), whole(b), ints || op != '/') {
         let v = match op {
             '+' => x + y,
             '-' => x - y,
             '*' => x * y,
             _ => x / y,
         };
-        return if matches!((a, b), (V::Int(_), V::Int(_))) { V::Int(v) } else { V::Nanos(v) };
+        return if ints { V::Int(v) } else { V::Nanos(v) };
     }
     let (Some(x), Some(y)) = (a.number(), b.number()) else { return V::Nil };
     V::Float(match op {

@@ -393,6 +393,17 @@ pub enum Scalar {
     Pipeline(Box<Pipeline>, Box<Scalar>),
 }
 
+impl Scalar {
+    /// Whether an aggregate is in it.
+    pub fn has_aggregate(&self) -> bool {
+        match self {
+            Scalar::Aggregate(..) | Scalar::Pipeline(..) => true,
+            Scalar::Static(_) => false,
+            Scalar::Binary(_, l, r) => l.has_aggregate() || r.has_aggregate(),
+        }
+    }
+}
+
 /// A step of a pipeline.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Stage {

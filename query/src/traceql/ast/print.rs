@@ -19,13 +19,36 @@ impl fmt::Display for Static {
     }
 }
 
-/// A duration in the largest unit that divides it.
+/// A duration as Tempo shows it: `1h2m3.5s`, and what is shorter than a second in one unit, `1.5ms`.
 pub fn duration_text(ns: i64) -> String {
-    let units = [(3_600_000_000_000, "h"), (60_000_000_000, "m"), (1_000_000_000, "s"), (1_000_000, "ms"), (1_000, "us")];
-    match units.iter().find(|u| ns != 0 && ns % u.0 == 0) {
-        Some(u) => format!("{}{}", ns / u.0, u.1),
-        None => format!("{ns}ns"),
-    }
+    let sign = if ns < 0 { "-" } else { "" };
+    let n = ns.unsigned_abs();
+    let decimal = |per: u64, unit: &str| {
+        let digits = per.ilog10() as usize;
+        let part = format!("{:0digits$}", n % per);
+        let part = part.trim_end_matches('0');
+        let dot = if part.is_empty() { "" } else { "." };
+        format!("{}{dot}{part}{unit}", n / per)
+    };
+    let text = match n {
+        0 => "0s".to_owned(),
+        1..1_000 => format!("{n}ns"),
+        1_000..1_000_000 => decimal(1_000, "µs"),
+        1_000_000..1_000_000_000 => decimal(1_000_000, "ms"),
+        _ => {
+            let (minutes, rest) = (n / 60_000_000_000, n % 60_000_000_000);
+            let fraction = format!("{:09}", rest % 1_000_000_000);
+            let fraction = fraction.trim_end_matches('0');
+            let dot = if fraction.is_empty() { "" } else { "." };
+            let seconds = format!("{}{dot}{fraction}s", rest / 1_000_000_000);
+            match (minutes / 60, minutes % 60) {
+                (0, 0) => seconds,
+                (0, m) => format!("{m}m{seconds}"),
+                (h, m) => format!("{h}h{m}m{seconds}"),
+            }
+        }
+    };
+    format!("{sign}{text}")
 }
 
 /// Name of a status.
@@ -146,5 +169,19 @@ impl fmt::Display for Pipeline {
             write!(f, "{}{s}", if i > 0 { " | " } else { "" })?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::duration_text;
+
+    #[test]
+    fn durations_in_words() {
+        let (ms, s) = (1_000_000, 1_000_000_000);
+        assert_eq!([0, 1, 999, 1_500, 999_999].map(duration_text), ["0s", "1ns", "999ns", "1.5µs", "999.999µs"]);
+        assert_eq!([100 * ms, 1_500_000, s, 1_500 * ms, -250 * ms].map(duration_text), ["100ms", "1.5ms", "1s", "1.5s", "-250ms"]);
+        assert_eq!([60 * s, 90 * s, 7_200 * s, 3_723 * s + 40 * ms].map(duration_text), ["1m0s", "1m30s", "2h0m0s", "1h2m3.04s"]);
+        assert_eq!(duration_text(i64::MIN), "-2562047h47m16.854775808s");
     }
 }

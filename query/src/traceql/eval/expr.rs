@@ -201,7 +201,7 @@ impl<'a> Rows<'a> {
         }
         let facts = self.facts()?;
         Ok(match i {
-            TraceId => self.by_trace((0..facts.duration.len()).map(|t| Val::Str(Arc::from(self.batch.trace_id(t).to_string())))),
+            TraceId => self.by_trace((0..facts.duration.len()).map(|t| trace_id(&self.batch.trace_id(t).to_string()))),
             TraceDuration => self.by_trace(facts.duration.iter().map(|d| Val::Duration(*d as i64))),
             RootName => self.of_roots(&facts, &self.attr(&Attr::Intrinsic(Name))?),
             RootService => self.of_roots(&facts, &self.attribute(&[AttributeScope::Resource], "service.name")?),
@@ -297,6 +297,11 @@ impl<'a> Rows<'a> {
         self.regexes.borrow_mut().insert(pattern.to_owned(), r.clone());
         Ok(r)
     }
+}
+
+/// Ids of traces stand without leading zeros, as search shows them; literals they are compared with do too.
+fn trace_id(hex: &str) -> Val {
+    Val::Str(Arc::from(hex.trim_start_matches('0')))
 }
 
 fn dict(c: Arc<Column>, f: impl Fn(&Value) -> Val) -> Data {

@@ -64,23 +64,64 @@ fn bound(exponent: i32) -> f64 {
     if exponent == ZERO { 0.0 } else { 2f64.powi(exponent) }
 }
 
-/// The `q` quantile of numbers by power of two, interpolated on the logarithm.
+/// The `q` quantile of numbers by power of two: the bound of the bucket that ends with the sample looked for, and within
+/// a bucket interpolated on the logarithm, so that it lies in the bucket of the exact quantile.
 fn quantile(q: f64, buckets: &BTreeMap<i32, u64>) -> f64 {
     let total: u64 = buckets.values().sum();
     if total == 0 {
         return 0.0;
     }
-    let target = q * total as f64;
-    let mut below = 0.0;
+    // One sample at least, and no part of one.
+    let target = ((q * total as f64).ceil() as u64).max(1);
+    let mut below = 0;
     for (e, n) in buckets {
-        let n = *n as f64;
         if below + n >= target {
-            let part = if n > 0.0 { (target - below) / n } else { 0.0 };
+            let part = (target - below) as f64 / *n as f64;
             return if *e == ZERO { 0.0 } else { 2f64.powf(f64::from(*e) - 1.0 + part) };
         }
         below += n;
     }
     buckets.keys().next_back().map_or(0.0, |e| bound(*e))
+}
+
+fn name_of(op: &MetricsOp) -> &'static str {
+    match op {
+        MetricsOp::Rate => "rate",
+        MetricsOp::CountOverTime | MetricsOp::Compare(..) => "count_over_time",
+        MetricsOp::MinOverTime(_) => "min_over_time",
+        MetricsOp::MaxOverTime(_) => "max_over_time",
+        MetricsOp::AvgOverTime(_) => "avg_over_time",
+        MetricsOp::SumOverTime(_) => "sum_over_time",
+        MetricsOp::QuantileOverTime(..) => "quantile_over_time",
+        MetricsOp::HistogramOverTime(_) => "histogram_over_time",
+    }
+}
+
+/// A label without a value is no label; of a series without any, the first says so.
+fn drop_nil(g: &mut Group) {
+    let first = g.labels.first().cloned();
+    g.labels.retain(|l| l.1 != Val::Nil);
+    if g.labels.is_empty() && !matches!(g.cells, Cells::Histograms(_)) {
+        g.labels.extend(first);
+    }
+}
+
+/// Which quantile over all series and slots is nearest to a value: an exemplar stands for one of them.
+fn nearest_quantile(op: &MetricsOp, groups: &[Group], unit: f64) -> impl Fn(f64) -> usize + use<> {
+    let mut all: BTreeMap<i32, u64> = BTreeMap::new();
+    for g in groups {
+        if let Cells::Histograms(h) = &g.cells {
+            h.iter().flatten().for_each(|(e, n)| *all.entry(*e).or_default() += n);
+        }
+    }
+    let values: Vec<f64> = match op {
+        MetricsOp::QuantileOverTime(_, qs) => qs.iter().map(|q| quantile(*q, &all) / unit).collect(),
+        _ => Vec::new(),
+    };
+    move |v| {
+        let far = |i: &usize| (values[*i] - v).abs();
+        (0..values.len()).min_by(|a, b| far(a).total_cmp(&far(b))).unwrap_or(0)
+    }
 }
 
 struct Group {
@@ -302,21 +343,14 @@ impl Sink for Accumulator {
 
     fn finish(self: Box<Self>) -> Vec<Series> {
         let unit = if self.seconds { 1e9 } else { 1.0 };
-        let name = match &self.query.op {
-            MetricsOp::Rate => "rate",
-            MetricsOp::CountOverTime | MetricsOp::Compare(..) => "count_over_time",
-            MetricsOp::MinOverTime(_) => "min_over_time",
-            MetricsOp::MaxOverTime(_) => "max_over_time",
-            MetricsOp::AvgOverTime(_) => "avg_over_time",
-            MetricsOp::SumOverTime(_) => "sum_over_time",
-            MetricsOp::QuantileOverTime(..) => "quantile_over_time",
-            MetricsOp::HistogramOverTime(_) => "histogram_over_time",
-        };
+        let name = name_of(&self.query.op);
+        let nearest = nearest_quantile(&self.query.op, &self.groups, unit);
         let mut out = Vec::new();
         for mut g in self.groups {
+            drop_nil(&mut g);
             g.exemplars.sort_by_key(|e| e.1.timestamp_ms);
             let exemplars = g.exemplars;
-            let mut series = |extra: Option<(&str, f64)>, values: Vec<f64>| {
+            let series = |extra: Option<(&str, f64)>, values: Vec<f64>| {
                 let mut labels = g.labels.clone();
                 labels.extend(extra.map(|(k, v)| (k.to_owned(), Val::Float(v))));
                 if labels.is_empty() {
@@ -326,14 +360,14 @@ impl Sink for Accumulator {
                     .iter()
                     .map(|(slot, e)| Exemplar { value: if e.value.is_nan() { values[*slot] } else { e.value }, ..e.clone() });
                 let exemplars = shown.collect();
-                out.push(Series { labels, values, exemplars });
+                Series { labels, values, exemplars }
             };
             match (&self.query.op, g.cells) {
                 (MetricsOp::Rate, Cells::Counts(c)) => {
                     let s = self.slots.seconds();
-                    series(None, c.iter().map(|n| *n as f64 / s).collect());
+                    out.push(series(None, c.iter().map(|n| *n as f64 / s).collect()));
                 }
-                (_, Cells::Counts(c)) => series(None, c.iter().map(|n| *n as f64).collect()),
+                (_, Cells::Counts(c)) => out.push(series(None, c.iter().map(|n| *n as f64).collect())),
                 (op, Cells::Numbers(c)) => {
                     let value = |n: &Numbers| match op {
                         _ if n.count == 0 => f64::NAN,
@@ -342,14 +376,16 @@ impl Sink for Accumulator {
                         MetricsOp::SumOverTime(_) => n.sum / unit,
                         _ => n.sum / n.count as f64 / unit,
                     };
-                    series(None, c.iter().map(value).collect());
+                    out.push(series(None, c.iter().map(value).collect()));
                 }
                 (MetricsOp::QuantileOverTime(_, qs), Cells::Histograms(h)) => {
                     if h.iter().all(BTreeMap::is_empty) {
                         continue;
                     }
-                    for q in qs {
-                        series(Some(("p", *q)), h.iter().map(|b| quantile(*q, b) / unit).collect());
+                    for (i, q) in qs.iter().enumerate() {
+                        let mut of = series(Some(("p", *q)), h.iter().map(|b| quantile(*q, b) / unit).collect());
+                        of.exemplars.retain(|e| nearest(e.value) == i);
+                        out.push(of);
                     }
                 }
                 (_, Cells::Histograms(h)) => {
@@ -358,7 +394,7 @@ impl Sink for Accumulator {
                     all.dedup();
                     for e in all {
                         let values = h.iter().map(|b| b.get(&e).copied().unwrap_or(0) as f64).collect();
-                        series(Some(("__bucket", bound(e) / unit)), values);
+                        out.push(series(Some(("__bucket", bound(e) / unit)), values));
                     }
                 }
             }
@@ -377,7 +413,10 @@ mod tests {
         let b: BTreeMap<i32, u64> = [(3, 4), (5, 4)].into();
         assert_eq!(quantile(1.0, &b), 32.0);
         assert_eq!(quantile(0.5, &b), 8.0);
+        // Two of the four above 16 make half the way to 32; of seven and a half samples, eight count.
         assert!((quantile(0.75, &b) - 2f64.powf(4.5)).abs() < 1e-9);
+        assert_eq!([quantile(0.0, &b), quantile(0.94, &b)], [2f64.powf(2.25), 32.0]);
+        assert_eq!(quantile(0.3, &[(ZERO, 4), (5, 4)].into()), 0.0);
         assert_eq!(quantile(0.5, &BTreeMap::new()), 0.0);
     }
 }

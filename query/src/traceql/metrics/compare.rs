@@ -34,7 +34,7 @@ struct Counts {
 pub(super) struct Comparison {
     selection: Option<Expr>,
     top: usize,
-    /// Selected spans start within, Unix nanoseconds; 0: anywhere.
+    /// Selected spans start within, Unix nanoseconds, the end excluded; 0: anywhere.
     window: (u64, u64),
     attrs: Vec<Attr>,
     counts: BTreeMap<usize, Counts>,
@@ -75,7 +75,7 @@ impl Sink for Comparison {
         };
         let (from, to) = self.window;
         if to > 0 {
-            selected.iter_mut().zip(starts.iter()).for_each(|(s, t)| *s &= *t >= from && *t <= to);
+            selected.iter_mut().zip(starts.iter()).for_each(|(s, t)| *s &= *t >= from && *t < to);
         }
         let counted: Vec<(usize, usize)> =
             (0..n).filter(|r| mask[*r]).filter_map(|r| self.slots.of(starts[r]).map(|slot| (r, slot))).collect();
@@ -140,8 +140,7 @@ impl Sink for Comparison {
                     out.push(series(vec![(LABEL_TYPE.into(), text(kind)), (name.clone(), (*v).clone())], &dense));
                 }
                 if c.too_many {
-                    let labels =
-                        vec![(LABEL_TYPE.into(), text(kind)), (LABEL_ERROR.into(), text("__too_many_values__")), (name.clone(), Val::Nil)];
+                    let labels = vec![(LABEL_ERROR.into(), text("__too_many_values__")), (name.clone(), Val::Nil)];
                     out.push(series(labels, &vec![0; self.slots.count]));
                 }
                 out.push(series(vec![(LABEL_TYPE.into(), text(&format!("{kind}_total"))), (name.clone(), Val::Nil)], &c.totals[side]));

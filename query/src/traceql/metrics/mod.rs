@@ -31,7 +31,7 @@ pub struct MetricsOptions {
     pub step_nano: u64,
     /// One slot from start to end.
     pub instant: bool,
-    /// Exemplars of a series at most.
+    /// Exemplars of all series together at most.
     pub exemplars: usize,
     /// Series at most; more fail the query.
     pub max_series: usize,
@@ -90,11 +90,17 @@ pub struct MetricsResult {
     pub stats: ScanStats,
 }
 
-/// A step that gives about 240 slots, rounded to what people use.
+/// A step that gives 240 slots or some more, in round numbers: of 50 ms for ranges below a minute, else of a second and
+/// more.
 pub fn default_step(start_nano: u64, end_nano: u64) -> u64 {
-    const HUMAN_S: [u64; 16] = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21_600, 86_400];
-    let ideal = end_nano.saturating_sub(start_nano) / 240;
-    HUMAN_S.iter().map(|s| s * 1_000_000_000).find(|s| *s >= ideal).unwrap_or(86_400_000_000_000)
+    const SECOND: u64 = 1_000_000_000;
+    const MINUTE: u64 = 60 * SECOND;
+    const ROUND: [u64; 6] = [60 * MINUTE, 5 * MINUTE, MINUTE, 15 * SECOND, 5 * SECOND, SECOND];
+    const FINE: [u64; 1] = [SECOND / 20];
+    let range = end_nano.saturating_sub(start_nano);
+    let (ideal, round): (u64, &[u64]) = (range / 240, if range < MINUTE { &FINE } else { &ROUND });
+    let least = round.last().copied().unwrap_or(SECOND);
+    round.iter().find(|r| ideal > **r).map_or(least, |r| ideal / r * r)
 }
 
 /// Slots of a range.
@@ -157,7 +163,36 @@ pub fn query_range(source: &dyn SpanSource, query: &Query, options: &MetricsOpti
     let mut series = evaluate(source, expr, &options, slots, &mut stats)?;
     series.retain(|s| s.values.iter().any(|v| !v.is_nan()));
     series.sort_by_key(labels_text);
+    limit_exemplars(&mut series, slots, options.exemplars);
     Ok(MetricsResult { timestamps_ms: slots.timestamps_ms(), series, stats })
+}
+
+/// Exemplars of samples that are there, `most` in all series together: one of each before a second of any.
+fn limit_exemplars(series: &mut [Series], slots: Slots, most: usize) {
+    for s in series.iter_mut() {
+        let values = std::mem::take(&mut s.values);
+        let there = |e: &Exemplar| {
+            // Within its millisecond, whose begin may lie on the border of a slot.
+            let slot = slots.of((e.timestamp_ms.max(0) as u64).saturating_mul(1_000_000) + 1);
+            slot.and_then(|i| values.get(i)).is_some_and(|v| !v.is_nan())
+        };
+        s.exemplars.retain(there);
+        s.values = values;
+    }
+    let mut left = most;
+    let mut round = 0;
+    let longest = series.iter().map(|s| s.exemplars.len()).max().unwrap_or(0);
+    let mut kept = vec![0; series.len()];
+    while left > 0 && round < longest {
+        for (s, kept) in series.iter().zip(&mut kept) {
+            if left > 0 && s.exemplars.len() > round {
+                *kept = round + 1;
+                left -= 1;
+            }
+        }
+        round += 1;
+    }
+    series.iter_mut().zip(kept).for_each(|(s, n)| s.exemplars.truncate(n));
 }
 
 fn labels_text(s: &Series) -> Vec<(String, String)> {
@@ -231,4 +266,17 @@ trait Sink {
     fn add(&mut self, rows: &Rows<'_>, mask: &[bool]) -> Result<()>;
     /// The series.
     fn finish(self: Box<Self>) -> Vec<Series>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::default_step;
+
+    #[test]
+    fn steps_are_round_and_err_on_the_side_of_more_slots() {
+        let ms = |range_s: u64| default_step(0, range_s * 1_000_000_000) / 1_000_000;
+        assert_eq!([1, 12, 59].map(ms), [50, 50, 200]);
+        assert_eq!([60, 600, 1800, 3600, 7200, 6 * 3600].map(ms), [1000, 2000, 5000, 15_000, 30_000, 60_000]);
+        assert_eq!([86_400, 7 * 86_400, 30 * 86_400].map(ms), [300_000, 2_400_000, 10_800_000]);
+    }
 }

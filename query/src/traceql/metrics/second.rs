@@ -4,6 +4,10 @@ use std::collections::BTreeMap;
 
 use super::Series;
 use crate::traceql::ast::BinOp;
+use crate::traceql::value::Val;
+
+/// Label of what is grouped by nothing.
+const NAME: &str = "__name__";
 
 /// At each time the `n` largest (or smallest) samples stay.
 pub(super) fn top(largest: bool, n: u64, mut series: Vec<Series>) -> Vec<Series> {
@@ -45,7 +49,8 @@ fn apply(op: BinOp, a: f64, b: f64) -> f64 {
         BinOp::Add => a + b,
         BinOp::Sub => a - b,
         BinOp::Mul => a * b,
-        // Nothing divided by nothing is no sample.
+        // What is divided by nothing is no sample.
+        _ if b == 0.0 => f64::NAN,
         _ => a / b,
     }
 }
@@ -59,21 +64,39 @@ pub(super) fn scalar(op: BinOp, mut series: Vec<Series>, sides: impl Fn(f64) -> 
     series
 }
 
-/// Arithmetic between series of the same labels; others are left out.
+/// Labels beside the name, which stands in for them where there are none.
+fn key(s: &Series) -> Vec<(String, String)> {
+    let mut k: Vec<_> = super::labels_text(s).into_iter().filter(|l| l.0 != NAME).collect();
+    k.sort();
+    k
+}
+
+fn name_of(series: &[Series]) -> Option<String> {
+    series.first()?.labels.iter().find(|l| l.0 == NAME).map(|l| l.1.text())
+}
+
+/// Arithmetic between series of the same labels; one without labels goes with each of the other side. What has no
+/// partner is left out, and a sample that is not there counts as zero.
 pub(super) fn math(op: BinOp, left: Vec<Series>, right: Vec<Series>) -> Vec<Series> {
-    let key = |s: &Series| -> Vec<(String, String)> {
-        let mut k: Vec<_> = super::labels_text(s).into_iter().filter(|l| l.0 != "__name__").collect();
-        k.sort();
-        k
-    };
-    let right: BTreeMap<_, Series> = right.into_iter().map(|s| (key(&s), s)).collect();
+    let name = name_of(&left).zip(name_of(&right)).map(|(l, r)| format!("({l} {} {r})", op.text()));
+    let by_key = |series: Vec<Series>| series.into_iter().map(|s| (key(&s), s)).collect::<BTreeMap<_, Series>>();
+    let (left, right) = (by_key(left), by_key(right));
+    let plain = Vec::new();
+    let keys = if right.contains_key(&plain) { left.keys() } else { right.keys() };
+    let zero = |v: f64| if v.is_nan() { 0.0 } else { v };
     let mut out = Vec::new();
-    for mut l in left {
-        let Some(r) = right.get(&key(&l)) else { continue };
-        l.values.iter_mut().zip(&r.values).for_each(|(a, b)| *a = apply(op, *a, *b));
-        l.labels.retain(|x| x.0 != "__name__");
-        l.exemplars.extend(r.exemplars.iter().cloned());
-        out.push(l);
+    for k in keys {
+        let of = |side: &BTreeMap<_, Series>| side.get(k).or_else(|| side.get(&plain)).cloned();
+        let (Some(l), Some(r)) = (of(&left), of(&right)) else { continue };
+        let mut labels = if key(&l).is_empty() { r.labels } else { l.labels };
+        labels.retain(|x| x.0 != NAME);
+        if let Some(n) = &name {
+            labels.insert(0, (NAME.into(), Val::Str(n.as_str().into())));
+        }
+        let values = l.values.iter().zip(&r.values).map(|(a, b)| apply(op, zero(*a), zero(*b))).collect();
+        let mut exemplars = l.exemplars;
+        exemplars.extend(r.exemplars);
+        out.push(Series { labels, values, exemplars });
     }
     out
 }
@@ -81,7 +104,6 @@ pub(super) fn math(op: BinOp, left: Vec<Series>, right: Vec<Series>) -> Vec<Seri
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::traceql::value::Val;
 
     fn series(name: &str, values: &[f64]) -> Series {
         Series { labels: vec![("n".into(), Val::Str(name.into()))], values: values.to_vec(), exemplars: vec![] }
@@ -105,6 +127,14 @@ mod tests {
         assert_eq!(shown(&filter(BinOp::Ne, 1.0, s.clone())), ["a [NaN, 5.0]", "b [0.0, NaN]"]);
         assert_eq!(shown(&scalar(BinOp::Sub, s.clone(), |v| (10.0, v))), ["a [9.0, 5.0]", "b [10.0, NaN]"]);
         let r = vec![series("a", &[2.0, 0.0])];
-        assert_eq!(shown(&math(BinOp::Mul, s, r)), ["a [2.0, 0.0]"]);
+        assert_eq!(shown(&math(BinOp::Mul, s.clone(), r.clone())), ["a [2.0, 0.0]"]);
+        assert_eq!(shown(&math(BinOp::Div, r.clone(), s.clone())), ["a [2.0, 0.0]"]);
+        assert_eq!(shown(&math(BinOp::Div, s.clone(), r)), ["a [0.5, NaN]"]);
+        // What has no labels goes with each, on either side.
+        let total = |n: &str| Series { labels: vec![(NAME.into(), Val::Str(n.into()))], values: vec![2.0, 4.0], exemplars: vec![] };
+        assert_eq!(shown(&math(BinOp::Div, s.clone(), vec![total("rate")])), ["a [0.5, 1.25]", "b [0.0, 0.0]"]);
+        assert_eq!(shown(&math(BinOp::Sub, vec![total("rate")], s)), ["a [1.0, -1.0]", "b [2.0, 4.0]"]);
+        let both = math(BinOp::Div, vec![total("rate")], vec![total("count_over_time")]);
+        assert_eq!(shown(&both), ["(rate / count_over_time) [1.0, 1.0]"]);
     }
 }
