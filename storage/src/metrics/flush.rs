@@ -7,7 +7,7 @@ use super::block::{BlockMeta, BlockWriter, Compaction, Ending, StrandlineMeta, T
 use super::head::{Cut, FrozenSeries, Value, encode_run};
 use super::manifest::LocalBlock;
 use super::merge;
-use super::store::MetricStore;
+use super::store::{LastFlush, MetricStore};
 use super::version::{BlockEntry, Place, Version};
 use crate::chunk::{self, Encoding};
 use crate::error::Result;
@@ -48,6 +48,8 @@ impl MetricStore {
         }
         head.wal().truncate_before(cut.wal_segment).map_err(super::head::wal_error)?;
         self.collect();
+        let at_ms = self.0.options.clock.now_ms();
+        *self.0.last_flush.lock() = Some(LastFlush { at_ms, left_bytes: self.heap_bytes_estimate() });
         Ok(())
     }
 

@@ -37,6 +37,8 @@ pub(super) struct Inner {
     pub work: Mutex<Work>,
     /// One flush at a time. Taken before the manifest.
     pub flushing: Mutex<()>,
+    /// None until the first flush since the opening.
+    pub last_flush: Mutex<Option<LastFlush>>,
     pub names: Mutex<Names>,
     pub opener: Arc<StoreOpener>,
     /// Pages of a remote bucket's objects.
@@ -46,6 +48,14 @@ pub(super) struct Inner {
     pub recovery: RecoveryReport,
     pub bucket_error: Mutex<Option<String>>,
     closed: AtomicBool,
+}
+
+/// What tells whether another flush would be of use.
+#[derive(Clone, Copy, Debug)]
+pub struct LastFlush {
+    pub at_ms: i64,
+    /// Heap that it could not give back: records of series, caches.
+    pub left_bytes: usize,
 }
 
 /// What upkeep remembers from turn to turn.
@@ -155,6 +165,7 @@ impl MetricStore {
             manifest: Mutex::new(manifest),
             work: Mutex::default(),
             flushing: Mutex::default(),
+            last_flush: Mutex::default(),
             names: Mutex::new(Names { given, ..Names::default() }),
             opener,
             cache,

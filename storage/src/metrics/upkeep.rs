@@ -57,7 +57,7 @@ impl MetricStore {
         let mut work = self.0.work.lock();
         if self.0.options.compaction {
             self.tend_lease(&mut work);
-            self.compact_once(&mut work)?;
+            self.compact_once(&mut work, self.settle_ms())?;
         }
         self.apply_retention(&mut work)?;
         self.tend_bucket(&mut work);
@@ -66,14 +66,32 @@ impl MetricStore {
 
     /// A finished range (with a tenth of its width for stragglers), or too much memory.
     fn is_due(&self) -> bool {
-        let o = &self.0.options;
         let s = self.0.head.stats();
-        if s.min_t > s.max_t {
+        s.min_t <= s.max_t && (self.range_is_due(s.min_t, s.max_t) || self.memory_is_due())
+    }
+
+    /// Once for each range that the clock finishes: with a sender that catches up, the head always holds samples of
+    /// finished ranges, and a flush takes along everybody's.
+    fn range_is_due(&self, min_t: i64, max_t: i64) -> bool {
+        let o = &self.0.options;
+        let width = o.rules.range_ms;
+        let now_ms = o.clock.now_ms();
+        let end = (min_t.div_euclid(width) + 1) * width;
+        if max_t < end || now_ms < end.saturating_add(width / 10) {
             return false;
         }
-        let width = o.rules.range_ms;
-        let end = (s.min_t.div_euclid(width) + 1) * width;
-        o.clock.now_ms() >= end.saturating_add(width / 10) && s.max_t >= end || self.heap_bytes_estimate() > o.head_max_bytes
+        let newest_turn_ms = (now_ms - width / 10).div_euclid(width) * width + width / 10;
+        let last = *self.0.last_flush.lock();
+        // A flush that lies ahead of the clock tells that it was set back, and nothing else.
+        last.is_none_or(|f| f.at_ms < newest_turn_ms || f.at_ms > now_ms)
+    }
+
+    /// More than allowed, and a good part of it has come since the last flush: what that one left, the next one leaves too.
+    fn memory_is_due(&self) -> bool {
+        let max = self.0.options.head_max_bytes;
+        let held = self.heap_bytes_estimate();
+        let left = self.0.last_flush.lock().map_or(0, |f| f.left_bytes);
+        held > max && held.saturating_sub(left) > max / 4
     }
 
     fn tend_bucket(&self, work: &mut Work) {

@@ -3,4 +3,4 @@
 pub mod plan;
 mod run;
 
-pub use plan::{PlanBlock, Step, compaction, retention};
+pub use plan::{PlanBlock, Ranges, Step, compaction, retention};

@@ -11,6 +11,8 @@ pub struct PlanBlock {
     pub range: TimeRange,
     /// Level so far.
     pub level: u32,
+    /// When it was written, in milliseconds.
+    pub written_ms: i64,
     /// Bytes.
     pub size_bytes: u64,
     /// Written by us: others' blocks are theirs to touch.
@@ -37,17 +39,31 @@ fn within(inner: TimeRange, outer: TimeRange) -> bool {
     outer.min_ms <= inner.min_ms && inner.max_ms <= outer.max_ms
 }
 
-/// So many partial blocks of a range that is still being written are joined without waiting.
+/// So many partial blocks of one level, of a range that is still being written, are joined without waiting: each
+/// sample is then written once a level, however many blocks come.
 const MANY: usize = 4;
 
-/// The next compaction, if any: narrow ranges first, older before newer. Ranges grow by three from `base_ms` up to
-/// `max_ms`; a range is closed once `settle_ms` have passed since its end.
-pub fn compaction(blocks: &[PlanBlock], now_ms: i64, base_ms: i64, max_ms: i64, settle_ms: i64) -> Option<Step> {
+/// How wide ranges are, and when one of them is closed.
+#[derive(Clone, Copy, Debug)]
+pub struct Ranges {
+    /// The narrowest, from which they grow by three.
+    pub base_ms: i64,
+    /// None is wider.
+    pub max_ms: i64,
+    /// What has passed since the end of a closed range.
+    pub settle_ms: i64,
+    /// What has passed since its newest block was written: a sender that catches up is waited for, since it would have
+    /// all that came before it written anew with every flush.
+    pub quiet_ms: i64,
+}
+
+/// The next compaction, if any: narrow ranges first, older before newer.
+pub fn compaction(blocks: &[PlanBlock], now_ms: i64, ranges: Ranges) -> Option<Step> {
     let mut ours: Vec<&PlanBlock> = blocks.iter().filter(|b| b.ours).collect();
     ours.sort_by(|a, b| (a.range.min_ms, &a.ulid).cmp(&(b.range.min_ms, &b.ulid)));
-    let mut width = base_ms;
-    while width <= max_ms.max(base_ms) {
-        if let Some(step) = at_width(&ours, now_ms, width, width == base_ms, settle_ms) {
+    let mut width = ranges.base_ms;
+    while width <= ranges.max_ms.max(ranges.base_ms) {
+        if let Some(step) = at_width(&ours, now_ms, width, ranges) {
             return Some(step);
         }
         width = width.checked_mul(3)?;
@@ -56,23 +72,32 @@ pub fn compaction(blocks: &[PlanBlock], now_ms: i64, base_ms: i64, max_ms: i64, 
     Some(Step { inputs: vec![deleted.ulid.clone()], range: deleted.range })
 }
 
-fn at_width(ours: &[&PlanBlock], now_ms: i64, width: i64, base: bool, settle_ms: i64) -> Option<Step> {
+fn at_width(ours: &[&PlanBlock], now_ms: i64, width: i64, ranges: Ranges) -> Option<Step> {
     let mut i = 0;
     while i < ours.len() {
         let range = aligned(ours[i].range.min_ms, width);
         let group: Vec<&&PlanBlock> = ours[i..].iter().take_while(|b| b.range.min_ms <= range.max_ms).collect();
         i += group.len();
-        let inside: Vec<&&&PlanBlock> = group.iter().filter(|b| within(b.range, range)).collect();
+        let inside: Vec<&PlanBlock> = group.iter().filter(|b| within(b.range, range)).map(|b| **b).collect();
         // A wider block across the range: its turn comes at its own width.
         if inside.len() < 2 || inside.len() < group.len() {
             continue;
         }
-        let closed = range.max_ms.saturating_add(settle_ms) < now_ms;
-        if closed || (base && inside.len() >= MANY) {
-            return Some(Step { inputs: inside.iter().map(|b| b.ulid.clone()).collect(), range });
+        let newest_ms = inside.iter().map(|b| b.written_ms).max().unwrap_or(0);
+        let closed = range.max_ms.saturating_add(ranges.settle_ms) < now_ms && newest_ms.saturating_add(ranges.quiet_ms) <= now_ms;
+        let inputs = if closed { inside } else { many_of_a_level(&inside, width == ranges.base_ms) };
+        if !inputs.is_empty() {
+            return Some(Step { inputs: inputs.iter().map(|b| b.ulid.clone()).collect(), range });
         }
     }
     None
+}
+
+/// Of a base range that is open yet: the blocks of its lowest level that has many. None of wider ranges.
+fn many_of_a_level<'a>(inside: &[&'a PlanBlock], base: bool) -> Vec<&'a PlanBlock> {
+    let of = |level: u32| inside.iter().filter(move |b| b.level == level);
+    let level = inside.iter().map(|b| b.level).filter(|l| base && of(*l).count() >= MANY).min();
+    level.map_or(Vec::new(), |l| of(l).copied().collect())
 }
 
 /// Blocks to let go: those wholly older than `max_age_ms` (0: no limit), then the oldest until the rest fits into
@@ -99,11 +124,20 @@ mod tests {
     use super::*;
 
     fn b(ulid: &str, from: i64, to: i64) -> PlanBlock {
-        PlanBlock { ulid: ulid.into(), range: TimeRange::new(from, to - 1), level: 1, size_bytes: 10, ours: true, pending_deletes: 0 }
+        PlanBlock {
+            ulid: ulid.into(),
+            range: TimeRange::new(from, to - 1),
+            level: 1,
+            written_ms: 0,
+            size_bytes: 10,
+            ours: true,
+            pending_deletes: 0,
+        }
     }
 
     fn plan(blocks: &[PlanBlock], now: i64) -> Option<(Vec<String>, i64, i64)> {
-        compaction(blocks, now, 100, 900, 50).map(|s| (s.inputs, s.range.min_ms, s.range.max_ms + 1))
+        let ranges = Ranges { base_ms: 100, max_ms: 900, settle_ms: 50, quiet_ms: 30 };
+        compaction(blocks, now, ranges).map(|s| (s.inputs, s.range.min_ms, s.range.max_ms + 1))
     }
 
     fn names(n: &[&str]) -> Vec<String> {
@@ -120,10 +154,25 @@ mod tests {
         // Many partial blocks are joined early.
         let many: Vec<_> = ["a", "b", "c", "d"].iter().map(|n| b(n, 0, 100)).collect();
         assert_eq!(plan(&many, 10), Some((names(&["a", "b", "c", "d"]), 0, 100)));
+        // Those of one level only, so that what was joined is not written again with every few that come.
+        let mut five = many.clone();
+        five[0].level = 2;
+        assert_eq!(plan(&five, 10), None);
+        five.push(b("e", 0, 100));
+        assert_eq!(plan(&five, 10), Some((names(&["b", "c", "d", "e"]), 0, 100)));
+        assert_eq!(plan(&five, 150), Some((names(&["a", "b", "c", "d", "e"]), 0, 100)));
         // Three neighbours grow by three, when the wide range is closed.
         let three = [b("a", 0, 100), b("b", 100, 200), b("c", 200, 300)];
         assert_eq!(plan(&three, 340), None);
         assert_eq!(plan(&three, 350), Some((names(&["a", "b", "c"]), 0, 300)));
+        // While somebody catches up, closed ranges are waited for too; many partial blocks are joined all the same.
+        let mut late = three.clone();
+        late[2].written_ms = 5000;
+        assert_eq!(plan(&late, 5029), None);
+        assert_eq!(plan(&late, 5030), Some((names(&["a", "b", "c"]), 0, 300)));
+        let late: Vec<_> = many.iter().map(|b| PlanBlock { written_ms: 5000, ..b.clone() }).collect();
+        assert_eq!(plan(&late[1..], 5029), None);
+        assert_eq!(plan(&late, 5000), Some((names(&["a", "b", "c", "d"]), 0, 100)));
         // Narrow before wide, and a gap does not matter.
         let mixed = [b("a", 0, 300), b("b", 600, 700), b("c", 600, 700)];
         assert_eq!(plan(&mixed, 10_000), Some((names(&["b", "c"]), 600, 700)));

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::plan::{self, PlanBlock, Step};
+use super::plan::{self, PlanBlock, Ranges, Step};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::block::index::{SeriesEntry, SymbolTable};
 use crate::metrics::block::{Block, BlockMeta, BlockWriter, ParentBlock, remove_ranges};
@@ -34,6 +34,7 @@ impl MetricStore {
                 ulid: b.meta.ulid.clone(),
                 range: b.meta.range(),
                 level: b.meta.compaction.level,
+                written_ms: b.meta.ulid.parse::<ulid::Ulid>().map_or(0, |u| u.timestamp_ms() as i64),
                 size_bytes: b.meta.size_bytes(),
                 ours: self.0.ownership.owns(b.meta.writer(), &b.meta.ulid, now_ms),
                 pending_deletes: pending(&b.meta),
@@ -41,25 +42,30 @@ impl MetricStore {
             .collect()
     }
 
-    /// Runs compactions until there is nothing to do, at most `most`. Gives how many ran.
+    /// Runs compactions until there is nothing to do, at most `most`, without waiting for senders that may be catching up.
+    /// Gives how many ran.
     pub fn compact(&self, most: usize) -> Result<usize> {
         self.check_writable()?;
         let mut work = self.0.work.lock();
         let mut n = 0;
-        while n < most && self.compact_once(&mut work)? {
+        while n < most && self.compact_once(&mut work, 0)? {
             n += 1;
         }
         Ok(n)
     }
 
-    pub(in crate::metrics) fn compact_once(&self, work: &mut Work) -> Result<bool> {
+    /// How long it takes from the end of a range to when hardly anything comes for it.
+    pub(in crate::metrics) fn settle_ms(&self) -> i64 {
+        let rules = &self.0.options.rules;
+        rules.out_of_order_window_ms.min(rules.range_ms) / 4
+    }
+
+    pub(in crate::metrics) fn compact_once(&self, work: &mut Work, quiet_ms: i64) -> Result<bool> {
         let o = &self.0.options;
         let step = plan::compaction(
             &self.plan_blocks().into_iter().filter(|b| !work.damaged.contains(&b.ulid)).collect::<Vec<_>>(),
             o.clock.now_ms(),
-            o.rules.range_ms,
-            o.max_block_range_ms,
-            o.rules.out_of_order_window_ms.min(o.rules.range_ms) / 4,
+            Ranges { base_ms: o.rules.range_ms, max_ms: o.max_block_range_ms, settle_ms: self.settle_ms(), quiet_ms },
         );
         match step {
             Some(s) => self.run_step(&s, work).inspect_err(|e| set_aside(e, &s, work)).map(|()| true),

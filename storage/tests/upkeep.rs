@@ -1,0 +1,124 @@
+//! When the metric store flushes and merges, and what that costs when senders are late.
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+
+use strandline_storage::clock::ManualClock;
+use strandline_storage::metrics::head::{BatchBuilder, Value};
+use strandline_storage::metrics::{MetricOptions, MetricStore};
+use strandline_storage::model::{Labels, MatchOp, Matcher, TimeRange};
+use strandline_storage::read::{SampleBuf, SelectRequest, SeriesSource};
+use strandline_wal::WalOptions;
+use strandline_wal::fs::{Fs, SimFs};
+
+const MINUTE: i64 = 60_000;
+const HOUR: i64 = 60 * MINUTE;
+const T0: i64 = 1_700_000_000_000 / (2 * HOUR) * (2 * HOUR);
+
+fn open(clock: &ManualClock, change: impl FnOnce(&mut MetricOptions)) -> MetricStore {
+    let fs: Arc<dyn Fs> = Arc::new(SimFs::new());
+    let mut o = MetricOptions::new(fs, Arc::new(clock.clone()), "/data");
+    o.wal = WalOptions { background: false, ..WalOptions::default() };
+    change(&mut o);
+    MetricStore::open(o).unwrap()
+}
+
+fn append(s: &MetricStore, name: &str, series: u32, t: i64) {
+    let mut b = BatchBuilder::default();
+    for i in 0..series {
+        let k = b.series(&Labels::from_pairs([("__name__", name.to_owned()), ("i", i.to_string())]));
+        b.push(k, t, 0, Value::Float(t as f64));
+    }
+    let a = s.append(&b.finish()).unwrap();
+    assert!(a.rejected.is_empty());
+    a.commit.wait().unwrap();
+}
+
+fn samples(s: &MetricStore, name: &str) -> usize {
+    let sel = s.select(&SelectRequest::new(vec![Matcher::new(MatchOp::Equal, "__name__", name).unwrap()], TimeRange::all())).unwrap();
+    let mut buf = SampleBuf::default();
+    (0..sel.len())
+        .map(|i| {
+            buf.clear();
+            sel.read(i, TimeRange::all(), &mut buf).unwrap();
+            buf.len()
+        })
+        .sum()
+}
+
+#[test]
+fn a_sender_that_catches_up_causes_no_flush_a_turn() {
+    // Everybody is flushed up to date when a sender comes back that was away for five hours.
+    let clock = ManualClock::new(T0 + 13 * MINUTE);
+    let s = open(&clock, |_| {});
+    append(&s, "live", 10, T0 - MINUTE);
+    append(&s, "live", 10, T0 + MINUTE);
+    s.maintain().unwrap();
+    let before = s.blocks().len();
+
+    let (mut late, mut late_samples, mut live_samples) = (T0 - 5 * HOUR, 0, 20);
+    for second in 1..=600i64 {
+        clock.set(T0 + 13 * MINUTE + second * 1000);
+        append(&s, "live", 10, T0 + 13 * MINUTE + second * 1000);
+        live_samples += 10;
+        for _ in 0..3 {
+            append(&s, "late", 10, late);
+            late += 10_000;
+            late_samples += 10;
+        }
+        s.maintain().unwrap();
+    }
+    assert!(s.blocks().len() <= before, "{} blocks, {before} before", s.blocks().len());
+    assert_eq!((samples(&s, "live"), samples(&s, "late")), (live_samples, late_samples));
+
+    // The next turn takes all of it, one block a range.
+    clock.set(T0 + 2 * HOUR + 13 * MINUTE);
+    append(&s, "live", 10, T0 + 2 * HOUR + 12 * MINUTE);
+    s.maintain().unwrap();
+    assert!(s.blocks().len() - before <= 6, "{} blocks", s.blocks().len());
+    assert_eq!((samples(&s, "live"), samples(&s, "late")), (live_samples + 10, late_samples));
+
+    // And they are merged once nothing has come for a while.
+    s.maintain().unwrap();
+    let waiting = s.blocks().len();
+    clock.set(T0 + 3 * HOUR);
+    for _ in 0..10 {
+        s.maintain().unwrap();
+    }
+    assert!(s.blocks().len() < waiting, "{} of {waiting} blocks", s.blocks().len());
+    assert_eq!((samples(&s, "live"), samples(&s, "late")), (live_samples + 10, late_samples));
+}
+
+#[test]
+fn many_small_flushes_of_a_range_write_each_sample_once_a_level() {
+    let clock = ManualClock::new(T0 + MINUTE);
+    let s = open(&clock, |_| {});
+    for i in 0..64 {
+        append(&s, "m", 10, T0 + i * 1000);
+        s.flush().unwrap();
+        s.maintain().unwrap();
+    }
+    for _ in 0..64 {
+        s.maintain().unwrap();
+    }
+    let levels: Vec<u32> = s.blocks().iter().map(|b| b.meta.compaction.level).collect();
+    // 64 blocks are joined by four: three levels of merges.
+    assert_eq!(levels, [4]);
+    assert_eq!(samples(&s, "m"), 640);
+}
+
+#[test]
+fn what_a_flush_for_memory_left_is_not_flushed_again() {
+    let clock = ManualClock::new(T0 + MINUTE);
+    // Records of series alone are more than allowed, and stay as long as the series are not idle.
+    let s = open(&clock, |o| o.head_max_bytes = 100_000);
+    append(&s, "m", 1000, T0);
+    s.maintain().unwrap();
+    assert_eq!(s.blocks().len(), 1);
+    for i in 1..20 {
+        append(&s, "m", 10, T0 + i * 1000);
+        s.maintain().unwrap();
+    }
+    assert_eq!(s.blocks().len(), 1);
+    assert_eq!(samples(&s, "m"), 1190);
+}
