@@ -122,3 +122,15 @@ fn what_a_flush_for_memory_left_is_not_flushed_again() {
     assert_eq!(s.blocks().len(), 1);
     assert_eq!(samples(&s, "m"), 1190);
 }
+
+#[test]
+fn a_late_sample_brings_along_its_own_strings_alone() {
+    let clock = ManualClock::new(T0 + MINUTE);
+    let s = open(&clock, |_| {});
+    append(&s, "live", 2000, T0);
+    append(&s, "late", 1, T0 - 5 * HOUR);
+    s.flush().unwrap();
+    let sizes: Vec<u64> = s.blocks().iter().map(|b| b.meta.size_bytes()).collect();
+    assert_eq!(sizes.len(), 2);
+    assert!(sizes[0] < 1000 && sizes[1] > 20_000, "{sizes:?}");
+}

@@ -13,11 +13,11 @@ use crate::config::format_size;
 /// Look after blocks.
 #[derive(Subcommand)]
 pub enum BlocksCommand {
-    /// List metric blocks with their range and size.
+    /// List blocks with their range and size; those of spans too, where a data folder is named.
     List(Where),
     /// Read every block whole and check every checksum; those of spans too, where a data folder is named.
     Verify(Where),
-    /// Compact until there is nothing left to do.
+    /// Compact metric blocks until there is nothing left to do.
     Compact(Where),
 }
 
@@ -78,8 +78,8 @@ fn verify(metrics: &MetricStore, traces: Option<&TraceStore>) -> Result<(), Stri
 pub fn run(c: BlocksCommand) -> Result<(), String> {
     match c {
         BlocksCommand::List(w) => {
-            let (s, _) = look(&w)?;
-            for b in s.blocks() {
+            let (metrics, traces) = look(&w)?;
+            for b in metrics.blocks() {
                 let m = &b.meta;
                 say(&format!(
                     "{}  level {}  {} .. {}  {:>10} series {:>12} samples  {:>10}  {:?}",
@@ -91,6 +91,20 @@ pub fn run(c: BlocksCommand) -> Result<(), String> {
                     m.stats.num_samples,
                     format_size(m.size_bytes()),
                     b.place
+                ));
+            }
+            for b in traces.iter().flat_map(|t| t.blocks().to_vec()) {
+                let m = &b.meta;
+                say(&format!(
+                    "{}  level {}  {} .. {}  {:>10} traces {:>12} spans    {:>10}  {}",
+                    m.ulid,
+                    m.level,
+                    m.min_start_unix_nano / 1_000_000,
+                    m.max_start_unix_nano / 1_000_000,
+                    m.traces,
+                    m.spans,
+                    format_size(m.size_bytes),
+                    if b.staged { "local, to be uploaded" } else { "bucket" }
                 ));
             }
             Ok(())

@@ -66,6 +66,8 @@ impl MetricStore {
         let slots = head.cut_slots(cut);
         let ranges = head.cut_ranges(cut);
         for range in ranges {
+            // A few late series must not bring along everybody's strings.
+            let slots: Vec<u32> = slots.iter().copied().filter(|s| head.cut_holds(cut, *s, range)).collect();
             let mut symbols = SymbolTable::default();
             head.with_registry(|r| {
                 for s in &slots {

@@ -117,6 +117,13 @@ impl Head {
         slots
     }
 
+    /// Whether a series has chunks in a cut that overlap `range`.
+    pub fn cut_holds(&self, cut: &Cut, slot: u32, range: TimeRange) -> bool {
+        let (stripe, index) = Self::stripe_of(slot);
+        let s = self.stripes[stripe].lock();
+        s.series.get(index as usize).is_some_and(|x| x.sealed().iter().any(|c| c.epoch() == cut.epoch && c.range().overlaps(range)))
+    }
+
     /// The chunks of one series in a cut that overlap `range`.
     pub fn frozen(&self, cut: &Cut, slot: u32, range: TimeRange) -> Result<FrozenSeries> {
         let (stripe, index) = Self::stripe_of(slot);

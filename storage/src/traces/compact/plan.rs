@@ -25,11 +25,18 @@ pub struct Merge {
 
 /// Blocks to merge, named, of one window: those given (the caller's own), the smallest first. While the window is open,
 /// blocks of one level, the lowest that has `min_blocks` (else each flush would rewrite all of the hour); once it has been
-/// over for its length, any two. While the store is `busy`, only where there are [`TOO_MANY`].
+/// over for its length, and nothing has come for a quarter of it, any two. While the store is `busy`, only where there are
+/// [`TOO_MANY`].
 pub fn merge(blocks: &[&BlockMeta], now_ms: i64, min_blocks: usize, busy: bool) -> Option<Merge> {
     // By window, then by level; those of a window that is over count as of one level.
     let mut groups: BTreeMap<(i64, i64, u32), Vec<&BlockMeta>> = BTreeMap::new();
-    let over = |b: &BlockMeta| now_ms >= b.window_start_ms.saturating_add(2 * b.window_ms);
+    let mut newest_ms: BTreeMap<(i64, i64), i64> = BTreeMap::new();
+    for b in blocks {
+        let written = newest_ms.entry((b.window_start_ms, b.window_ms)).or_default();
+        *written = (*written).max(b.ulid.parse::<ulid::Ulid>().map_or(0, |u| u.timestamp_ms() as i64));
+    }
+    let quiet = |b: &BlockMeta| now_ms >= newest_ms[&(b.window_start_ms, b.window_ms)].saturating_add(b.window_ms / 4);
+    let over = |b: &BlockMeta| now_ms >= b.window_start_ms.saturating_add(2 * b.window_ms) && quiet(b);
     for b in blocks {
         groups.entry((b.window_start_ms, b.window_ms, if over(b) { 0 } else { b.level })).or_default().push(b);
     }
@@ -109,6 +116,15 @@ mod tests {
         assert_eq!(merge(&b, 50, 4), None);
         assert_eq!(merge(&b, 50, 2), Some(vec!["b".into(), "a".into()]));
         assert_eq!(merge(&b, 200, 4), Some(vec!["b".into(), "a".into()]));
+    }
+
+    #[test]
+    fn a_window_for_which_spans_still_come_is_merged_like_an_open_one() {
+        let ulid = |ms: u64| ulid::Ulid::from_parts(ms, 7).to_string();
+        let b = [block(&ulid(100), 0, 900, 1), block(&ulid(1000), 0, 5, 0)];
+        let b: Vec<&BlockMeta> = b.iter().collect();
+        assert_eq!(merge(&b, 1024, 2), None);
+        assert_eq!(merge(&b, 1025, 2), Some(vec![ulid(1000), ulid(100)]));
     }
 
     #[test]
