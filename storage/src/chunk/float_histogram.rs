@@ -65,6 +65,26 @@ impl PackedHistogram for FloatHistogram {
         }
     }
 
+    fn lies_as(&self, layout: &Layout) -> bool {
+        self.schema == layout.schema
+            && self.zero_threshold == layout.zero_threshold
+            && self.positive_spans == layout.positive
+            && self.negative_spans == layout.negative
+            && self.custom_values == layout.custom
+    }
+
+    fn assign(&mut self, other: &Self) {
+        self.positive_spans.clone_from(&other.positive_spans);
+        self.negative_spans.clone_from(&other.negative_spans);
+        self.positive_buckets.clone_from(&other.positive_buckets);
+        self.negative_buckets.clone_from(&other.negative_buckets);
+        if self.custom_values != other.custom_values {
+            self.custom_values = other.custom_values.clone();
+        }
+        (self.schema, self.counter_reset, self.zero_threshold) = (other.schema, other.counter_reset, other.zero_threshold);
+        (self.zero_count, self.count, self.sum) = (other.zero_count, other.count, other.sum);
+    }
+
     fn spread(&self, to: &Layout) -> Self {
         FloatHistogram {
             positive_buckets: widen(&self.positive_buckets, &self.positive_spans, &to.positive),

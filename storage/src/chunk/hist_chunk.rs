@@ -20,6 +20,10 @@ pub trait PackedHistogram: Clone + Default {
 
     /// Where its buckets lie.
     fn layout(&self) -> Layout;
+    /// Whether its buckets lie as `layout` has them, without making a layout of it.
+    fn lies_as(&self, layout: &Layout) -> bool;
+    /// Becomes what `other` is; its vectors are kept.
+    fn assign(&mut self, other: &Self);
     /// The same observations with the buckets of a wider layout.
     fn spread(&self, to: &Layout) -> Self;
     /// What it says of a reset before it.
@@ -87,7 +91,7 @@ impl<H: PackedHistogram> HistogramChunk<H> {
             return Err(fresh);
         }
         if h.is_stale() {
-            self.put(t, h.only_marker());
+            self.put(t, &h.only_marker());
             return Ok(());
         }
         if self.last.is_stale() {
@@ -96,16 +100,22 @@ impl<H: PackedHistogram> HistogramChunk<H> {
         if h.hint() == CounterReset::Reset {
             return Err(CounterReset::Reset);
         }
-        let wanted = h.layout();
-        if !self.layout.compatible(&wanted) {
-            // Another schema or threshold can hide a reset either way.
-            return Err(if gauge { fresh } else { CounterReset::Reset });
-        }
-        let union = if self.layout == wanted { wanted.clone() } else { self.layout.union(&wanted) };
-        let h = if wanted == union { h.clone() } else { h.spread(&union) };
-        if union != self.layout {
-            *self = self.widened(union).ok_or(fresh)?;
-        }
+        let spread;
+        let h = if h.lies_as(&self.layout) {
+            h
+        } else {
+            let wanted = h.layout();
+            if !self.layout.compatible(&wanted) {
+                // Another schema or threshold can hide a reset either way.
+                return Err(if gauge { fresh } else { CounterReset::Reset });
+            }
+            let union = self.layout.union(&wanted);
+            spread = h.spread(&union);
+            if union != self.layout {
+                *self = self.widened(union).ok_or(fresh)?;
+            }
+            &spread
+        };
         if !gauge && h.fell_since(&self.last) {
             return Err(CounterReset::Reset);
         }
@@ -120,7 +130,7 @@ impl<H: PackedHistogram> HistogramChunk<H> {
         each::<H>(&self.buf, &mut |t, h| {
             let h = h.spread(&layout);
             match &mut out {
-                Some(chunk) => chunk.put(t, h),
+                Some(chunk) => chunk.put(t, &h),
                 None => out = Some(Self::with_layout(t, &h, header, layout.clone())),
             }
         })
@@ -128,12 +138,13 @@ impl<H: PackedHistogram> HistogramChunk<H> {
         out
     }
 
-    fn put(&mut self, t: i64, h: H) {
+    fn put(&mut self, t: i64, h: &H) {
         let t_delta = t.wrapping_sub(self.t);
         let mut w = BitWriter::new(&mut self.buf, &mut self.free);
         w.varbit_int(if self.n == 1 { t_delta } else { t_delta.wrapping_sub(self.t_delta) });
         h.write_next(&mut w, self.n, &self.last, &mut self.written);
-        (self.t, self.t_delta, self.last) = (t, t_delta, h);
+        self.last.assign(h);
+        (self.t, self.t_delta) = (t, t_delta);
         self.n += 1;
         self.buf[..2].copy_from_slice(&self.n.to_be_bytes());
     }

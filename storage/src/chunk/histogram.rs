@@ -68,6 +68,26 @@ impl PackedHistogram for Histogram {
         }
     }
 
+    fn lies_as(&self, layout: &Layout) -> bool {
+        self.schema == layout.schema
+            && self.zero_threshold == layout.zero_threshold
+            && self.positive_spans == layout.positive
+            && self.negative_spans == layout.negative
+            && self.custom_values == layout.custom
+    }
+
+    fn assign(&mut self, other: &Self) {
+        self.positive_spans.clone_from(&other.positive_spans);
+        self.negative_spans.clone_from(&other.negative_spans);
+        self.positive_buckets.clone_from(&other.positive_buckets);
+        self.negative_buckets.clone_from(&other.negative_buckets);
+        if self.custom_values != other.custom_values {
+            self.custom_values = other.custom_values.clone();
+        }
+        (self.schema, self.counter_reset, self.zero_threshold) = (other.schema, other.counter_reset, other.zero_threshold);
+        (self.zero_count, self.count, self.sum) = (other.zero_count, other.count, other.sum);
+    }
+
     fn spread(&self, to: &Layout) -> Self {
         let move_to = |b: &[i64], from: &[BucketSpan], to: &[BucketSpan]| deltas(&widen(&absolute(b), from, to));
         Histogram {
@@ -92,7 +112,14 @@ impl PackedHistogram for Histogram {
     }
 
     fn fell_since(&self, before: &Self) -> bool {
-        let down = |new: &[i64], old: &[i64]| absolute(new).iter().zip(absolute(old)).any(|(n, o)| *n < o);
+        // Buckets are deltas: how far each lies above its own of before adds up the same way.
+        let down = |new: &[i64], old: &[i64]| {
+            let mut above = 0i64;
+            new.iter().zip(old).any(|(n, o)| {
+                above = above.wrapping_add(n.wrapping_sub(*o));
+                above < 0
+            })
+        };
         self.count < before.count
             || self.zero_count < before.zero_count
             || down(&self.positive_buckets, &before.positive_buckets)

@@ -151,6 +151,8 @@ pub fn fixed64s(f: Field<'_>, out: &mut Vec<u64>) -> Result<(), WireError> {
 pub fn varints(f: Field<'_>, out: &mut Vec<u64>) -> Result<(), WireError> {
     match f {
         Field::Bytes(b) => {
+            // A byte each at least.
+            out.reserve(b.len());
             let mut r = Fields::new(b);
             while r.at < b.len() {
                 out.push(r.varint()?);
