@@ -114,6 +114,7 @@ fn is_use(line: &str, name: &str) -> bool {
 fn manifests_look_one_way() {
     let mut found = Vec::new();
     for (layer, banned) in [
+        ("allocator", &["strandline-"][..]),
         ("wal", &["strandline-storage", "strandline-query", "strandline-server"][..]),
         ("storage", &["strandline-query", "strandline-server"][..]),
         ("query", &["strandline-server", "tokio", "axum", "tonic"][..]),

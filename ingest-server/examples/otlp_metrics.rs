@@ -14,7 +14,7 @@ use strandline_testkit::cpu::cpu_seconds;
 use strandline_wal::fs::{IoMode, RealFs};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: strandline_allocator::MiMalloc = strandline_allocator::MiMalloc;
 
 const T0: u64 = 1_700_006_400;
 

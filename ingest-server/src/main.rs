@@ -1,8 +1,9 @@
 //! The strandline binary.
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: strandline_allocator::MiMalloc = strandline_allocator::MiMalloc;
 
 fn main() -> std::process::ExitCode {
+    strandline_allocator::keep_less();
     strandline_server::cli::main()
 }
