@@ -2,11 +2,20 @@
 
 use std::fmt::Write;
 
-/// Shortest digits that give back `v`, and the decimal exponent of the first one.
+/// Shortest digits that give back a finite `v`, and the decimal exponent of the first one. Of two that are as near, the
+/// even one, as Go has it; `Display` takes the larger.
 fn digits(v: f64) -> (String, i32) {
-    let s = format!("{:e}", v.abs());
-    let (mantissa, exp) = s.split_once('e').unwrap_or((&s, "0"));
-    (mantissa.replace('.', ""), exp.parse().unwrap_or(0))
+    let mut buffer = zmij::Buffer::new();
+    let s = buffer.format_finite(v.abs());
+    let (mantissa, exp) = s.split_once('e').unwrap_or((s, "0"));
+    let (whole, part) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let all = format!("{whole}{part}");
+    let d = all.trim_start_matches('0');
+    let exp = exp.parse::<i32>().unwrap_or(0) + whole.len() as i32 - 1 - (all.len() - d.len()) as i32;
+    match d.trim_end_matches('0') {
+        "" => ("0".into(), 0),
+        d => (d.to_owned(), exp),
+    }
 }
 
 fn special(v: f64) -> Option<&'static str> {
@@ -23,9 +32,16 @@ fn special(v: f64) -> Option<&'static str> {
 
 /// `%f` with the fewest digits that give the value back.
 pub fn plain(v: f64) -> String {
-    match special(v) {
-        Some(s) => s.to_owned(),
-        None => format!("{v}"),
+    if let Some(s) = special(v) {
+        return s.to_owned();
+    }
+    let (d, exp) = digits(v);
+    let sign = if v.is_sign_negative() { "-" } else { "" };
+    let before = (exp + 1).max(0) as usize;
+    match d.len() {
+        _ if exp < 0 => format!("{sign}0.{}{d}", "0".repeat((-exp - 1) as usize)),
+        n if n <= before => format!("{sign}{d}{}", "0".repeat(before - n)),
+        _ => format!("{sign}{}.{}", &d[..before], &d[before..]),
     }
 }
 
@@ -67,7 +83,6 @@ pub fn general(v: f64) -> String {
 
 /// The form sample values have in JSON, without the quotes, appended to `out`.
 pub fn write_json(out: &mut Vec<u8>, v: f64) {
-    use std::io::Write as _;
     let a = v.abs();
     if a < 1e12 && (v != 0.0 || v.is_sign_positive()) {
         // Most values are whole or have few decimals. With fifteen digits no two decimals are the same float, so that
@@ -82,8 +97,6 @@ pub fn write_json(out: &mut Vec<u8>, v: f64) {
         let mut buffer = zmij::Buffer::new();
         let s = buffer.format_finite(v);
         out.extend_from_slice(s.strip_suffix(".0").unwrap_or(s).as_bytes());
-    } else if (1e-6..1e21).contains(&a) {
-        let _ = write!(out, "{v}");
     } else {
         out.extend_from_slice(json(v).as_bytes());
     }
@@ -226,6 +239,30 @@ mod tests {
                 let mut b = Vec::new();
                 write_json(&mut b, v);
                 prop_assert_eq!(String::from_utf8(b).unwrap(), json(v));
+            }
+        }
+    }
+
+    #[test]
+    fn of_two_as_near_the_even_one() {
+        for (v, s) in [
+            (793658093474606.0 + 0.25, "793658093474606.2"),
+            (793658093474606.0 + 0.75, "793658093474606.8"),
+            (-562949953421312.0 - 0.25, "-562949953421312.2"),
+        ] {
+            assert_eq!([plain(v), json(v), general(v)], [s.to_owned(), s.to_owned(), exponent(v)]);
+        }
+        assert_eq!(exponent(793658093474606.0 + 0.25), "7.936580934746062e+14");
+    }
+
+    proptest! {
+        #[test]
+        fn plain_gives_the_value_back(bits in any::<u64>()) {
+            let v = f64::from_bits(bits);
+            if v.is_finite() {
+                prop_assert_eq!(plain(v).parse::<f64>().unwrap().to_bits(), bits);
+                prop_assert_eq!(exponent(v).parse::<f64>().unwrap().to_bits(), bits);
+                prop_assert!(!plain(v).contains('e'));
             }
         }
     }
