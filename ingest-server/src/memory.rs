@@ -1,6 +1,5 @@
 //! How much memory there is, how much is used, and what to do when it gets short.
 
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -80,22 +79,19 @@ fn must_refuse(held: u64, anon: Option<u64>, limit: u64, relief: bool) -> bool {
 pub async fn watch(app: Arc<App>) {
     let mut turn = tokio::time::interval(Duration::from_millis(50));
     let mut flushing: Option<tokio::task::JoinHandle<()>> = None;
-    let mut floors = Floors::default();
     loop {
         turn.tick().await;
         if flushing.as_ref().is_some_and(|f| f.is_finished()) {
             flushing = None;
-            floors.settle();
         }
         let (held, anon) = (held_bytes(&app), anon_bytes());
-        let next = to_flush(&app, &mut floors, held, anon);
+        let next = to_flush(&app, held, anon);
         let pressed = must_refuse(held, anon, app.memory_limit, flushing.is_some() || next.is_some());
         app.pressed.store(pressed, Ordering::Relaxed);
         if flushing.is_none()
             && let Some(store) = next
         {
             Counters::add(&app.counters.early_flushes, 1);
-            floors.flushed = Some(store.clone());
             flushing = Some(tokio::task::spawn_blocking(move || {
                 if let Err(e) = store.flush() {
                     tracing::error!(error = %e, "an early flush failed");
@@ -110,57 +106,33 @@ pub async fn watch(app: Arc<App>) {
 /// What is worth a flush before its time, and whose it is.
 #[derive(Clone)]
 enum Early {
-    Metrics(String, MetricStore),
+    Metrics(MetricStore),
     Traces(TraceStore),
 }
 
 impl Early {
     fn flush(&self) -> strandline_storage::Result<()> {
         match self {
-            Early::Metrics(_, s) => s.flush(),
+            Early::Metrics(s) => s.flush(),
             // Not to the bucket: memory is short, and the bucket may be slow.
             Early::Traces(s) => s.flush_local(),
         }
     }
 }
 
-/// What each tenant's metrics held when they were last flushed early: series stay, and to flush them again would only make
-/// small blocks.
-#[derive(Default)]
-struct Floors {
-    bytes: HashMap<String, u64>,
-    flushed: Option<Early>,
-}
-
-impl Floors {
-    fn settle(&mut self) {
-        if let Some(Early::Metrics(tenant, store)) = self.flushed.take() {
-            self.bytes.insert(tenant, store.heap_bytes_estimate() as u64);
-        }
-    }
-
-    /// What a flush would free, about.
-    fn above(&mut self, tenant: &str, bytes: u64) -> u64 {
-        let Some(floor) = self.bytes.get_mut(tenant) else { return bytes };
-        // Series end too, and flushes come in their time.
-        *floor = (*floor).min(bytes);
-        bytes - *floor
-    }
-}
-
 /// The store to flush now, if any: while memory is short, whichever frees most.
-fn to_flush(app: &App, floors: &mut Floors, held: u64, anon: Option<u64>) -> Option<Early> {
+fn to_flush(app: &App, held: u64, anon: Option<u64>) -> Option<Early> {
     let part = app.memory_limit / 100;
     let all = app.tenants.all();
     let spans = all.iter().map(|(_, e)| e.traces()).max_by_key(|t| t.live_bytes())?;
     let live = spans.live_bytes() as u64;
-    let heads = all.iter().map(|(n, e)| (floors.above(n, e.metrics().heap_bytes_estimate() as u64), n, e.metrics()));
-    let (heads, tenant, metrics) = heads.max_by_key(|(bytes, ..)| *bytes)?;
+    let heads = all.iter().map(|(_, e)| (e.metrics().flushable_bytes() as u64, e.metrics()));
+    let (heads, metrics) = heads.max_by_key(|(bytes, _)| *bytes)?;
     let early = held > part * share::EARLY_FLUSH || anon.is_some_and(|a| a > part * share::EARLY_FLUSH_ANON);
     if live > part * share::LIVE_SPANS || (early && live > part * share::LITTLE && live >= heads) {
         return Some(Early::Traces(spans.clone()));
     }
-    (early && heads > part * share::LITTLE).then(|| Early::Metrics(tenant.clone(), metrics.clone()))
+    (early && heads > part * share::LITTLE).then(|| Early::Metrics(metrics.clone()))
 }
 
 #[cfg(test)]
@@ -175,15 +147,5 @@ mod tests {
         assert!(!must_refuse(20 << 20, Some(101 << 20), limit, false), "nothing to flush, nothing to wait for");
         assert!(!must_refuse(20 << 20, Some(95 << 20), limit, true));
         assert!(must_refuse(70 << 20, None, limit, false));
-    }
-
-    #[test]
-    fn what_a_flush_left_is_not_flushed_again() {
-        let mut f = Floors::default();
-        assert_eq!(f.above("a", 50), 50);
-        f.bytes.insert("a".into(), 30);
-        assert_eq!((f.above("a", 30), f.above("a", 45), f.above("b", 7)), (0, 15, 7));
-        // Series ended.
-        assert_eq!((f.above("a", 10), f.above("a", 12)), (0, 2));
     }
 }

@@ -48,52 +48,13 @@ pub fn time_ms(s: &str) -> Result<i64, String> {
     {
         return Ok((f * 1000.0).round() as i64);
     }
-    rfc3339_ms(s).ok_or_else(|| format!("cannot parse {s:?} to a valid timestamp"))
+    rfc3339(s).map(|t| t.timestamp_millis()).ok_or_else(|| format!("cannot parse {s:?} to a valid timestamp"))
 }
 
-fn days_in(year: i64, month: i64) -> i64 {
-    match month {
-        2 if year % 4 == 0 && (year % 100 != 0 || year % 400 == 0) => 29,
-        2 => 28,
-        4 | 6 | 9 | 11 => 30,
-        _ => 31,
-    }
-}
-
-fn rfc3339_ms(s: &str) -> Option<i64> {
-    let (date, rest) = s.split_once(['T', 't', ' '])?;
-    let mut d = date.split('-').map(|x| x.parse::<i64>().ok());
-    let (y, m, day) = (d.next()??, d.next()??, d.next()??);
-    let zone_at = rest.find(['Z', 'z', '+']).or_else(|| rest.rfind('-'))?;
-    let (clock, zone) = rest.split_at(zone_at);
-    let mut c = clock.split(':');
-    let (h, min): (i64, i64) = (c.next()?.parse().ok()?, c.next()?.parse().ok()?);
-    let sec: f64 = c.next()?.parse().ok()?;
-    let offset = match zone {
-        "Z" | "z" => 0,
-        z => {
-            let (zh, zm) = z[1..].split_once(':')?;
-            let (hours, minutes): (u8, u8) = (zh.parse().ok()?, zm.parse().ok()?);
-            if hours > 24 || minutes > 59 {
-                return None;
-            }
-            let east = i64::from(hours) * 60 + i64::from(minutes);
-            if z.starts_with('-') { -east } else { east }
-        }
-    };
-    if !(1..=12).contains(&m) || !(1..=days_in(y, m)).contains(&day) || !(0..24).contains(&h) || !(0..60).contains(&min) {
-        return None;
-    }
-    if !(0..10_000).contains(&y) || !(0.0..60.0).contains(&sec) {
-        return None;
-    }
-    // Days from the civil calendar, counted from March so that leap days come last.
-    let (yy, mm) = if m > 2 { (y, m - 3) } else { (y - 1, m + 9) };
-    let era = yy.div_euclid(400);
-    let yoe = yy - era * 400;
-    let doy = (153 * mm + 2) / 5 + day - 1;
-    let days = era * 146_097 + yoe * 365 + yoe / 4 - yoe / 100 + doy - 719_468;
-    Some(((days * 24 + h) * 60 + min - offset) * 60_000 + (sec * 1000.0).round() as i64)
+/// A time in words. Leap seconds are none, as in Go.
+pub fn rfc3339(s: &str) -> Option<chrono::DateTime<chrono::FixedOffset>> {
+    // They are read as a second that lasts for more than one.
+    chrono::DateTime::parse_from_rfc3339(s).ok().filter(|t| t.timestamp_subsec_nanos() < 1_000_000_000)
 }
 
 #[cfg(test)]

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, Method, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
 use crate::app::App;
 use crate::near::nearest;
+use crate::prometheus::answer::ApiError;
 
 /// What clients are pointed at; a path that is near one of them was probably meant to be it.
 const PATHS: [&str; 18] = [
@@ -78,22 +79,13 @@ async fn unknown(method: Method, uri: Uri, headers: HeaderMap) -> Response {
             .into_response();
     }
     let near = if path.len() <= MAX_COMPARED { nearest(path, PATHS.iter().map(|p| p.to_string())) } else { String::new() };
-    refuse(
-        StatusCode::NOT_FOUND,
-        "not_found",
-        format!("nothing is served at {method} {}{near} (GET / tells where things are)", shown(path)),
-    )
+    // Most of those who read it expect the shape of Prometheus' errors.
+    ApiError::not_found(format!("nothing is served at {method} {}{near} (GET / tells where things are)", shown(path))).into_response()
 }
 
 async fn wrong_method(method: Method, uri: Uri) -> Response {
     let path = shown(uri.path());
-    refuse(StatusCode::METHOD_NOT_ALLOWED, "bad_data", format!("{path} does not take {method}; the header Allow names what it takes"))
-}
-
-/// The shape of Prometheus' errors, which most of those who read it expect.
-fn refuse(status: StatusCode, kind: &str, error: String) -> Response {
-    let body = serde_json::json!({ "status": "error", "errorType": kind, "error": error });
-    (status, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
+    ApiError::wrong_method(format!("{path} does not take {method}; the header Allow names what it takes")).into_response()
 }
 
 fn is_grpc(headers: &HeaderMap) -> bool {
@@ -110,7 +102,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::config::Config;
-    use axum::http::Request;
+    use axum::http::{Request, StatusCode};
     use tower::ServiceExt;
 
     #[tokio::test]

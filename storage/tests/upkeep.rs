@@ -113,14 +113,27 @@ fn what_a_flush_for_memory_left_is_not_flushed_again() {
     // Records of series alone are more than allowed, and stay as long as the series are not idle.
     let s = open(&clock, |o| o.head_max_bytes = 100_000);
     append(&s, "m", 1000, T0);
+    assert_eq!(s.flushable_bytes(), s.heap_bytes_estimate(), "nothing was flushed yet");
     s.maintain().unwrap();
-    assert_eq!(s.blocks().len(), 1);
+    assert_eq!((s.blocks().len(), s.flushable_bytes()), (1, 0));
+    append(&s, "other", 50, T0);
+    let came = s.flushable_bytes();
+    assert!(came > 0 && came < s.heap_bytes_estimate() / 4, "{came}");
     for i in 1..20 {
         append(&s, "m", 10, T0 + i * 1000);
         s.maintain().unwrap();
     }
     assert_eq!(s.blocks().len(), 1);
     assert_eq!(samples(&s, "m"), 1190);
+
+    // Series end: what is held sinks below what the flush left, and what comes then counts from there.
+    s.flush().unwrap();
+    clock.advance(2 * HOUR);
+    s.maintain().unwrap();
+    let held = s.heap_bytes_estimate();
+    assert!(held < 100_000 && s.flushable_bytes() == 0, "{held}");
+    append(&s, "m", 100, T0 + 2 * HOUR);
+    assert_eq!(s.flushable_bytes(), s.heap_bytes_estimate() - held);
 }
 
 #[test]

@@ -38,6 +38,14 @@ impl ApiError {
     pub fn parameter(name: &str, message: impl std::fmt::Display) -> Self {
         Self::bad_data(format!("invalid parameter {name:?}: {message}"))
     }
+    /// Nothing is served there.
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Self::new("not_found", StatusCode::NOT_FOUND, message)
+    }
+    /// Something is, but not by this method.
+    pub fn wrong_method(message: impl Into<String>) -> Self {
+        Self::new("bad_data", StatusCode::METHOD_NOT_ALLOWED, message)
+    }
     /// The time is over.
     pub fn timeout(message: impl Into<String>) -> Self {
         Self::new("timeout", StatusCode::SERVICE_UNAVAILABLE, message)

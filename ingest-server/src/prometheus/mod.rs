@@ -4,7 +4,7 @@
 //! A query waits at a gate for its turn, runs on a blocking thread, and stops when its client goes away. Its answer is
 //! written straight into bytes and leaves in pieces.
 
-mod answer;
+pub(crate) mod answer;
 mod federate;
 mod federate_proto;
 mod gate;

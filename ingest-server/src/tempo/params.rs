@@ -108,42 +108,7 @@ fn parse_time(v: &str) -> Option<u64> {
     if let Ok(f) = v.parse::<f64>() {
         return (f.is_finite() && (0.0..1.8e10).contains(&f)).then_some((f * 1e9) as u64);
     }
-    rfc3339(v)
-}
-
-fn rfc3339(v: &str) -> Option<u64> {
-    let num = |from: usize, to: usize| v.get(from..to).filter(|s| s.bytes().all(|b| b.is_ascii_digit()))?.parse::<i64>().ok();
-    let sep = |at: usize, c: &[u8]| v.as_bytes().get(at).is_some_and(|b| c.contains(b));
-    if !(sep(4, b"-") && sep(7, b"-") && sep(10, b"Tt ") && sep(13, b":") && sep(16, b":")) {
-        return None;
-    }
-    let (y, m, d) = (num(0, 4)?, num(5, 7)?, num(8, 10)?);
-    let (h, min, s) = (num(11, 13)?, num(14, 16)?, num(17, 19)?);
-    if !(1..=12).contains(&m) || !(1..=31).contains(&d) || h > 23 || min > 59 || s > 60 {
-        return None;
-    }
-    // Days since 1970 by the civil calendar.
-    let (yy, mm) = if m <= 2 { (y - 1, m + 9) } else { (y, m - 3) };
-    let era = yy.div_euclid(400);
-    let yoe = yy - era * 400;
-    let days = era * 146_097 + yoe * 365 + yoe / 4 - yoe / 100 + (153 * mm + 2) / 5 + d - 1 - 719_468;
-    let mut rest = v.get(19..)?;
-    let mut nanos = 0i64;
-    if let Some(f) = rest.strip_prefix('.') {
-        let n = f.len() - f.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-        nanos = format!("{:0<9}", f.get(..n.min(9))?).parse().ok()?;
-        rest = &f[n..];
-    }
-    let offset_s = match rest {
-        "Z" | "z" => 0,
-        _ => {
-            let sign = if rest.starts_with('-') { -1 } else { 1 };
-            let (oh, om) = rest.get(1..)?.split_once(':')?;
-            sign * (oh.parse::<i64>().ok()? * 3600 + om.parse::<i64>().ok()? * 60)
-        }
-    };
-    let seconds = days * 86_400 + h * 3600 + min * 60 + s - offset_s;
-    u64::try_from(seconds).ok()?.checked_mul(1_000_000_000)?.checked_add(nanos as u64)
+    crate::params::rfc3339(v)?.timestamp_nanos_opt()?.try_into().ok()
 }
 
 /// `15`, `0.5`, `15s`, `1h30m`: nanoseconds.

@@ -87,6 +87,11 @@ pub struct Ownership {
     adopt_after_ms: i64,
 }
 
+/// When a block was made, by its name; none if that is no ULID.
+pub fn made_ms(ulid: &str) -> Option<i64> {
+    ulid.parse::<ulid::Ulid>().ok().map(|u| u.timestamp_ms() as i64)
+}
+
 impl Ownership {
     /// Of a writer; blocks of others count as left lying once they are `adopt_after_ms` old (0: never).
     pub fn new(writer: &str, lease: Option<Lease>, adopt_after_ms: i64) -> Self {
@@ -94,7 +99,7 @@ impl Ownership {
     }
 
     fn is_left(&self, writer: Option<&str>, ulid: &str, now_ms: i64) -> bool {
-        let made_ms = ulid.parse::<ulid::Ulid>().map_or(i64::MAX, |u| u.timestamp_ms() as i64);
+        let made_ms = made_ms(ulid).unwrap_or(i64::MAX);
         let strandline = writer.is_some_and(|w| !w.is_empty() && w != self.writer);
         strandline && self.adopt_after_ms > 0 && now_ms.saturating_sub(made_ms) >= self.adopt_after_ms
     }

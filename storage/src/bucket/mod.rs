@@ -16,6 +16,7 @@ use bytes::Bytes;
 use crate::error::Result;
 
 pub use cache::{CachedBucket, RangeCache};
+pub(crate) use lease::made_ms;
 pub use lease::{Lease, Ownership};
 pub use local::LocalBucket;
 #[cfg(feature = "s3")]

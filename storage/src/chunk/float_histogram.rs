@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::hist_chunk::{HistogramChunk, PackedHistogram, each};
-use super::hist_layout::{Layout, widen};
+use super::hist_layout::{Layout, Shape, widen};
 use super::xor_value;
 use crate::codec::{BitReader, BitWriter};
 use crate::error::Result;
@@ -55,22 +55,14 @@ impl PackedHistogram for FloatHistogram {
     type Read = Floats;
     const NAME: &'static str = "float histogram";
 
-    fn layout(&self) -> Layout {
-        Layout {
+    fn shape(&self) -> Shape<'_> {
+        Shape {
             schema: self.schema,
             zero_threshold: self.zero_threshold,
-            positive: self.positive_spans.clone(),
-            negative: self.negative_spans.clone(),
-            custom: self.custom_values.clone(),
+            positive: &self.positive_spans,
+            negative: &self.negative_spans,
+            custom: &self.custom_values,
         }
-    }
-
-    fn lies_as(&self, layout: &Layout) -> bool {
-        self.schema == layout.schema
-            && self.zero_threshold == layout.zero_threshold
-            && self.positive_spans == layout.positive
-            && self.negative_spans == layout.negative
-            && self.custom_values == layout.custom
     }
 
     fn assign(&mut self, other: &Self) {

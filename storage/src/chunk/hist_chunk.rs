@@ -3,7 +3,7 @@
 
 use std::fmt::Debug;
 
-use super::hist_layout::{Layout, reset_flags, reset_hint};
+use super::hist_layout::{Layout, Shape, reset_flags, reset_hint};
 use super::{cut_short, num_samples};
 use crate::codec::{BitReader, BitWriter};
 use crate::error::Result;
@@ -19,9 +19,7 @@ pub trait PackedHistogram: Clone + Default {
     const NAME: &'static str;
 
     /// Where its buckets lie.
-    fn layout(&self) -> Layout;
-    /// Whether its buckets lie as `layout` has them, without making a layout of it.
-    fn lies_as(&self, layout: &Layout) -> bool;
+    fn shape(&self) -> Shape<'_>;
     /// Becomes what `other` is; its vectors are kept.
     fn assign(&mut self, other: &Self);
     /// The same observations with the buckets of a wider layout.
@@ -71,7 +69,7 @@ pub struct HistogramChunk<H: PackedHistogram> {
 impl<H: PackedHistogram> HistogramChunk<H> {
     /// A chunk that begins with `h`; `reset` goes into the header.
     pub fn new(t: i64, h: &H, reset: CounterReset) -> Self {
-        Self::with_layout(t, h, reset, h.layout())
+        Self::with_layout(t, h, reset, h.shape().layout())
     }
 
     fn with_layout(t: i64, h: &H, reset: CounterReset, layout: Layout) -> Self {
@@ -101,10 +99,10 @@ impl<H: PackedHistogram> HistogramChunk<H> {
             return Err(CounterReset::Reset);
         }
         let spread;
-        let h = if h.lies_as(&self.layout) {
+        let h = if h.shape().is(&self.layout) {
             h
         } else {
-            let wanted = h.layout();
+            let wanted = h.shape().layout();
             if !self.layout.compatible(&wanted) {
                 // Another schema or threshold can hide a reset either way.
                 return Err(if gauge { fresh } else { CounterReset::Reset });

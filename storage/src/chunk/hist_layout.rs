@@ -23,6 +23,43 @@ pub struct Layout {
     pub custom: Arc<[f64]>,
 }
 
+/// The same, borrowed from a histogram.
+#[derive(Clone, Copy)]
+pub struct Shape<'a> {
+    /// -4..=8 or -53.
+    pub schema: i32,
+    /// Width of the zero bucket.
+    pub zero_threshold: f64,
+    /// Positive spans.
+    pub positive: &'a [BucketSpan],
+    /// Negative spans.
+    pub negative: &'a [BucketSpan],
+    /// Custom bounds.
+    pub custom: &'a Arc<[f64]>,
+}
+
+impl Shape<'_> {
+    /// Whether it is this layout.
+    pub fn is(&self, l: &Layout) -> bool {
+        self.schema == l.schema
+            && self.zero_threshold == l.zero_threshold
+            && self.positive == l.positive
+            && self.negative == l.negative
+            && *self.custom == l.custom
+    }
+
+    /// Kept.
+    pub fn layout(&self) -> Layout {
+        Layout {
+            schema: self.schema,
+            zero_threshold: self.zero_threshold,
+            positive: self.positive.to_vec(),
+            negative: self.negative.to_vec(),
+            custom: self.custom.clone(),
+        }
+    }
+}
+
 /// Flags byte: the upper two bits say what is known of a reset before the chunk.
 pub(super) fn reset_flags(r: CounterReset) -> u8 {
     match r {

@@ -12,7 +12,7 @@ mod xor_value;
 
 pub use float_histogram::{FloatHistogramAppender, decode_float_histogram};
 pub use hist_chunk::{HistogramChunk, PackedHistogram};
-pub use hist_layout::Layout;
+pub use hist_layout::{Layout, Shape};
 pub use histogram::{HistogramAppender, decode_histogram};
 pub use xor::{XorAppender, decode_xor, last_of_xor};
 pub use xor2::{Xor2Appender, decode_xor2};

@@ -65,9 +65,10 @@ impl MetricStore {
         let head = &self.0.head;
         let slots = head.cut_slots(cut);
         let ranges = head.cut_ranges(cut);
+        let alone = ranges.len() == 1;
         for range in ranges {
             // A few late series must not bring along everybody's strings.
-            let slots: Vec<u32> = slots.iter().copied().filter(|s| head.cut_holds(cut, *s, range)).collect();
+            let slots: Vec<u32> = slots.iter().copied().filter(|s| alone || head.cut_holds(cut, *s, range)).collect();
             let mut symbols = SymbolTable::default();
             head.with_registry(|r| {
                 for s in &slots {

@@ -278,6 +278,17 @@ impl MetricStore {
         s.series * 300 + s.chunks as usize * 160 + self.0.head.sealed_heap_bytes() + self.0.cache.size_bytes() as usize
     }
 
+    /// What a flush would give back of it, about: all, but for what the last one left (records of series stay until they are
+    /// idle, caches until they are displaced).
+    pub fn flushable_bytes(&self) -> usize {
+        let held = self.heap_bytes_estimate();
+        let mut last = self.0.last_flush.lock();
+        let Some(f) = &mut *last else { return held };
+        // Series end too.
+        f.left_bytes = f.left_bytes.min(held);
+        held - f.left_bytes
+    }
+
     /// Makes all acknowledged data durable and ends the log. Further appends fail.
     pub fn close(&self) -> Result<()> {
         if self.0.closed.swap(true, Ordering::AcqRel) {

@@ -89,9 +89,7 @@ impl MetricStore {
     /// More than allowed, and a good part of it has come since the last flush: what that one left, the next one leaves too.
     fn memory_is_due(&self) -> bool {
         let max = self.0.options.head_max_bytes;
-        let held = self.heap_bytes_estimate();
-        let left = self.0.last_flush.lock().map_or(0, |f| f.left_bytes);
-        held > max && held.saturating_sub(left) > max / 4
+        self.heap_bytes_estimate() > max && self.flushable_bytes() > max / 4
     }
 
     fn tend_bucket(&self, work: &mut Work) {

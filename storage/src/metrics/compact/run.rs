@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::plan::{self, PlanBlock, Ranges, Step};
+use crate::bucket::made_ms;
 use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::block::index::{SeriesEntry, SymbolTable};
 use crate::metrics::block::{Block, BlockMeta, BlockWriter, ParentBlock, remove_ranges};
@@ -34,7 +35,7 @@ impl MetricStore {
                 ulid: b.meta.ulid.clone(),
                 range: b.meta.range(),
                 level: b.meta.compaction.level,
-                written_ms: b.meta.ulid.parse::<ulid::Ulid>().map_or(0, |u| u.timestamp_ms() as i64),
+                written_ms: made_ms(&b.meta.ulid).unwrap_or(0),
                 size_bytes: b.meta.size_bytes(),
                 ours: self.0.ownership.owns(b.meta.writer(), &b.meta.ulid, now_ms),
                 pending_deletes: pending(&b.meta),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::bucket::made_ms;
 use crate::traces::block::meta::BlockMeta;
 
 /// At most so many blocks are merged at a time: each holds a column of a row group in memory.
@@ -33,7 +34,7 @@ pub fn merge(blocks: &[&BlockMeta], now_ms: i64, min_blocks: usize, busy: bool) 
     let mut newest_ms: BTreeMap<(i64, i64), i64> = BTreeMap::new();
     for b in blocks {
         let written = newest_ms.entry((b.window_start_ms, b.window_ms)).or_default();
-        *written = (*written).max(b.ulid.parse::<ulid::Ulid>().map_or(0, |u| u.timestamp_ms() as i64));
+        *written = (*written).max(made_ms(&b.ulid).unwrap_or(0));
     }
     let quiet = |b: &BlockMeta| now_ms >= newest_ms[&(b.window_start_ms, b.window_ms)].saturating_add(b.window_ms / 4);
     let over = |b: &BlockMeta| now_ms >= b.window_start_ms.saturating_add(2 * b.window_ms) && quiet(b);
