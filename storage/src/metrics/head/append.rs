@@ -15,7 +15,7 @@ use super::batch::{Batch, Rejected, SeriesHandle, SeriesKey};
 use super::pin::Pin;
 use super::series::{Series, Value};
 use super::stripe::{PendingBatch, PendingFloat, PendingItem, Refusal, Verdict};
-use super::{Head, STRIPES, wal_error};
+use super::{Head, STRIPES, Slots, wal_error};
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::{NO_SLOT, RawLabels, RawPair, canonical};
 use crate::metrics::record::{AnyHistogram, FloatRecord, RecordWriter};
@@ -119,7 +119,7 @@ impl Head {
         b.series(labels);
         let batch = b.finish();
         let _pin = self.pin();
-        let slot = self.find_or_create(&batch.raw, false).map_err(|(why, detail)| {
+        let slot = self.find_or_create(&mut self.creation.lock(), &batch.raw, false).map_err(|(why, detail)| {
             let kind = if why == Refusal::SeriesLimit { ErrorKind::LimitExceeded } else { ErrorKind::Invalid };
             Error::new(kind, format!("series {labels}: {detail}"))
         })?;
@@ -154,14 +154,17 @@ impl Head {
             return Ok(());
         }
         let mut refused: HashMap<u32, (Refusal, Box<str>)> = HashMap::new();
+        // Held for all of them, so that their slots follow one another: see `Registry::find_all`.
+        let mut slots = self.creation.lock();
         for i in missing {
-            match self.find_or_create(batch.raw_of(&batch.series[i]), batch.require_name) {
+            match self.find_or_create(&mut slots, batch.raw_of(&batch.series[i]), batch.require_name) {
                 Ok(slot) => w.slots[i] = slot,
                 Err((why, detail)) => {
                     refused.insert(i as u32, (why, detail.into()));
                 }
             }
         }
+        drop(slots);
         if !refused.is_empty() {
             for (i, item) in batch.items.iter().enumerate() {
                 if let Some((why, detail)) = refused.get(&item.series) {
@@ -172,11 +175,10 @@ impl Head {
         Ok(())
     }
 
-    fn find_or_create(&self, raw: &[u8], require_name: bool) -> std::result::Result<u32, (Refusal, String)> {
+    fn find_or_create(&self, slots: &mut Slots, raw: &[u8], require_name: bool) -> std::result::Result<u32, (Refusal, String)> {
         let labels = self.check_labels(raw, require_name).map_err(|e| (Refusal::InvalidLabels, e))?;
         let mut sorted = Vec::with_capacity(raw.len());
         canonical(labels.iter().copied(), &mut sorted);
-        let mut slots = self.creation.lock();
         let hash = {
             let registry = self.registry.read();
             let hash = registry.hasher().hash(&sorted);

@@ -264,6 +264,8 @@ impl Head {
         let freed: Vec<u32> = due.into_iter().flat_map(|(_, s)| s).collect();
         self.registry.write().free(&freed);
         slots.free.extend(freed);
+        // Taken from the end: series that come together get slots that rise.
+        slots.free.sort_unstable_by(|a, b| b.cmp(a));
     }
 }
 
