@@ -66,6 +66,11 @@ impl<'a> Fields<'a> {
         Fields { data, at: 0 }
     }
 
+    /// Bytes read so far.
+    pub fn position(&self) -> usize {
+        self.at
+    }
+
     fn fail<T>(&self, what: &'static str) -> Result<T, WireError> {
         Err(WireError { what, at: self.at })
     }

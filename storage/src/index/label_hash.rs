@@ -21,7 +21,7 @@ impl LabelHasher {
 
 /// Spreads 32 bits over the 64 that a hash table looks at.
 #[inline]
-pub(super) fn widen(h: u32) -> u64 {
+pub fn widen(h: u32) -> u64 {
     (h as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 

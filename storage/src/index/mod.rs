@@ -6,6 +6,8 @@ mod registry;
 mod slab;
 mod symbols;
 
+#[cfg(feature = "traces")]
+pub(crate) use label_hash::widen;
 pub use label_hash::{LabelHasher, RawLabels, canonical, put_canonical};
 pub use postings::Postings;
 pub use registry::{IndexMemory, NO_SLOT, RawPair, Registry};

@@ -125,6 +125,7 @@ pub fn write_blocks(target: &FlushTarget<'_>, lives: &[Arc<Live>], mut ulid: imp
         let mut w = BlockWriter::create(target.fs.clone(), &dir, identity, sampler.layout()?, target.options.clone(), size)?;
         for trace in traces {
             ordered(lives, trace, window, target.window_ms, &mut refs)?;
+            std::hint::black_box(refs.iter().fold(0, |x, r| x ^ r.at.warm(r.span)));
             for r in &refs {
                 let (groups, number) = r.at.groups(r.span);
                 let key = numbers[r.life as usize][r.body as usize].get(number as usize);

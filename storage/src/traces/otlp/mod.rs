@@ -9,8 +9,8 @@ pub use crate::codec::protobuf::WireError;
 pub use decode::{Groups, decode_spans};
 pub use encode::{encode_attributes, encode_request, encode_span, encode_trace};
 pub use raw::{
-    MAX_VALUE_DEPTH, RawEvent, RawLink, RawResource, RawScope, RawSpan, RawValue, array_values, attributes, events, is_root, links,
-    owned_attributes, text,
+    KeyValues, MAX_VALUE_DEPTH, RawEvent, RawLink, RawResource, RawScope, RawSpan, RawValue, array_values, attributes, events, is_root,
+    links, owned_attributes, text,
 };
 
 #[cfg(test)]

@@ -42,6 +42,12 @@ impl<'a> RawValue<'a> {
     /// Reads an `AnyValue` message.
     #[inline]
     pub fn read(buf: &'a [u8]) -> Result<Self, WireError> {
+        // One short text, as most values are.
+        if let [0x0a, len @ ..=0x7f, s @ ..] = buf
+            && *len as usize == s.len()
+        {
+            return Ok(RawValue::Str(s));
+        }
         let mut c = Fields::new(buf);
         let mut v = RawValue::Empty;
         while let Some(f) = c.next()? {
@@ -113,24 +119,37 @@ impl<'a> RawValue<'a> {
     }
 }
 
-/// Messages of field `number` in `buf`.
-fn repeated(buf: &[u8], number: u32) -> impl Iterator<Item = Result<&[u8], WireError>> {
-    let mut c = Fields::new(buf);
-    let mut failed = false;
-    std::iter::from_fn(move || {
-        while !failed {
-            match c.next() {
-                Ok(Some((n, Field::Bytes(b)))) if n == number => return Some(Ok(b)),
+/// Messages of one field in a message, in the order sent; ends at the first error.
+#[derive(Clone, Debug)]
+struct Repeated<'a> {
+    fields: Fields<'a>,
+    number: u32,
+    failed: bool,
+}
+
+impl<'a> Iterator for Repeated<'a> {
+    type Item = Result<&'a [u8], WireError>;
+    #[inline(always)]
+    fn next(&mut self) -> Option<Self::Item> {
+        while !self.failed {
+            match self.fields.next() {
+                Ok(Some((n, Field::Bytes(b)))) if n == self.number => return Some(Ok(b)),
                 Ok(Some(_)) => {}
                 Ok(None) => return None,
                 Err(e) => {
-                    failed = true;
+                    self.failed = true;
                     return Some(Err(e));
                 }
             }
         }
         None
-    })
+    }
+}
+
+/// Messages of field `number` in `buf`.
+#[inline]
+fn repeated(buf: &[u8], number: u32) -> Repeated<'_> {
+    Repeated { fields: Fields::new(buf), number, failed: false }
 }
 
 fn elements(array: &[u8]) -> impl Iterator<Item = Result<RawValue<'_>, WireError>> {
@@ -142,21 +161,44 @@ pub fn array_values(array: &[u8]) -> impl Iterator<Item = Result<RawValue<'_>, W
     elements(array)
 }
 
+/// A `KeyValue` message.
+#[inline(always)]
+fn key_value(kv: &[u8]) -> Result<(&[u8], RawValue<'_>), WireError> {
+    // A short key and then its value, as encoders write them.
+    if let [0x0a, n @ ..=0x7f, rest @ ..] = kv
+        && let Some((key, [0x12, len @ ..=0x7f, value @ ..])) = rest.split_at_checked(*n as usize)
+        && *len as usize == value.len()
+    {
+        return Ok((key, RawValue::read(value)?));
+    }
+    let mut c = Fields::new(kv);
+    let (mut key, mut value): (&[u8], _) = (&[], RawValue::Empty);
+    while let Some(f) = c.next()? {
+        match f {
+            (1, Field::Bytes(b)) => key = b,
+            (2, Field::Bytes(b)) => value = RawValue::read(b)?,
+            _ => {}
+        }
+    }
+    Ok((key, value))
+}
+
 /// `KeyValue` messages of field `number` in `buf`, in the order sent.
 #[inline]
-pub fn attributes(buf: &[u8], number: u32) -> impl Iterator<Item = Result<(&[u8], RawValue<'_>), WireError>> {
-    repeated(buf, number).map(|kv| {
-        let mut c = Fields::new(kv?);
-        let (mut key, mut value): (&[u8], _) = (&[], RawValue::Empty);
-        while let Some(f) = c.next()? {
-            match f {
-                (1, Field::Bytes(b)) => key = b,
-                (2, Field::Bytes(b)) => value = RawValue::read(b)?,
-                _ => {}
-            }
-        }
-        Ok((key, value))
-    })
+pub fn attributes(buf: &[u8], number: u32) -> KeyValues<'_> {
+    KeyValues(repeated(buf, number))
+}
+
+/// See [`attributes`]. A type of its own, so that a step of it is compiled into the loops that all spans go through.
+#[derive(Clone, Debug)]
+pub struct KeyValues<'a>(Repeated<'a>);
+
+impl<'a> Iterator for KeyValues<'a> {
+    type Item = Result<(&'a [u8], RawValue<'a>), WireError>;
+    #[inline(always)]
+    fn next(&mut self) -> Option<Self::Item> {
+        Some(self.0.next()?.and_then(key_value))
+    }
 }
 
 /// Attributes with their own memory, sorted, of a key sent twice the first.
@@ -205,6 +247,8 @@ pub struct RawSpan<'a> {
     pub status_message: &'a [u8],
     /// Number of attributes, events and links.
     pub counts: [u32; 3],
+    /// From the first attribute to the end of the last: what lies before need not be walked again.
+    attributes: &'a [u8],
 }
 
 impl<'a> RawSpan<'a> {
@@ -228,9 +272,12 @@ impl<'a> RawSpan<'a> {
             status_code: 0,
             status_message: &[],
             counts: [0; 3],
+            attributes: &[],
         };
         let mut c = Fields::new(buf);
+        let (mut at, mut first) = (0, 0);
         while let Some(f) = c.next()? {
+            let before = std::mem::replace(&mut at, c.position());
             match f {
                 (1, Field::Bytes(b)) => s.trace_id = b,
                 (2, Field::Bytes(b)) => s.span_id = b,
@@ -240,7 +287,13 @@ impl<'a> RawSpan<'a> {
                 (6, Field::Varint(v)) => s.kind = v as i32,
                 (7, Field::Fixed64(v)) => s.start = v,
                 (8, Field::Fixed64(v)) => s.end = v,
-                (9, Field::Bytes(_)) => s.counts[0] += 1,
+                (9, Field::Bytes(_)) => {
+                    if s.counts[0] == 0 {
+                        first = before;
+                    }
+                    s.counts[0] += 1;
+                    s.attributes = &buf[first..at];
+                }
                 (10, Field::Varint(v)) => s.dropped_attributes = v as u32,
                 (11, Field::Bytes(_)) => s.counts[1] += 1,
                 (12, Field::Varint(v)) => s.dropped_events = v as u32,
@@ -262,8 +315,8 @@ impl<'a> RawSpan<'a> {
     }
 
     /// Its attributes in the order sent.
-    pub fn attributes(&self) -> impl Iterator<Item = Result<(&'a [u8], RawValue<'a>), WireError>> + use<'a> {
-        attributes(self.buf, 9)
+    pub fn attributes(&self) -> KeyValues<'a> {
+        attributes(self.attributes, 9)
     }
 
     /// The span with its own memory. Ids must have been checked.
