@@ -14,7 +14,7 @@ use strandline_storage::clock::ManualClock;
 use strandline_storage::metrics::head::{BatchBuilder, Value};
 use strandline_storage::metrics::{MetricOptions, MetricStore};
 use strandline_storage::model::{Labels, Matcher, TimeRange};
-use strandline_storage::read::{SampleBuf, SelectRequest, SeriesSource};
+use strandline_storage::read::{LabelQuery, SampleBuf, SelectRequest, SeriesSource};
 use strandline_storage::{Error, ErrorKind, Result};
 use strandline_wal::WalOptions;
 use strandline_wal::fs::{Fs, SimFs};
@@ -270,6 +270,13 @@ fn blocks_of_thanos_and_mimir_are_taken_over_from_their_bucket() {
     let theirs = bucket(&fs);
     let writer = open(&fs, &clock, "/a", &theirs);
     append(&writer, T0, 100);
+    // `cluster` between `b` and nothing turns the order of these two around; the third has one of its own.
+    let mut b = BatchBuilder::default();
+    for (n, v) in [("x", ""), ("b", "1"), ("cluster", "own")] {
+        let k = b.series(&Labels::from_pairs([("__name__", "n"), (n, v)].into_iter().filter(|p| !p.1.is_empty())));
+        b.push(k, T0, 0, Value::Float(1.0));
+    }
+    writer.append(&b.finish()).unwrap().commit.wait().unwrap();
     writer.flush().unwrap();
     writer.upload().unwrap();
     // Two shards of one compaction have the same sources and range; their names alone tell them apart.
@@ -293,7 +300,7 @@ fn blocks_of_thanos_and_mimir_are_taken_over_from_their_bucket() {
     };
     let names: Vec<String> = (3..8).map(|n| format!("01ARZ3NDEKTSV4RRFFQ69G5FA{n}")).collect();
     copy(&names[0], &|m| m["thanos"]["labels"] = serde_json::json!({}));
-    copy(&names[1], &|m| m["thanos"]["labels"] = serde_json::json!({"cluster": "x"}));
+    copy(&names[1], &|m| m["thanos"]["labels"] = serde_json::json!({"cluster": "x", "replica": "1", "__org_id__": "7"}));
     copy(&names[2], &|m| m["thanos"]["downsample"]["resolution"] = 300_000.into());
     copy(&names[3], &|_| {});
     theirs.put(&format!("{}deletion-mark.json", of(&names[3])), "{}".into()).unwrap();
@@ -301,13 +308,19 @@ fn blocks_of_thanos_and_mimir_are_taken_over_from_their_bucket() {
     theirs.delete(&format!("{}meta.json", of(&names[4]))).unwrap();
 
     let ours = open(&fs, &clock, "/b", &bucket(&fs));
-    let import = |name: &str| ours.import_from(&theirs, &of(name)).unwrap();
+    let import = |name: &str| ours.import_from(&theirs, &of(name), &["replica".to_owned()]).unwrap();
     assert_eq!(import(&names[0]), Imported::Taken { external_labels: vec![] });
     assert_eq!(import(&names[1]), Imported::Taken { external_labels: vec!["cluster=\"x\"".into()] });
     assert!(names[2..].iter().all(|n| matches!(import(n), Imported::Skipped(_))));
     assert_eq!(import(&names[0]), Imported::Known);
-    assert_eq!((ours.blocks().len(), count(&ours).unwrap()), (2, 2000));
+    assert_eq!((ours.blocks().len(), count(&ours).unwrap()), (2, 4000), "the same series of two clusters are two");
+    let q = LabelQuery { matchers: vec![], range: TimeRange::all(), limit: 0, partial: false };
+    assert_eq!(ours.label_values("cluster", &q).unwrap().0, ["own", "x"]);
+    let sel = ours.select(&SelectRequest::new(vec![Matcher::equal("__name__", "n")], TimeRange::all())).unwrap();
+    let all: Vec<String> = (0..sel.len()).map(|i| sel.labels(i).to_string().replace(r#"__name__="n""#, "n")).collect();
+    assert_eq!(all, ["{n}", r#"{n, b="1"}"#, r#"{n, b="1", cluster="x"}"#, r#"{n, cluster="own"}"#, r#"{n, cluster="x"}"#]);
+    assert!(!ours.label_names(&q).unwrap().0.iter().any(|n| ["replica", "tenant", "__org_id__"].contains(&n.as_str())));
     assert!(!fs.exists(Path::new("/b/import")), "what was copied is gone");
     theirs.down.store(true, Ordering::SeqCst);
-    assert!(ours.import_from(&theirs, &of(&names[0])).is_err());
+    assert!(ours.import_from(&theirs, &of(&names[0]), &[]).is_err());
 }

@@ -17,6 +17,9 @@ pub struct ImportArgs {
     /// Where the S3 service listens, e.g. http://127.0.0.1:9000; keys are those of the environment, as for our own bucket.
     #[arg(long)]
     endpoint: Option<String>,
+    /// An external label (Thanos' `replica`) that series don't get, so that replicas settle into one; may be given again.
+    #[arg(long, value_name = "NAME")]
+    drop_label: Vec<String>,
     /// Where to.
     #[arg(long, default_value = "strandline-data")]
     data_dir: PathBuf,
@@ -80,8 +83,8 @@ pub fn import(a: ImportArgs) -> Result<(), String> {
     for (i, name) in blocks.iter().enumerate() {
         progress.at(i as u64, blocks.len() as u64);
         let done = match &theirs {
-            Some(bucket) => store.import_from(&**bucket, &format!("{name}/")),
-            None => store.import_block(&Path::new(&a.from).join(name)),
+            Some(bucket) => store.import_from(&**bucket, &format!("{name}/"), &a.drop_label),
+            None => store.import_block(&Path::new(&a.from).join(name), &a.drop_label),
         };
         let done = done.map_err(|e| format!("{name}: {e}"))?;
         progress.hide();
@@ -95,7 +98,7 @@ fn told(done: &Imported) -> String {
     match done {
         Imported::Taken { external_labels } if external_labels.is_empty() => "imported".into(),
         Imported::Taken { external_labels } => {
-            format!("imported; its external labels {{{}}} are not on its series", external_labels.join(", "))
+            format!("imported; its series got its external labels {{{}}} (--drop-label leaves one off)", external_labels.join(", "))
         }
         Imported::Known => "is here already".into(),
         Imported::Skipped(why) => format!("left alone: {why}"),

@@ -109,7 +109,7 @@ impl MetricStore {
         let o = &self.0.options;
         let mut labels: std::collections::BTreeMap<String, String> = o.external_labels.iter().cloned().collect();
         if labels.is_empty() {
-            labels.insert("tenant".into(), o.tenant.clone());
+            labels.insert(ThanosMeta::TENANT.into(), o.tenant.clone());
         }
         let sources = if sources.is_empty() { vec![ulid.clone()] } else { sources };
         BlockMeta {
@@ -118,7 +118,7 @@ impl MetricStore {
             max_time: range.max_ms + 1,
             compaction: Compaction { level, sources, ..Compaction::default() },
             version: 1,
-            thanos: Some(ThanosMeta { labels, source: "strandline".into(), ..ThanosMeta::default() }),
+            thanos: Some(ThanosMeta { labels, source: ThanosMeta::OURS.into(), ..ThanosMeta::default() }),
             strandline: Some(StrandlineMeta { writer: self.0.writer.clone(), ..StrandlineMeta::default() }),
             ..BlockMeta::default()
         }

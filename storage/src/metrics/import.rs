@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::block::{Block, BlockMeta};
+use super::block::{Block, BlockMeta, ThanosMeta};
 use super::store::MetricStore;
 use crate::bucket::Bucket;
 use crate::error::{Error, ErrorKind, Result};
@@ -12,9 +12,9 @@ use crate::model::TimeRange;
 /// What became of a block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Imported {
-    /// It is here now. The external labels of its description, if it has some, are not on its series.
+    /// It is here now.
     Taken {
-        /// `name="value"` each.
+        /// The external labels of its description that its series got, `name="value"` each.
         external_labels: Vec<String>,
     },
     /// Its samples were here already, from it or from a block that it went into.
@@ -30,8 +30,11 @@ const PIECE_BYTES: u64 = 8 << 20;
 
 impl MetricStore {
     /// Takes over a block that lies in a folder, after every checksum was verified. It is written anew under a name of
-    /// ours, which remembers its own.
-    pub fn import_block(&self, dir: &Path) -> Result<Imported> {
+    /// ours, which remembers its own. Its series get its external labels, as Thanos shows them, but for those named in
+    /// `without` (what tells replicas apart: their samples then settle into one series) and those that begin with `__`.
+    ///
+    /// Memory: the labels of all its series, if it has external labels; else of a series at a time.
+    pub fn import_block(&self, dir: &Path, without: &[String]) -> Result<Imported> {
         self.check_writable()?;
         let fs = &self.0.options.fs;
         let path = dir.join(META);
@@ -55,15 +58,15 @@ impl MetricStore {
         let mut work = self.0.work.lock();
         let range = TimeRange::new(meta.min_time, meta.max_time - 1);
         let ours = self.block_meta(self.new_ulid(), range, meta.compaction.level.max(1), sources);
-        let written = self.merge(&[theirs], &[], ours)?;
+        let added = meta.thanos.map(|t| external_labels(t, without)).unwrap_or_default();
+        let written = self.merge(&[theirs], &[], &added, ours)?;
         self.swap(&[], written, "import", &mut work)?;
-        let labels = meta.thanos.map(|t| t.labels).unwrap_or_default();
-        Ok(Imported::Taken { external_labels: labels.iter().map(|(n, v)| format!("{n}={v:?}")).collect() })
+        Ok(Imported::Taken { external_labels: added.iter().map(|(n, v)| format!("{n}={v:?}")).collect() })
     }
 
     /// As [`MetricStore::import_block`], of a block whose objects in a bucket begin with `prefix`, which ends in `/`. Its
     /// files are copied first, into `import` of the data folder.
-    pub fn import_from(&self, bucket: &dyn Bucket, prefix: &str) -> Result<Imported> {
+    pub fn import_from(&self, bucket: &dyn Bucket, prefix: &str, without: &[String]) -> Result<Imported> {
         self.check_writable()?;
         let get = |name: &str| match bucket.get(&format!("{prefix}{name}")) {
             Ok(b) => Ok(Some(b)),
@@ -88,7 +91,7 @@ impl MetricStore {
                 self.fetch(bucket, &object.key, object.size_bytes, &dir.join(name))?;
             }
         }
-        let done = self.import_block(&dir);
+        let done = self.import_block(&dir, without);
         clear()?;
         done
     }
@@ -120,6 +123,14 @@ impl MetricStore {
         }
         file.sync().map_err(io)
     }
+}
+
+/// Those that say where samples come from. Names that begin with `__` are Mimir's own business, and `tenant` is what we
+/// call a block that nobody named.
+fn external_labels(theirs: ThanosMeta, without: &[String]) -> Vec<(String, String)> {
+    let own = theirs.source == ThanosMeta::OURS;
+    let kept = |n: &String| !n.starts_with("__") && !without.contains(n) && (!own || n != ThanosMeta::TENANT);
+    theirs.labels.into_iter().filter(|(n, v)| !v.is_empty() && kept(n)).collect()
 }
 
 /// `chunks/000001` and so on.

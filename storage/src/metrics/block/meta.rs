@@ -94,6 +94,13 @@ pub struct ThanosMeta {
     pub index_stats: IndexStats,
 }
 
+impl ThanosMeta {
+    /// `source` of blocks that we wrote.
+    pub const OURS: &str = "strandline";
+    /// The label of a block for which no external labels are set: Thanos wants one.
+    pub const TENANT: &str = "tenant";
+}
+
 #[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq)]
 #[allow(missing_docs)]
 pub struct Downsample {

@@ -105,20 +105,28 @@ impl MetricStore {
         if let Some(s) = &mut meta.strandline {
             s.deletes_applied = v.deletes.iter().map(|d| d.spec.ulid.clone()).collect();
         }
-        let written = self.merge(&blocks, &v.deletes, meta)?;
+        let written = self.merge(&blocks, &v.deletes, &[], meta)?;
         let names: Vec<String> = entries.iter().map(|e| e.meta.ulid.clone()).collect();
         tracing::info!(inputs = names.len(), output = written.as_ref().map(|m| m.ulid.as_str()), "compacted metric blocks");
         self.swap(&names, written, "compacted", work)
     }
 
-    /// One pass over all blocks in label order.
-    pub(in crate::metrics) fn merge(&self, blocks: &[Arc<Block>], deletes: &[Arc<Delete>], meta: BlockMeta) -> Result<Option<BlockMeta>> {
+    /// One pass over all blocks in label order. `added` are labels that every series gets that has none of that name.
+    pub(in crate::metrics) fn merge(
+        &self,
+        blocks: &[Arc<Block>],
+        deletes: &[Arc<Delete>],
+        added: &[(String, String)],
+        meta: BlockMeta,
+    ) -> Result<Option<BlockMeta>> {
         let mut symbols = SymbolTable::default();
         for b in blocks {
             b.index().each_symbol(&mut |s| symbols.add(s))?;
         }
+        added.iter().flat_map(|(n, v)| [n, v]).for_each(|s| symbols.add(s));
+        let cursors = blocks.iter().map(|b| Cursor::new(b, added)).collect::<Result<Vec<_>>>()?;
         let mut w = BlockWriter::create(self.0.options.fs.clone(), &self.local_dir(), meta, symbols)?;
-        match self.merge_into(blocks, deletes, &mut w) {
+        match self.merge_into(cursors, deletes, &mut w) {
             Ok(()) => w.finish(),
             Err(e) => {
                 w.abort();
@@ -127,8 +135,7 @@ impl MetricStore {
         }
     }
 
-    fn merge_into(&self, blocks: &[Arc<Block>], deletes: &[Arc<Delete>], w: &mut BlockWriter) -> Result<()> {
-        let mut cursors = blocks.iter().map(Cursor::new).collect::<Result<Vec<_>>>()?;
+    fn merge_into(&self, mut cursors: Vec<Cursor<'_>>, deletes: &[Arc<Delete>], w: &mut BlockWriter) -> Result<()> {
         while let Some(labels) = cursors.iter().filter_map(|c| c.labels.as_ref()).min().cloned() {
             let mut chunks = Chunks::new();
             for c in cursors.iter_mut().filter(|c| c.labels.as_ref() == Some(&labels)) {
@@ -199,26 +206,52 @@ fn set_aside(e: &Error, step: &Step, work: &mut Work) {
 /// A block being read series by series.
 struct Cursor<'a> {
     block: &'a Arc<Block>,
-    refs: roaring::bitmap::IntoIter,
+    order: Order,
     entry: SeriesEntry,
     labels: Option<Labels>,
     reference: u32,
 }
 
+enum Order {
+    /// As the block has them.
+    Own(roaring::bitmap::IntoIter),
+    /// With labels added, which can change their order.
+    Sorted(std::vec::IntoIter<(Labels, u32)>),
+}
+
 impl<'a> Cursor<'a> {
-    fn new(block: &'a Arc<Block>) -> Result<Self> {
-        let refs = block.index().all()?.into_iter();
-        let mut c = Cursor { block, refs, entry: SeriesEntry::default(), labels: None, reference: 0 };
+    fn new(block: &'a Arc<Block>, added: &[(String, String)]) -> Result<Self> {
+        let order = Order::Own(block.index().all()?.into_iter());
+        let mut c = Cursor { block, order, entry: SeriesEntry::default(), labels: None, reference: 0 };
         c.advance()?;
+        if !added.is_empty() {
+            let mut all = Vec::new();
+            while let Some(own) = c.labels.take() {
+                let mut b = own.to_builder();
+                for (n, v) in added.iter().filter(|(n, _)| own.get(n).is_none()) {
+                    b.set(n, v);
+                }
+                all.push((b.build(), c.reference));
+                c.advance()?;
+            }
+            all.sort_unstable();
+            c.order = Order::Sorted(all.into_iter());
+            c.advance()?;
+        }
         Ok(c)
     }
 
     fn advance(&mut self) -> Result<()> {
-        self.labels = match self.refs.next() {
-            Some(r) => {
-                self.block.index().series(r, &mut self.entry)?;
+        let index = self.block.index();
+        let next = match &mut self.order {
+            Order::Own(refs) => refs.next().map(|r| (None, r)),
+            Order::Sorted(all) => all.next().map(|(labels, r)| (Some(labels), r)),
+        };
+        self.labels = match next {
+            Some((labels, r)) => {
+                index.series(r, &mut self.entry)?;
                 self.reference = r;
-                Some(self.block.index().labels(&self.entry)?)
+                Some(labels.map_or_else(|| index.labels(&self.entry), Ok)?)
             }
             None => None,
         };
