@@ -268,41 +268,47 @@ fn count(r: &mut Reader<'_>, min_bytes: usize) -> Result<usize> {
 }
 
 fn spans(r: &mut Reader<'_>) -> Result<Vec<BucketSpan>> {
-    let n = count(r, 2)?;
-    (0..n).map(|_| Ok(BucketSpan { offset: r.varint()? as i32, length: r.uvarint()? as u32 })).collect()
+    list(r, 2, |r| Ok(BucketSpan { offset: r.varint()? as i32, length: r.uvarint()? as u32 }))
 }
 
-fn int_histogram(r: &mut Reader<'_>) -> Result<Histogram> {
-    let mut h = Histogram { schema: r.varint()? as i32, counter_reset: reset(r.u8()?)?, ..Histogram::default() };
-    h.zero_threshold = r.le_f64()?;
-    h.sum = r.le_f64()?;
-    h.positive_spans = spans(r)?;
-    h.negative_spans = spans(r)?;
-    let n = count(r, 8)?;
-    h.custom_values = (0..n).map(|_| r.le_f64()).collect::<Result<Vec<_>>>()?.into();
-    h.zero_count = r.uvarint()?;
-    h.count = r.uvarint()?;
-    for b in [&mut h.positive_buckets, &mut h.negative_buckets] {
-        let n = count(r, 1)?;
-        *b = (0..n).map(|_| r.varint()).collect::<Result<_>>()?;
-    }
-    Ok(h)
-}
-
-fn float_histogram(r: &mut Reader<'_>) -> Result<FloatHistogram> {
+/// What [`put_head`] wrote, in a histogram without counts.
+fn head(r: &mut Reader<'_>) -> Result<FloatHistogram> {
     let mut h = FloatHistogram { schema: r.varint()? as i32, counter_reset: reset(r.u8()?)?, ..FloatHistogram::default() };
     h.zero_threshold = r.le_f64()?;
     h.sum = r.le_f64()?;
     h.positive_spans = spans(r)?;
     h.negative_spans = spans(r)?;
-    let n = count(r, 8)?;
-    h.custom_values = (0..n).map(|_| r.le_f64()).collect::<Result<Vec<_>>>()?.into();
+    h.custom_values = list(r, 8, Reader::le_f64)?.into();
+    Ok(h)
+}
+
+fn list<'a, T>(r: &mut Reader<'a>, min_bytes: usize, mut one: impl FnMut(&mut Reader<'a>) -> Result<T>) -> Result<Vec<T>> {
+    (0..count(r, min_bytes)?).map(|_| one(r)).collect()
+}
+
+fn int_histogram(r: &mut Reader<'_>) -> Result<Histogram> {
+    let h = head(r)?;
+    Ok(Histogram {
+        schema: h.schema,
+        counter_reset: h.counter_reset,
+        zero_threshold: h.zero_threshold,
+        sum: h.sum,
+        positive_spans: h.positive_spans,
+        negative_spans: h.negative_spans,
+        custom_values: h.custom_values,
+        zero_count: r.uvarint()?,
+        count: r.uvarint()?,
+        positive_buckets: list(r, 1, Reader::varint)?,
+        negative_buckets: list(r, 1, Reader::varint)?,
+    })
+}
+
+fn float_histogram(r: &mut Reader<'_>) -> Result<FloatHistogram> {
+    let mut h = head(r)?;
     h.zero_count = r.le_f64()?;
     h.count = r.le_f64()?;
-    for b in [&mut h.positive_buckets, &mut h.negative_buckets] {
-        let n = count(r, 8)?;
-        *b = (0..n).map(|_| r.le_f64()).collect::<Result<_>>()?;
-    }
+    h.positive_buckets = list(r, 8, Reader::le_f64)?;
+    h.negative_buckets = list(r, 8, Reader::le_f64)?;
     Ok(h)
 }
 
