@@ -160,15 +160,22 @@ pub async fn families(State(state): State<PromState>, request: Request) -> Respo
 /// `query_exemplars`.
 pub async fn exemplars(State(state): State<PromState>, request: Request) -> Response {
     run(state, request, Manner::Heavy, |call, out| {
-        let range = call.params.range()?;
-        // The one place where the text's fault is told without the parameter's name.
+        // The one place where what is wrong is told without the parameter's name.
+        let (start, end) = call.params.times()?;
+        if end < start {
+            return Err(ApiError::bad_data("end timestamp must not be before start timestamp"));
+        }
         let expr = promql::parse(call.params.query()).map_err(|e| ApiError::bad_data(e.to_string()))?;
         // As Prometheus: the times asked for count, not those that the selectors would read.
         let engine = &call.state.options().engine;
         let selectors = promql::selector_ranges(&expr, 0, 0, 1, engine.options()).map_err(|e| ApiError::of_query(e, "query"))?;
         let sets: Vec<Vec<Matcher>> = selectors.into_iter().map(|s| s.matchers).collect();
-        let range = TimeRange::new(range.min_ms, range.max_ms);
-        let list = if sets.is_empty() { Vec::new() } else { call.source()?.exemplars(&sets, range)? };
+        if sets.is_empty() {
+            // Nothing that could have exemplars was asked for: an answer without data, not one of none.
+            out.buf.extend_from_slice(br#"{"status":"success"}"#);
+            return Ok(());
+        }
+        let list = call.source()?.exemplars(&sets, TimeRange::new(start, end))?;
         success(out, &Notes::default(), |out| {
             out.buf.push(b'[');
             for (i, s) in list.iter().enumerate() {

@@ -81,9 +81,14 @@ impl Params {
         }
     }
 
-    /// `start` to `end`, all of time where they are missing.
+    /// `start` and `end` as they are, all of time where they are missing.
+    pub fn times(&self) -> Result<(i64, i64), ApiError> {
+        Ok((self.time("start")?.unwrap_or(i64::MIN), self.time("end")?.unwrap_or(i64::MAX)))
+    }
+
+    /// `start` to `end`.
     pub fn range(&self) -> Result<TimeRange, ApiError> {
-        let (start, end) = (self.time("start")?.unwrap_or(i64::MIN), self.time("end")?.unwrap_or(i64::MAX));
+        let (start, end) = self.times()?;
         if end < start {
             return Err(ApiError::parameter("end", "end timestamp must not be before start time"));
         }

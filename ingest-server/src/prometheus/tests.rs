@@ -208,6 +208,8 @@ async fn errors() {
         ),
         ("status/tsdb?limit=0", 400, "bad_data", "limit must be a positive number"),
         ("query_exemplars?query=(", 400, "bad_data", "1:2: parse error: unclosed left parenthesis"),
+        ("query_exemplars?query=up&start=2&end=1", 400, "bad_data", "end timestamp must not be before start timestamp"),
+        ("query_exemplars?query=1&start=2&end=1", 400, "bad_data", "end timestamp must not be before start timestamp"),
         ("metadata?limit=x", 400, "bad_data", "limit must be a number"),
         ("query?query=up*on(job)group_left()up", 422, "execution", ""),
         (
@@ -230,6 +232,9 @@ async fn errors() {
         ),
         ("series", 400, "bad_data", "no match[] parameter provided"),
         ("series?match[]=%7B%7D", 400, "bad_data", ""),
+        ("series?match[]=up&start=2&end=1", 400, "bad_data", ""),
+        ("labels?start=2&end=1", 400, "bad_data", ""),
+        ("label/job/values?start=2&end=1", 400, "bad_data", ""),
         ("query?query=sum(up)&timeout=0", 503, "timeout", ""),
         ("format_query?query=(", 400, "bad_data", ""),
     ] {
@@ -253,6 +258,9 @@ async fn listings() {
     assert_eq!(data_of("/api/v1/metadata?limit=0").await.to_string(), "{}");
     let e = data_of("/api/v1/query_exemplars?query=rate(http_requests_total%5B5m%5D)&start=1699999000&end=1700000000").await;
     assert_eq!(e[0]["exemplars"].to_string(), r#"[{"labels":{"trace_id":"abc"},"timestamp":1699999999.5,"value":"6"}]"#);
+    // Without a selector nothing is asked for.
+    let (status, j) = json("/api/v1/query_exemplars?query=vector(1)%2B2").await;
+    assert_eq!((status, j.to_string().as_str()), (StatusCode::OK, r#"{"status":"success"}"#));
 }
 
 /// What the data source asks for on "Save & test", in Explore, in variables, in the metrics browser and Drilldown.

@@ -209,6 +209,7 @@ impl Lexer<'_> {
                 return self.err(start, "unterminated quoted string");
             }
             match self.peek(0) {
+                b'\\' if self.pos + 1 >= self.bytes.len() => return self.err(start, "escape sequence not terminated"),
                 b'\\' => self.pos += 2,
                 b'\n' => return self.err(start, "unterminated quoted string"),
                 c if c == quote => {
@@ -234,56 +235,78 @@ impl Lexer<'_> {
         }
     }
 
-    fn digits(&mut self, hex: bool) {
-        loop {
-            let b = self.peek(0);
-            let ok = if hex { b.is_ascii_hexdigit() } else { b.is_ascii_digit() };
-            // An underscore stands only between digits.
-            let under = b == b'_' && (if hex { self.peek(1).is_ascii_hexdigit() } else { self.peek(1).is_ascii_digit() });
-            if !ok && !under {
-                return;
-            }
-            self.pos += 1;
-        }
+    fn is(&self, set: &[u8]) -> bool {
+        self.bytes.get(self.pos).is_some_and(|b| set.contains(b))
     }
 
+    fn accept(&mut self, set: &[u8]) -> bool {
+        let there = self.is(set);
+        self.pos += usize::from(there);
+        there
+    }
+
+    /// A number or a duration. What is neither is told up to the byte that showed it.
     fn number(&mut self) -> Result<Token, ParseError> {
         let start = self.pos;
-        if self.peek(0) == b'0' && matches!(self.peek(1), b'x' | b'X') {
-            self.pos += 2;
-            self.digits(true);
-            return self.number_end(start, Tok::Number);
-        }
-        self.digits(false);
-        if matches!(self.peek(0), b's' | b'm' | b'h' | b'd' | b'w' | b'y') {
-            while self.peek(0).is_ascii_alphanumeric() {
-                self.pos += 1;
-            }
-            return self.number_end(start, Tok::Duration);
-        }
-        if self.peek(0) == b'.' {
-            self.pos += 1;
-            self.digits(false);
-        }
-        if matches!(self.peek(0), b'e' | b'E') {
-            let sign = usize::from(matches!(self.peek(1), b'+' | b'-'));
-            if self.peek(1 + sign).is_ascii_digit() {
-                self.pos += 1 + sign;
-                self.digits(false);
-            }
-        }
-        self.number_end(start, Tok::Number)
+        let tok = if self.scan_number() {
+            Tok::Number
+        } else if self.scan_units() {
+            Tok::Duration
+        } else {
+            return self.err(start, format!("bad number or duration syntax: {:?}", &self.text[start..self.pos]));
+        };
+        Ok(Token { tok, span: Span::new(start, self.pos) })
     }
 
-    fn number_end(&mut self, start: usize, tok: Tok) -> Result<Token, ParseError> {
-        if is_word(self.peek(0)) || self.peek(0) == b'.' && tok == Tok::Number && self.text[start..self.pos].contains('.') {
-            while is_word(self.peek(0)) || self.peek(0) == b'.' {
+    fn scan_number(&mut self) -> bool {
+        if self.peek(0) == b'0' && matches!(self.peek(1), b'x' | b'X') {
+            self.pos += 2;
+            while self.is(b"0123456789abcdefABCDEF_") {
                 self.pos += 1;
             }
-            let word = &self.text[start..self.pos];
-            return self.err(start, format!("bad number or duration syntax: {word:?}"));
+            return !is_word(self.peek(0));
         }
-        Ok(Token { tok, span: Span::new(start, self.pos) })
+        let (mut dot, mut exponent) = (false, false);
+        while self.is(b"0123456789._eE") {
+            let again = self.is(b".") && dot || self.is(b"eE") && exponent;
+            let fine = if self.accept(b".") {
+                dot = true;
+                !again && !self.accept(b"_.")
+            } else if self.accept(b"eE") {
+                exponent = true;
+                !again && {
+                    self.accept(b"+-");
+                    !self.accept(b"._eE") && self.pos < self.bytes.len()
+                }
+            } else if self.accept(b"_") {
+                !self.accept(b"._eE") && self.pos < self.bytes.len()
+            } else {
+                self.accept(b"0123456789")
+            };
+            if !fine {
+                return false;
+            }
+        }
+        !is_word(self.peek(0))
+    }
+
+    /// Units and further numbers with units, after a number.
+    fn scan_units(&mut self) -> bool {
+        if !self.accept(b"smhdwy") {
+            return false;
+        }
+        // For "ms"; whether units and their order make sense is seen where the duration is worked out.
+        self.accept(b"s");
+        while self.accept(b"0123456789") {
+            while self.accept(b"0123456789") {}
+            if !self.accept(b"smhdw") {
+                return false;
+            }
+            self.accept(b"s");
+        }
+        let more = is_word(self.peek(0));
+        self.pos += usize::from(more);
+        !more
     }
 }
 
@@ -339,7 +362,8 @@ pub fn parse_number(s: &str) -> Option<f64> {
     match clean.to_ascii_lowercase().as_str() {
         "inf" => Some(f64::INFINITY),
         "nan" => Some(f64::NAN),
-        _ => clean.parse().ok(),
+        // A finite number beyond what a float holds is none.
+        _ => clean.parse().ok().filter(|v: &f64| v.is_finite()),
     }
 }
 
@@ -347,67 +371,17 @@ pub fn parse_number(s: &str) -> Option<f64> {
 pub fn unquote(s: &str) -> Result<String, String> {
     let quote = s.as_bytes()[0];
     let body = &s[1..s.len() - 1];
-    if quote == b'`' {
-        return Ok(body.to_owned());
-    }
-    if !body.contains('\\') {
+    if quote == b'`' || !body.contains('\\') {
         return Ok(body.to_owned());
     }
     let mut out: Vec<u8> = Vec::with_capacity(body.len());
     let mut chars = body.chars();
-    let bad = || format!("error unquoting string {s:?}: invalid syntax");
     while let Some(c) = chars.next() {
-        if c != '\\' {
+        if c == '\\' {
+            escape(&mut chars, quote, &mut out)?;
+        } else {
             out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
-            continue;
         }
-        let e = chars.next().ok_or_else(bad)?;
-        let byte = match e {
-            'a' => 7,
-            'b' => 8,
-            'f' => 12,
-            'n' => b'\n',
-            'r' => b'\r',
-            't' => b'\t',
-            'v' => 11,
-            '\\' => b'\\',
-            '\'' | '"' if e as u8 == quote => quote,
-            'x' | 'u' | 'U' => {
-                let n = match e {
-                    'x' => 2,
-                    'u' => 4,
-                    _ => 8,
-                };
-                let rest = chars.as_str();
-                let hex = rest.get(..n).ok_or_else(bad)?;
-                if !hex.bytes().all(|b| b.is_ascii_hexdigit()) {
-                    return Err(bad());
-                }
-                let v = u32::from_str_radix(hex, 16).map_err(|_| bad())?;
-                chars = rest[n..].chars();
-                if e == 'x' {
-                    out.push(v as u8);
-                } else {
-                    let c = char::from_u32(v).ok_or_else(bad)?;
-                    out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
-                }
-                continue;
-            }
-            '0'..='7' => {
-                let mut v = e as u32 - '0' as u32;
-                for _ in 0..2 {
-                    let d = chars.next().and_then(|c| c.to_digit(8)).ok_or_else(bad)?;
-                    v = v * 8 + d;
-                }
-                if v > 255 {
-                    return Err(bad());
-                }
-                out.push(v as u8);
-                continue;
-            }
-            _ => return Err(bad()),
-        };
-        out.push(byte);
     }
     Ok(match String::from_utf8(out) {
         Ok(s) => s,
@@ -417,6 +391,52 @@ pub fn unquote(s: &str) -> Result<String, String> {
             s
         }),
     })
+}
+
+/// What follows a backslash.
+fn escape(chars: &mut std::str::Chars<'_>, quote: u8, out: &mut Vec<u8>) -> Result<(), String> {
+    let e = chars.next().unwrap_or(char::from(quote));
+    let plain = match e {
+        'a' => Some(7),
+        'b' => Some(8),
+        'f' => Some(12),
+        'n' => Some(b'\n'),
+        'r' => Some(b'\r'),
+        't' => Some(b'\t'),
+        'v' => Some(11),
+        '\\' => Some(b'\\'),
+        _ => (e == char::from(quote)).then_some(quote),
+    };
+    if let Some(byte) = plain {
+        out.push(byte);
+        return Ok(());
+    }
+    let (digits, base) = match e {
+        '0'..='7' => (3, 8),
+        'x' => (2, 16),
+        'u' => (4, 16),
+        'U' => (8, 16),
+        _ => return Err(format!("unknown escape sequence {}", code_point(e))),
+    };
+    let mut value = if base == 8 { e.to_digit(8).unwrap_or(0) } else { 0 };
+    for _ in usize::from(base == 8)..digits {
+        // The closing quote is the first that is no digit where there are too few.
+        let c = chars.next().unwrap_or(char::from(quote));
+        let d = c.to_digit(base).ok_or_else(|| format!("illegal character {} in escape sequence", code_point(c)))?;
+        value = value.wrapping_mul(base) + d;
+    }
+    if digits > 3 {
+        let c = char::from_u32(value).ok_or("escape sequence is an invalid Unicode code point")?;
+        out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+        return Ok(());
+    }
+    out.push(u8::try_from(value).map_err(|_| "escape sequence is an invalid Unicode code point")?);
+    Ok(())
+}
+
+/// `U+0071 'q'`.
+fn code_point(c: char) -> String {
+    if c.is_control() { format!("U+{:04X}", c as u32) } else { format!("U+{:04X} '{c}'", c as u32) }
 }
 
 /// A literal may hold bytes that are no UTF-8 (`"\xff"`). They stand as private characters, so that the text

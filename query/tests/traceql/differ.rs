@@ -326,9 +326,13 @@ fn metrics(r: &mut Random, trees: &[Tree<'_>], source: &TraceStore) -> Result<()
                 key.push(format!("{n}={:?}", v.label()));
             }
             if name == "histogram_over_time" {
-                let nanos = measured == Some(Field("duration"));
-                let bound = if v <= 0.0 { 0.0 } else { 2f64.powi((v * if nanos { 1e9 } else { 1.0 }).log2().ceil() as i32) };
-                key.push(format!("__bucket={:?}", (bound / if nanos { 1e9 } else { 1.0 }).to_string()));
+                let (whole, unit) = match measured.map(|f| t.field(i, f)) {
+                    Some(V::Int(n)) => (n, 1.0),
+                    Some(V::Nanos(n)) => (n, 1e9),
+                    _ => continue,
+                };
+                let Some(bound) = (1..63).map(|e| 1i64 << e).find(|b| whole <= *b).filter(|_| whole > 1) else { continue };
+                key.push(format!("__bucket={:?}", (bound as f64 / unit).to_string()));
             }
             let cells = samples.entry(key.join(" ")).or_insert_with(|| vec![Vec::new(); slots]);
             cells[((start - first - 1) / step) as usize].push(v);

@@ -49,7 +49,12 @@ const CASES: &[(&str, &[&str])] = &[
     ("{} | max_over_time(name)", &[]),
     ("{} | max_over_time(span.n)", &["__name__=max_over_time: - 4.5 -1 -"]),
     ("{} | sum_over_time(span.missing)", &[]),
-    ("{} | quantile_over_time(span.n, 1)", &["p=1: 0 8 0 0"]),
+    ("{} | quantile_over_time(span.n, 1)", &["p=1: 0 4 0 0"]),
+    ("{} | quantile_over_time(span.ratio, 1)", &[]),
+    ("{} | histogram_over_time(span.n)", &["__bucket=4: 0 2 0 0"]),
+    ("{} | histogram_over_time(span.rows)", &["__bucket=16: 1 0 0 0"]),
+    ("{} | histogram_over_time(span.ratio) by (name)", &[]),
+    ("{} | histogram_over_time(name)", &[]),
     ("{ name = \"a\" } | quantile_over_time(duration, 0.5, 1)", &["p=0.5: 0.134217728 0 0 0", "p=1: 0.134217728 0 0 0"]),
     (
         "{ kind = client } | histogram_over_time(duration)",

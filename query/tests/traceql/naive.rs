@@ -327,7 +327,10 @@ impl<'a> Tree<'a> {
             }),
             E::Math(op, a, b) => math(*op, &self.expr(i, a), &self.expr(i, b)),
             E::And(a, b) => V::Bool(self.holds(i, a) && self.holds(i, b)),
-            E::Or(a, b) => V::Bool(self.holds(i, a) || self.holds(i, b)),
+            E::Or(a, b) => V::Bool(match self.expr(i, a) {
+                V::Bool(held) => held || self.holds(i, b),
+                _ => false,
+            }),
             E::Not(e) => V::Bool(self.expr(i, e) == V::Bool(false)),
         }
     }

@@ -88,6 +88,8 @@ struct Matcher<'a> {
     idle: Vec<bool>,
     out: Vec<Series>,
     index: HashMap<Labels, usize, RandomState>,
+    /// What was last noted at each step, and for which series of the many side.
+    noted: Vec<Option<(usize, Annotations)>>,
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -103,7 +105,8 @@ pub(super) fn binary(
 ) -> Result<Vec<Series>> {
     let swapped = m.card == Cardinality::OneToMany;
     let (many, one) = if swapped { (rhs, lhs) } else { (lhs, rhs) };
-    let (fill_many, fill_one) = if swapped { (m.fill_right, m.fill_left) } else { (m.fill_left, m.fill_right) };
+    // Sides are named after `group_right` has swapped them: the left one is then the many side, as it is upstream.
+    let (fill_many, fill_one) = (m.fill_left, m.fill_right);
     let mut sigs = Signatures::new(m);
     let mut groups: Vec<Group> = Vec::new();
     let mut order: Vec<usize> = Vec::new();
@@ -125,17 +128,19 @@ pub(super) fn binary(
     }
     let ambiguous = groups.iter().any(|g| g.one.len() > 1) && fill_many.is_none() && fill_one.is_none();
     let idle = if ambiguous { (0..steps.n).map(|i| !many.iter().any(|s| s.has(i))).collect() } else { Vec::new() };
-    let mut x = Matcher { b, m, span, steps, swapped, idle, out: Vec::new(), index: HashMap::with_hasher(RandomState::default()) };
+    let index = HashMap::with_hasher(RandomState::default());
+    let mut x = Matcher { b, m, span, steps, swapped, idle, out: Vec::new(), index, noted: Vec::new() };
     for g in order {
         ctx.check()?;
         let Group { many: ms, one: os } = &groups[g];
         match (&ms[..], &os[..]) {
             ([], _) if fill_many.is_none() => x.check_one_side(&one, os)?,
             (_, []) if fill_one.is_none() => {}
-            ([l], [r]) if fill_many.is_none() && fill_one.is_none() => x.pair(&many[*l], &one[*r], ann)?,
-            _ => x.group(&many, &one, ms, os, fill_many, fill_one, ann)?,
+            ([l], [r]) if fill_many.is_none() && fill_one.is_none() => x.pair(&many[*l], &one[*r], *l)?,
+            _ => x.group(&many, &one, ms, os, fill_many, fill_one)?,
         }
     }
+    x.noted.drain(..).flatten().for_each(|(_, last)| ann.merge(last));
     ctx.hold(x.out.len() * steps.n)?;
     x.out.retain(|r| !r.is_empty());
     Ok(x.out)
@@ -165,9 +170,11 @@ impl Matcher<'_> {
     }
 
     /// The row for these labels; at a single step each result is a row of its own.
-    fn row(&mut self, labels: Labels, dropped: bool) -> usize {
+    ///
+    /// Whatever name the operands were to lose, a comparison that filters shows it again.
+    fn row(&mut self, labels: Labels) -> usize {
         let n = self.steps.n;
-        let drop = self.b.return_bool || dropped;
+        let drop = self.b.return_bool;
         if n == 1 {
             self.out.push(Series::new(labels, drop, n));
             return self.out.len() - 1;
@@ -183,8 +190,8 @@ impl Matcher<'_> {
     }
 
     /// One series on each side: whole columns at once.
-    fn pair(&mut self, many: &Series, one: &Series, ann: &mut Annotations) -> Result<()> {
-        let row = self.row(self.labels(&many.labels, &one.labels), many.drop_name);
+    fn pair(&mut self, many: &Series, one: &Series, at: usize) -> Result<()> {
+        let row = self.row(self.labels(&many.labels, &one.labels));
         let fresh = self.out[row].is_empty();
         if fresh && many.h.is_empty() && one.h.is_empty() && !self.b.op.is_trim() {
             let (op, bool_, swapped) = (self.b.op, self.b.return_bool, self.swapped);
@@ -203,7 +210,7 @@ impl Matcher<'_> {
         }
         for i in 0..self.steps.n {
             if let (Some(a), Some(b)) = (many.get(i), one.get(i))
-                && let Some(made) = self.combine(&a, &b, ann)
+                && let Some(made) = self.combine(&a, &b, i, at)
             {
                 self.put(row, i, made)?;
             }
@@ -212,9 +219,18 @@ impl Matcher<'_> {
     }
 
     /// What the operator makes of two samples, and whether it stays; nothing where the types don't fit.
-    fn combine(&self, many: &Sample, one: &Sample, ann: &mut Annotations) -> Option<(Made, bool)> {
+    /// Of what is noted at a step only the last in the order of the many side is told, as upstream does.
+    fn combine(&mut self, many: &Sample, one: &Sample, i: usize, at: usize) -> Option<(Made, bool)> {
         let (a, b) = if self.swapped { (one, many) } else { (many, one) };
-        samples(self.b.op, operand(a), operand(b), self.span, ann)
+        let mut ann = Annotations::default();
+        let made = samples(self.b.op, operand(a), operand(b), self.span, &mut ann);
+        if ann != Annotations::default() {
+            self.noted.resize(self.steps.n, None);
+            if self.noted[i].as_ref().is_none_or(|(last, _)| *last <= at) {
+                self.noted[i] = Some((at, ann));
+            }
+        }
+        made
     }
 
     fn put(&mut self, row: usize, i: usize, (made, keep): (Made, bool)) -> Result<()> {
@@ -286,7 +302,6 @@ impl Matcher<'_> {
         os: &[usize],
         fill_many: Option<f64>,
         fill_one: Option<f64>,
-        ann: &mut Annotations,
     ) -> Result<()> {
         // By the pair of series a result is of: its place in the output and its labels.
         type Pair = (Option<usize>, Option<usize>);
@@ -311,7 +326,7 @@ impl Matcher<'_> {
                     None => fill.map(Sample::F),
                 };
                 let (Some(a), Some(b)) = (sample(many, l, fill_many), sample(one, r, fill_one)) else { continue };
-                let Some(made) = self.combine(&a, &b, ann) else { continue };
+                let Some(made) = self.combine(&a, &b, i, l.unwrap_or(usize::MAX)) else { continue };
                 let (row, labels) = match rows.get(&(l, r)) {
                     Some(x) => x.clone(),
                     None => {
@@ -346,7 +361,7 @@ impl Matcher<'_> {
         let many_labels = of(many, l, r.map_or(&empty, |x| &one[x].labels));
         let one_labels = of(one, r, &many_labels);
         let labels = self.labels(&many_labels, &one_labels);
-        (self.row(labels.clone(), l.is_some_and(|x| many[x].drop_name)), labels)
+        (self.row(labels.clone()), labels)
     }
 }
 

@@ -84,8 +84,10 @@ pub(crate) fn samples(op: BinaryOp, a: Operand<'_>, b: Operand<'_>, at: Span, an
             if op == Sub {
                 h.counter_reset = CounterReset::Gauge;
             }
+            // Of contradicting hints no sum is made.
             if collision {
                 ann.reset_collision(kind, at);
+                return None;
             }
             if reconciled {
                 ann.bounds_reconciled(kind, at);

@@ -53,8 +53,8 @@ impl DatePart {
 
     /// Of a Unix time in seconds.
     pub fn of(self, seconds: f64) -> f64 {
-        let t = seconds as i64;
-        let (days, secs) = (t.div_euclid(86_400), t.rem_euclid(86_400));
+        let t = whole(seconds);
+        let (days, secs) = (t.div_euclid(86_400) as i64, t.rem_euclid(86_400));
         let (y, m, d) = civil(days);
         match self {
             DatePart::DaysInMonth => {
@@ -70,6 +70,12 @@ impl DatePart {
             DatePart::Year => y as f64,
         }
     }
+}
+
+/// Whole seconds. What no 64 bits hold is what upstream's processors and calendar make of it: the second after the last.
+fn whole(seconds: f64) -> i128 {
+    const BEYOND: f64 = 9_223_372_036_854_775_808.0;
+    if (-BEYOND..BEYOND).contains(&seconds) && seconds != -BEYOND { seconds as i128 } else { BEYOND as i128 }
 }
 
 /// `2006-01-02T15:04:05Z`.

@@ -280,7 +280,14 @@ impl<'a> Parser<'a> {
         let lit = match t.tok {
             Tok::Number => match parse_number(self.word(t)) {
                 Some(value) => NumberLiteral { value, duration: false },
-                None => return self.fail(t.span, format!("error parsing number: {:?}", self.word(t))),
+                None => {
+                    let what = if self.word(t).bytes().any(|b| b.is_ascii_alphabetic() && !b.eq_ignore_ascii_case(&b'e')) {
+                        "invalid syntax"
+                    } else {
+                        "value out of range"
+                    };
+                    return self.fail(t.span, format!("error parsing number: strconv.ParseFloat: parsing {:?}: {what}", self.word(t)));
+                }
             },
             Tok::Duration => match parse_duration_ms(self.word(t)) {
                 Ok(ms) => NumberLiteral { value: ms as f64 / 1000.0, duration: true },
@@ -371,7 +378,7 @@ impl<'a> Parser<'a> {
 
     fn word_expr(&mut self, t: Token) -> PResult<Expr> {
         let w = self.word(t);
-        if is_number_word(w) && self.peek_at(1).tok != Tok::LBrace {
+        if is_number_word(w) {
             return Ok(Expr::new(ExprKind::Number(self.number("")?), t.span));
         }
         let next = self.peek_at(1);

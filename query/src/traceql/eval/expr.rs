@@ -243,17 +243,23 @@ impl<'a> Rows<'a> {
     fn binary(&self, op: BinOp, l: &Expr, r: &Expr) -> Result<Data> {
         let n = self.batch.len();
         match op {
-            BinOp::And | BinOp::Or => {
+            BinOp::And => {
                 let mut left = self.eval(l)?.mask(n);
-                let settled = left.iter().all(|b| *b == (op == BinOp::Or));
-                if !settled {
-                    let right = self.eval(r)?.mask(n);
-                    match op {
-                        BinOp::And => left.iter_mut().zip(right).for_each(|(l, r)| *l &= r),
-                        _ => left.iter_mut().zip(right).for_each(|(l, r)| *l |= r),
-                    }
+                if left.contains(&true) {
+                    left.iter_mut().zip(self.eval(r)?.mask(n)).for_each(|(l, r)| *l &= r);
                 }
                 Ok(Data::Mask(left))
+            }
+            BinOp::Or => {
+                // Where the left side is no truth value, the whole is false: types that don't fit satisfy nothing.
+                let data = self.eval(l)?;
+                let undecided = data.test(n, |v| *v == Val::Bool(false));
+                let mut held = data.mask(n);
+                if undecided.contains(&true) {
+                    let right = self.eval(r)?.mask(n);
+                    held.iter_mut().zip(undecided.iter().zip(right)).for_each(|(h, (u, r))| *h |= u & r);
+                }
+                Ok(Data::Mask(held))
             }
             BinOp::Re | BinOp::Nre => {
                 let ExprNode::Static(Static::Str(pattern)) = &r.node else {

@@ -52,16 +52,17 @@ const NO_NUMBERS: Numbers = Numbers { min: f64::INFINITY, max: f64::NEG_INFINITY
 /// Samples of all series at most: what a query holds in memory is bounded.
 const MAX_CELLS: usize = 10_000_000;
 
-/// Values at and below zero lie in the bucket of this exponent, whose bound is 0.
-const ZERO: i32 = i32::MIN;
-
-/// The smallest power of two that is not below `v`, by its exponent.
-fn exponent(v: f64) -> i32 {
-    if v > 0.0 { v.log2().ceil() as i32 } else { ZERO }
+/// The smallest power of two that is not below a whole number, by its exponent. Numbers below 2 lie in no bucket, and
+/// neither do decimal ones.
+fn exponent(v: &Val) -> Option<i32> {
+    match v {
+        Val::Int(n) | Val::Duration(n) if *n >= 2 => Some((64 - (n - 1).leading_zeros()) as i32),
+        _ => None,
+    }
 }
 
 fn bound(exponent: i32) -> f64 {
-    if exponent == ZERO { 0.0 } else { 2f64.powi(exponent) }
+    2f64.powi(exponent)
 }
 
 /// The `q` quantile of numbers by power of two: the bound of the bucket that ends with the sample looked for, and within
@@ -77,7 +78,7 @@ fn quantile(q: f64, buckets: &BTreeMap<i32, u64>) -> f64 {
     for (e, n) in buckets {
         if below + n >= target {
             let part = (target - below) as f64 / *n as f64;
-            return if *e == ZERO { 0.0 } else { 2f64.powf(f64::from(*e) - 1.0 + part) };
+            return 2f64.powf(f64::from(*e) - 1.0 + part);
         }
         below += n;
     }
@@ -321,7 +322,10 @@ impl Sink for Accumulator {
             let duration = matches!(v, Val::Duration(_));
             self.seconds |= duration;
             match &mut self.groups[g as usize].cells {
-                Cells::Histograms(h) => *h[slot].entry(exponent(number)).or_default() += 1,
+                Cells::Histograms(h) => {
+                    let Some(e) = exponent(&v) else { continue };
+                    *h[slot].entry(e).or_default() += 1;
+                }
                 Cells::Numbers(c) => {
                     let c = &mut c[slot];
                     c.min = c.min.min(number);
@@ -409,14 +413,14 @@ mod tests {
 
     #[test]
     fn powers_of_two_and_quantiles() {
-        assert_eq!([exponent(1.0), exponent(2.0), exponent(2.1), exponent(1024.0), exponent(0.3), exponent(0.0)], [0, 1, 2, 10, -1, ZERO]);
+        assert_eq!([2, 3, 4, 5, 1024, i64::MAX].map(|n| exponent(&Val::Int(n))), [1, 2, 2, 3, 10, 63].map(Some));
+        assert_eq!([Val::Int(1), Val::Duration(-5), Val::Float(4.0)].map(|v| exponent(&v)), [None; 3]);
         let b: BTreeMap<i32, u64> = [(3, 4), (5, 4)].into();
         assert_eq!(quantile(1.0, &b), 32.0);
         assert_eq!(quantile(0.5, &b), 8.0);
         // Two of the four above 16 make half the way to 32; of seven and a half samples, eight count.
         assert!((quantile(0.75, &b) - 2f64.powf(4.5)).abs() < 1e-9);
         assert_eq!([quantile(0.0, &b), quantile(0.94, &b)], [2f64.powf(2.25), 32.0]);
-        assert_eq!(quantile(0.3, &[(ZERO, 4), (5, 4)].into()), 0.0);
         assert_eq!(quantile(0.5, &BTreeMap::new()), 0.0);
     }
 }
