@@ -203,7 +203,7 @@ keys! {
     "limits.max_span_attributes" Kind::Count, "1024", "Attributes of a span, an event, a link, a resource or a scope.", max_span_attributes = n;
     "limits.max_span_attribute" Kind::Size, "64KiB", "Length of an attribute of a span.", max_span_attribute_bytes = n;
     "limits.max_span_events" Kind::Count, "4096", "Events of a span, and links of a span.", max_span_events = n;
-    "traces.retention" Kind::Duration, "14d", "Span blocks older than this are removed.", traces_retention_ms = ms;
+    "traces.retention" Kind::Duration, "14d", "Span blocks are removed so long after the youngest of their spans started and came.", traces_retention_ms = ms;
     "traces.retention_size" Kind::Size, "0", "The oldest span blocks are removed above this.", traces_retention_bytes = n;
     "traces.flush_age" Kind::Duration, "10m", "Live spans are flushed once the oldest has waited so long.", traces_flush_age_ms = ms;
     "traces.max_live" Kind::Size, "0", "Live spans above this are flushed early, and above three times as much refused for now. 0: a twelfth of memory_limit.", traces_max_live_bytes = n;

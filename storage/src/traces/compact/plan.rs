@@ -63,16 +63,22 @@ pub fn merge(blocks: &[&BlockMeta], now_ms: i64, min_blocks: usize, busy: bool) 
     None
 }
 
-/// Blocks that retention lets go: all spans ended more than `retention_ms` ago (0: no limit), or the oldest while all
-/// together are larger than `retention_bytes` (0: no limit).
+/// When the youngest span of a block started or came, whichever is later: what was accepted stays for the retention,
+/// however long ago it started. A merge does not make its spans younger.
+fn young_ms(b: &BlockMeta) -> i64 {
+    let came = b.sources.iter().filter_map(|s| made_ms(s)).max().or_else(|| made_ms(&b.ulid));
+    came.unwrap_or(0).max((b.max_start_unix_nano / 1_000_000) as i64)
+}
+
+/// Blocks that retention lets go: all spans started and came more than `retention_ms` ago (0: no limit), or the oldest
+/// while all together are larger than `retention_bytes` (0: no limit).
 pub fn expired(blocks: &[&BlockMeta], now_ms: i64, retention_ms: i64, retention_bytes: u64) -> Vec<String> {
-    let end_ms = |b: &BlockMeta| (b.max_start_unix_nano / 1_000_000) as i64;
     let mut by_age: Vec<&&BlockMeta> = blocks.iter().collect();
-    by_age.sort_by(|a, b| (end_ms(a), &a.ulid).cmp(&(end_ms(b), &b.ulid)));
+    by_age.sort_by(|a, b| (young_ms(a), &a.ulid).cmp(&(young_ms(b), &b.ulid)));
     let mut total: u64 = blocks.iter().map(|b| b.size_bytes).sum();
     let mut out = Vec::new();
     for b in by_age {
-        let old = retention_ms > 0 && end_ms(b) < now_ms.saturating_sub(retention_ms);
+        let old = retention_ms > 0 && young_ms(b) < now_ms.saturating_sub(retention_ms);
         if old || (retention_bytes > 0 && total > retention_bytes) {
             total -= b.size_bytes;
             out.push(b.ulid.clone());
@@ -181,5 +187,13 @@ mod tests {
         assert_eq!(expired(&b, 501, 301, 0), ["a", "b"]);
         assert_eq!(expired(&b, 500, 0, 5), ["a"]);
         assert_eq!(expired(&b, 500, 0, 4), ["a", "b"]);
+        // What came later than it started goes later, merged or not.
+        let made = |ms| ulid::Ulid::from_parts(ms, 7).to_string();
+        let (late, mut merged) = (block(&made(400), 0, 5, 0), block(&made(450), 0, 5, 1));
+        merged.sources = vec![made(390), made(380)];
+        let names = [late.ulid.clone(), merged.ulid.clone()];
+        let b = [&late, &merged];
+        assert_eq!(expired(&b, 691, 300, 0), [names[1].clone()]);
+        assert_eq!(expired(&b, 701, 300, 0), [names[1].clone(), names[0].clone()]);
     }
 }
