@@ -153,6 +153,8 @@ impl Tenants {
         t.limits.max_attribute_bytes = c.max_span_attribute_bytes as usize;
         t.limits.max_list_items = c.max_span_events as usize;
         t.retention_ms = c.traces_retention_ms;
+        // The first upkeep would take them away again: better said than done.
+        t.limits.max_age_ms = c.traces_retention_ms;
         t.retention_bytes = c.traces_retention_bytes;
         t.flush_age_ms = c.traces_flush_age_ms;
         t.compaction = c.compaction;

@@ -201,7 +201,7 @@ keys! {
     "limits.total_spans_per_second" Kind::Count, "0", "Spans a second of all tenants together. 0: no limit.", total_spans_per_second = n;
     "limits.max_span" Kind::Size, "4MiB", "Length of a span as it is sent.", max_span_bytes = n;
     "limits.max_span_attributes" Kind::Count, "1024", "Attributes of a span, an event, a link, a resource or a scope.", max_span_attributes = n;
-    "limits.max_span_attribute" Kind::Size, "64KiB", "Length of an attribute of a span.", max_span_attribute_bytes = n;
+    "limits.max_span_attribute" Kind::Size, "1MiB", "Length of an attribute of a span.", max_span_attribute_bytes = n;
     "limits.max_span_events" Kind::Count, "4096", "Events of a span, and links of a span.", max_span_events = n;
     "traces.retention" Kind::Duration, "14d", "Span blocks older than this are removed.", traces_retention_ms = ms;
     "traces.retention_size" Kind::Size, "0", "The oldest span blocks are removed above this.", traces_retention_bytes = n;

@@ -22,7 +22,7 @@ pub struct SpanLimits {
 impl Default for SpanLimits {
     fn default() -> Self {
         SpanLimits {
-            max_attribute_bytes: 64 << 10,
+            max_attribute_bytes: 1 << 20,
             max_attributes: 1024,
             max_list_items: 4096,
             max_span_bytes: 4 << 20,

@@ -1,0 +1,87 @@
+//! What comes in through the routes, over a data folder of its own.
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
+use serde_json::{Value, json};
+use strandline_storage::clock::{Clock, SystemClock};
+use tower::ServiceExt;
+
+use crate::app::App;
+use crate::config::Config;
+
+struct Served {
+    app: Arc<App>,
+    config: Config,
+}
+
+impl Served {
+    async fn start(name: &str) -> Served {
+        let data_dir = std::env::temp_dir().join(format!("strandline-otlp-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&data_dir);
+        let config = Config { data_dir, ..Config::default() };
+        let app = App::new(config.clone(), 256 << 20, None, 0).unwrap();
+        let opening = app.clone();
+        tokio::task::spawn_blocking(move || opening.tenants.get(&opening.config.default_tenant).unwrap()).await.unwrap();
+        app.ready.store(true, Ordering::Release);
+        Served { app, config }
+    }
+
+    async fn ask(&self, request: Request<Body>) -> (StatusCode, Value) {
+        let answer = crate::serve::main_router(&self.app).oneshot(request).await.unwrap();
+        let status = answer.status();
+        let body = axum::body::to_bytes(answer.into_body(), 1 << 24).await.unwrap();
+        (status, serde_json::from_slice(&body).unwrap_or(Value::Null))
+    }
+
+    async fn spans(&self, spans: Vec<Value>) -> Value {
+        let body = json!({"resourceSpans": [{"scopeSpans": [{"spans": spans}]}]});
+        let request = Request::post("/v1/traces").header("content-type", "application/json").body(Body::from(body.to_string())).unwrap();
+        let (status, answer) = self.ask(request).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        answer["partialSuccess"].clone()
+    }
+
+    async fn end(self) {
+        let app = self.app;
+        tokio::task::spawn_blocking(move || app.tenants.close().unwrap()).await.unwrap();
+        let _ = std::fs::remove_dir_all(self.config.data_dir);
+    }
+}
+
+fn span(id: u8, start_ms: i64, prompt: usize) -> Value {
+    let (trace, id) = (format!("{id:032x}"), format!("{id:016x}"));
+    let start = (start_ms * 1_000_000).to_string();
+    let attributes = json!([{"key": "gen_ai.prompt", "value": {"stringValue": "x".repeat(prompt)}}]);
+    json!({"traceId": trace, "spanId": id, "name": "chat", "startTimeUnixNano": start, "endTimeUnixNano": start, "attributes": attributes})
+}
+
+#[tokio::test]
+async fn large_attributes_and_old_spans() {
+    let s = Served::start("spans").await;
+    let now = SystemClock.now_ms();
+    let day = 86_400_000;
+    // What SDKs for language models send: whole prompts.
+    assert_eq!(s.spans(vec![span(1, now, 300_000)]).await, Value::Null);
+    let (status, found) = s.ask(Request::get(format!("/api/v2/traces/{:032x}", 1)).body(Body::empty()).unwrap()).await;
+    assert_eq!((status, found.to_string().len() > 300_000), (StatusCode::OK, true));
+    // Retention would take it away again unheard.
+    let said = s.spans(vec![span(2, now - 15 * day, 1), span(3, 1, 1), span(4, now - 13 * day, 1)]).await;
+    assert_eq!(said["rejectedSpans"], "2", "{said}");
+    assert!(said["errorMessage"].as_str().unwrap().contains("beyond retention"), "{said}");
+    s.end().await;
+}
+
+#[tokio::test]
+async fn a_tenant_that_does_not_count() {
+    let s = Served::start("tenant").await;
+    // Whoever sends it to Mimir or Tempo may name several; here the header is not asked for.
+    for named in ["a|b", "", "fine", "with space"] {
+        let request = Request::get("/api/v1/query?query=1").header("x-scope-orgid", named).body(Body::empty()).unwrap();
+        assert_eq!(s.ask(request).await.0, StatusCode::OK, "{named:?}");
+    }
+    s.end().await;
+}
