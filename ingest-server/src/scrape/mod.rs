@@ -25,7 +25,7 @@ pub fn start(app: &Arc<App>) -> Vec<tokio::task::JoinHandle<()>> {
     let mut out = Vec::new();
     for job in &app.config.scrape {
         for target in &job.targets {
-            let t = Target { app: app.clone(), job: job.clone(), target: target.clone(), seen: HashSet::new() };
+            let t = Target { app: app.clone(), job: job.clone(), target: target.clone(), seen: HashSet::new(), down: false };
             out.push(tokio::spawn(t.run()));
         }
     }
@@ -38,6 +38,8 @@ struct Target {
     target: String,
     /// Series of the last scrape: those that are gone get a staleness marker.
     seen: HashSet<Labels>,
+    /// The last scrape failed.
+    down: bool,
 }
 
 /// What a scrape brought.
@@ -69,9 +71,13 @@ impl Target {
             let start = Instant::now();
             let scraped = self.fetch(&client).await;
             let took = start.elapsed().as_secs_f64();
-            if let Err(e) = &scraped {
-                tracing::debug!(target = self.target, error = e, "scrape failed");
+            match &scraped {
+                // Once until it is back: `up` tells the rest.
+                Err(e) if !self.down => tracing::warn!(job = self.job.job, target = self.target, error = e, "the target can't be scraped"),
+                Ok(_) if self.down => tracing::info!(job = self.job.job, target = self.target, "the target is scraped again"),
+                _ => {}
             }
+            self.down = scraped.is_err();
             if let Err(e) = self.store(scraped.ok(), t_ms, took).await {
                 tracing::warn!(target = self.target, error = e, "scraped samples could not be stored");
             }
@@ -117,8 +123,11 @@ impl Target {
     fn target_labels(&self, own: &Labels) -> Labels {
         let mut b = own.to_builder();
         let mut set = |n: &str, v: &str| {
-            // What the exporter says under the same name is kept aside.
             if let Some(theirs) = own.get(n) {
+                if self.job.honor_labels {
+                    return;
+                }
+                // What the exporter says under the same name is kept aside.
                 b.set(&format!("exported_{n}"), theirs);
             }
             b.set(n, v);
@@ -192,4 +201,26 @@ fn foldhash_of(a: &str, b: &str) -> u64 {
     h.write(a.as_bytes());
     h.write(b.as_bytes());
     h.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn whose_labels_count() {
+        let data_dir = std::env::temp_dir().join(format!("strandline-scrape-{}", std::process::id()));
+        let app = App::new(Config { data_dir: data_dir.clone(), ..Config::default() }, 64 << 20, None, 0).unwrap();
+        let pushed = Labels::from_pairs([("__name__", "backups_total"), ("job", "backup")]);
+        let labels = |honor_labels: bool| {
+            let job = ScrapeJob { job: "gateway".into(), honor_labels, ..ScrapeJob::default() };
+            Target { app: app.clone(), job, target: "g:9091".into(), seen: HashSet::new(), down: false }.target_labels(&pushed)
+        };
+        let aside = [("__name__", "backups_total"), ("exported_job", "backup"), ("instance", "g:9091"), ("job", "gateway")];
+        assert_eq!(labels(false), Labels::from_pairs(aside));
+        assert_eq!(labels(true), Labels::from_pairs([("__name__", "backups_total"), ("instance", "g:9091"), ("job", "backup")]));
+        let _ = std::fs::remove_dir_all(data_dir);
+    }
 }
