@@ -18,6 +18,7 @@ use crate::otlp::Translation;
 use crate::otlp::names::Strategy;
 use crate::otlp::writers::Writers;
 use crate::refusal::{Reason, Refusal};
+use crate::scrape::ScrapeTarget;
 use crate::seldom::Seldom;
 use crate::tenants::Tenants;
 
@@ -54,6 +55,8 @@ pub struct App {
     pub replay: Mutex<ReplayProgress>,
     /// A log of OTLP logs refused was written once.
     pub logs_warned: AtomicBool,
+    /// The `[[scrape]]` targets and how they are.
+    pub targets: RwLock<Vec<ScrapeTarget>>,
     /// When refused spans, and refused points, were last spoken of in the log.
     pub refusals_said: [Seldom; 2],
     /// When the process began, Unix milliseconds.
@@ -117,6 +120,7 @@ impl App {
             ready: AtomicBool::new(false),
             replay: Mutex::default(),
             logs_warned: AtomicBool::new(false),
+            targets: RwLock::default(),
             refusals_said: Default::default(),
             started_ms,
             config,

@@ -85,3 +85,44 @@ async fn a_tenant_that_does_not_count() {
     }
     s.end().await;
 }
+
+#[tokio::test]
+async fn ways_of_asking_that_mean_the_same() {
+    use std::io::Write;
+    let s = Served::start("ways").await;
+    let mut z = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    z.write_all(b"{}").unwrap();
+    let gzip = z.finish().unwrap();
+    // An SDK that is given Prometheus' or Mimir's endpoint for OTLP sends all its signals there.
+    for base in ["", "/otlp", "/api/v1/otlp", "/prometheus/api/v1/otlp"] {
+        for signal in ["traces", "metrics", "logs"] {
+            for (kind, encoding, body) in [
+                ("application/json", "", &b"{}"[..]),
+                ("Application/JSON; charset=utf-8", "GZIP", &gzip),
+                ("application/json", "x-gzip", &gzip),
+            ] {
+                let request =
+                    Request::post(format!("{base}/v1/{signal}")).header("content-type", kind).header("content-encoding", encoding);
+                let (status, answer) = s.ask(request.body(Body::from(body.to_vec())).unwrap()).await;
+                assert_eq!((status, answer), (StatusCode::OK, json!({})), "{base} {signal} {kind} {encoding}");
+            }
+        }
+    }
+    s.end().await;
+}
+
+#[tokio::test]
+async fn scraped_targets_are_listed() {
+    use crate::scrape::ScrapeTarget;
+    let s = Served::start("targets").await;
+    let up = ScrapeTarget { job: "a".into(), address: "h:1".into(), scheme: "http".into(), path: "/metrics".into(), ..Default::default() };
+    let down = ScrapeTarget { job: "b".into(), last_scrape_ms: 1_000, last_error: "no route".into(), ..up.clone() };
+    *s.app.targets.write() = vec![up, down];
+    let (_, all) = s.ask(Request::get("/api/v1/targets?state=active").body(Body::empty()).unwrap()).await;
+    let all = &all["data"]["activeTargets"];
+    assert_eq!((&all[0]["health"], &all[0]["scrapeUrl"]), (&"unknown".into(), &"http://h:1/metrics".into()), "{all}");
+    assert_eq!((&all[1]["health"], &all[1]["lastError"]), (&"down".into(), &"no route".into()), "{all}");
+    let (_, one) = s.ask(Request::get("/api/v1/targets?scrapePool=b").body(Body::empty()).unwrap()).await;
+    assert_eq!(one["data"]["activeTargets"].as_array().map(Vec::len), Some(1), "{one}");
+    s.end().await;
+}

@@ -31,6 +31,7 @@ use strandline_storage::clock::Clock;
 use strandline_storage::read::SeriesSource;
 
 use crate::refusal::Refusal;
+use crate::scrape::ScrapeTarget;
 pub use gate::{Gate, Permit};
 pub use stores::state_of;
 
@@ -43,6 +44,12 @@ pub trait Stores: Send + Sync + 'static {
     fn numbers(&self, headers: &HeaderMap, top: usize) -> Result<StoreNumbers, Refusal> {
         let _ = (headers, top);
         Ok(StoreNumbers::default())
+    }
+
+    /// What is scraped. May refuse.
+    fn targets(&self, headers: &HeaderMap) -> Result<Vec<ScrapeTarget>, Refusal> {
+        let _ = headers;
+        Ok(Vec::new())
     }
 }
 
