@@ -1,5 +1,5 @@
 //! What comes in through the routes, over a data folder of its own.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -125,4 +125,21 @@ async fn scraped_targets_are_listed() {
     let (_, one) = s.ask(Request::get("/api/v1/targets?scrapePool=b").body(Body::empty()).unwrap()).await;
     assert_eq!(one["data"]["activeTargets"].as_array().map(Vec::len), Some(1), "{one}");
     s.end().await;
+}
+
+#[tokio::test]
+async fn pages_about_the_server_are_for_who_may_read() {
+    let path = std::env::temp_dir().join(format!("strandline-readers-{}.toml", std::process::id()));
+    let secret = crate::auth::hash_secret("tok", b"salt");
+    std::fs::write(&path, format!("[[entry]]\nsecret = \"{secret}\"\ntenant = \"anonymous\"\nrights = [\"read\"]\n")).unwrap();
+    let data_dir = std::env::temp_dir().join(format!("strandline-readers-{}", std::process::id()));
+    let auth = crate::auth::Auth::load(&path).unwrap();
+    let app = App::new(Config { data_dir: data_dir.clone(), ..Config::default() }, 64 << 20, Some(auth), 0).unwrap();
+    let served = Served { app, config: Config::default() };
+    for page in ["status/config", "status/flags", "status/runtimeinfo", "targets"] {
+        let ask = |who: &str| Request::get(format!("/api/v1/{page}")).header("authorization", who).body(Body::empty()).unwrap();
+        assert_eq!(served.ask(ask("Bearer no")).await.0, StatusCode::UNAUTHORIZED, "{page}");
+        assert_eq!(served.ask(ask("Bearer tok")).await.0, StatusCode::OK, "{page}");
+    }
+    let _ = (std::fs::remove_file(path), std::fs::remove_dir_all(data_dir));
 }

@@ -46,10 +46,15 @@ pub trait Stores: Send + Sync + 'static {
         Ok(StoreNumbers::default())
     }
 
-    /// What is scraped. May refuse.
-    fn targets(&self, headers: &HeaderMap) -> Result<Vec<ScrapeTarget>, Refusal> {
+    /// Whether who asks may read.
+    fn admit(&self, headers: &HeaderMap) -> Result<(), Refusal> {
         let _ = headers;
-        Ok(Vec::new())
+        Ok(())
+    }
+
+    /// What is scraped.
+    fn targets(&self) -> Vec<ScrapeTarget> {
+        Vec::new()
     }
 }
 

@@ -4,7 +4,7 @@
 use std::io::Write;
 
 use axum::extract::{Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use strandline_query::promql;
 
@@ -44,6 +44,12 @@ fn text(s: &str) -> String {
     String::from_utf8_lossy(&b).into_owned()
 }
 
+/// These pages tell of hosts, users and paths: they are for who may read.
+#[allow(clippy::result_large_err)]
+fn admit(state: &PromState, headers: &HeaderMap) -> Result<(), Response> {
+    state.options().stores.admit(headers).map_err(|r| ApiError::from(r).into_response())
+}
+
 /// `rules`.
 pub async fn rules() -> Response {
     fixed(r#"{"groups":[]}"#)
@@ -57,10 +63,10 @@ pub async fn alerts() -> Response {
 /// `targets`.
 pub async fn targets(State(state): State<PromState>, request: Request) -> Response {
     let pool = Params::new("", request.uri().query().unwrap_or("")).get("scrapePool").unwrap_or("").to_owned();
-    let mut all = match state.options().stores.targets(request.headers()) {
-        Ok(all) => all,
-        Err(r) => return ApiError::from(r).into_response(),
-    };
+    if let Err(refused) = admit(&state, request.headers()) {
+        return refused;
+    }
+    let mut all = state.options().stores.targets();
     all.retain(|t| pool.is_empty() || t.job == pool);
     let active: Vec<serde_json::Value> = all.iter().map(target).collect();
     fixed(&serde_json::json!({ "activeTargets": active, "droppedTargets": [], "droppedTargetCounts": {} }).to_string())
@@ -161,18 +167,27 @@ pub async fn build() -> Response {
 }
 
 /// `status/config`.
-pub async fn config(State(state): State<PromState>) -> Response {
+pub async fn config(State(state): State<PromState>, headers: HeaderMap) -> Response {
+    if let Err(refused) = admit(&state, &headers) {
+        return refused;
+    }
     object(&[("yaml", text(&state.options().config))])
 }
 
 /// `status/flags`.
-pub async fn flags(State(state): State<PromState>) -> Response {
+pub async fn flags(State(state): State<PromState>, headers: HeaderMap) -> Response {
+    if let Err(refused) = admit(&state, &headers) {
+        return refused;
+    }
     let members: Vec<(&str, String)> = state.options().flags.iter().map(|(n, v)| (n.as_str(), text(v))).collect();
     object(&members)
 }
 
 /// `status/runtimeinfo`.
-pub async fn runtime(State(state): State<PromState>) -> Response {
+pub async fn runtime(State(state): State<PromState>, headers: HeaderMap) -> Response {
+    if let Err(refused) = admit(&state, &headers) {
+        return refused;
+    }
     let o = state.options();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     object(&[

@@ -62,9 +62,12 @@ impl Stores for Tenants {
         Ok(n)
     }
 
-    fn targets(&self, headers: &HeaderMap) -> Result<Vec<ScrapeTarget>, Refusal> {
-        self.0.identify(headers, Right::Read)?;
-        Ok(self.0.targets.read().clone())
+    fn admit(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+        self.0.identify(headers, Right::Read).map(|_| ())
+    }
+
+    fn targets(&self) -> Vec<ScrapeTarget> {
+        self.0.targets.read().clone()
     }
 }
 
