@@ -18,6 +18,8 @@ use crate::otlp::Translation;
 use crate::otlp::names::Strategy;
 use crate::otlp::writers::Writers;
 use crate::refusal::{Reason, Refusal};
+use crate::scrape::ScrapeTarget;
+use crate::seldom::Seldom;
 use crate::tenants::Tenants;
 
 /// The server's state; shared by all listeners.
@@ -53,6 +55,10 @@ pub struct App {
     pub replay: Mutex<ReplayProgress>,
     /// A log of OTLP logs refused was written once.
     pub logs_warned: AtomicBool,
+    /// The `[[scrape]]` targets and how they are.
+    pub targets: RwLock<Vec<ScrapeTarget>>,
+    /// When refused spans, and refused points, were last spoken of in the log.
+    pub refusals_said: [Seldom; 2],
     /// When the process began, Unix milliseconds.
     pub started_ms: i64,
 }
@@ -114,6 +120,8 @@ impl App {
             ready: AtomicBool::new(false),
             replay: Mutex::default(),
             logs_warned: AtomicBool::new(false),
+            targets: RwLock::default(),
+            refusals_said: Default::default(),
             started_ms,
             config,
         };
@@ -164,16 +172,14 @@ impl App {
 
     /// Who asks, by their headers.
     pub fn identify(&self, headers: &HeaderMap, right: Right) -> Result<Identity, Refusal> {
-        let named = headers.get("x-scope-orgid").and_then(|v| v.to_str().ok()).filter(|s| !s.is_empty());
+        let counts = self.auth.is_some() || self.config.tenants_from_header;
+        let named = headers.get("x-scope-orgid").and_then(|v| v.to_str().ok()).filter(|s| counts && !s.is_empty());
         if named.is_some_and(|t| !crate::config::valid_tenant(t)) {
             return Err(Refusal::new(Reason::Invalid, "X-Scope-OrgID must be 1 to 128 of the characters a-z A-Z 0-9 - _ ."));
         }
         match &self.auth {
             Some(a) => a.check(headers, named, right),
-            None => {
-                let tenant = named.filter(|_| self.config.tenants_from_header).unwrap_or(&self.config.default_tenant);
-                Ok(Identity { tenant: tenant.to_owned() })
-            }
+            None => Ok(Identity { tenant: named.unwrap_or(&self.config.default_tenant).to_owned() }),
         }
     }
 

@@ -88,10 +88,10 @@ pub fn too_large(max: u64) -> Refusal {
 
 /// Unpacks by `Content-Encoding`; the result has at most `max` bytes, whatever the body claims.
 pub fn unpack(headers: &HeaderMap, body: Bytes, max: u64, room: &mut Room) -> Result<Bytes, Refusal> {
-    let encoding = headers.get("content-encoding").and_then(|v| v.to_str().ok()).unwrap_or("identity");
-    match encoding {
+    let encoding = headers.get("content-encoding").and_then(|v| v.to_str().ok()).unwrap_or("identity").trim().to_ascii_lowercase();
+    match encoding.as_str() {
         "" | "identity" => Ok(body),
-        "gzip" => bounded(flate2::read::MultiGzDecoder::new(&body[..]), "gzip", max, room),
+        "gzip" | "x-gzip" => bounded(flate2::read::MultiGzDecoder::new(&body[..]), "gzip", max, room),
         "deflate" => bounded(flate2::read::ZlibDecoder::new(&body[..]), "deflate", max, room),
         "zstd" => {
             let d = zstd::stream::read::Decoder::new(&body[..]).and_then(|mut d| {

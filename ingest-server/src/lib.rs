@@ -23,6 +23,7 @@ pub mod query_apis;
 pub mod refusal;
 pub mod remote_write;
 pub mod scrape;
+pub mod seldom;
 pub mod serve;
 pub mod shed;
 pub mod signpost;

@@ -14,7 +14,6 @@ use crate::auth::Auth;
 use crate::config::{Config, format_size};
 use crate::connections::Listener;
 use crate::otlp;
-use crate::otlp::json::Signal;
 
 /// The end must come within five seconds of the signal, bucket or no bucket.
 const GRACE: Duration = Duration::from_secs(2);
@@ -22,13 +21,13 @@ const CLOSE: Duration = Duration::from_millis(2500);
 
 /// Everything that the main port serves.
 pub fn main_router(app: &Arc<App>) -> Router {
-    let otlp_metrics = || post(|s, r| otlp::http::export(s, r, Signal::Metrics));
     let write = Router::new()
         .route("/api/v1/write", post(crate::remote_write::write))
         .route("/api/v1/push", post(crate::remote_write::write))
-        .route("/api/v1/otlp/v1/metrics", otlp_metrics())
-        .route("/otlp/v1/metrics", otlp_metrics())
         .with_state(app.clone());
+    // The endpoints of Prometheus and of Mimir for metrics: an SDK that is given one sends its other signals there too.
+    let otlp = || otlp::http::router(app.clone());
+    let write = write.nest("/api/v1/otlp", otlp()).nest("/otlp", otlp());
     let api = Router::new().merge(write).merge(crate::admin::router(app.clone())).merge(crate::query_apis::router(app));
     let all = Router::new().merge(crate::status::router(app.clone())).merge(otlp_router(app)).merge(api.clone()).nest("/prometheus", api);
     crate::signpost::put_up(all, app)

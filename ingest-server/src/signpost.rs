@@ -79,8 +79,9 @@ async fn unknown(method: Method, uri: Uri, headers: HeaderMap) -> Response {
             .into_response();
     }
     let near = if path.len() <= MAX_COMPARED { nearest(path, PATHS.iter().map(|p| p.to_string())) } else { String::new() };
-    // Most of those who read it expect the shape of Prometheus' errors.
-    ApiError::not_found(format!("nothing is served at {method} {}{near} (GET / tells where things are)", shown(path))).into_response()
+    // Most of those who read it expect the shape of Prometheus' errors, and Grafana looks for the first three words.
+    ApiError::not_found(format!("page not found: nothing is served at {method} {}{near} (GET / tells where things are)", shown(path)))
+        .into_response()
 }
 
 async fn wrong_method(method: Method, uri: Uri) -> Response {
@@ -126,7 +127,7 @@ mod tests {
 
         let (head, page) = ask("POST", "/v1/trace", "application/json").await;
         assert_eq!(head.status, StatusCode::NOT_FOUND);
-        assert!(page.contains("nothing is served at POST /v1/trace; did you mean /v1/traces?"), "{page}");
+        assert!(page.contains("page not found: nothing is served at POST /v1/trace; did you mean /v1/traces?"), "{page}");
         let (head, page) = ask("GET", "/prometheus/api/v1/nothing_like_it", "").await;
         assert_eq!(head.status, StatusCode::NOT_FOUND);
         assert!(page.contains("/prometheus/api/v1/nothing_like_it (GET / tells"), "{page}");

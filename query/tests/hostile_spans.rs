@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use strandline_query::traceql::{MetricsOptions, Root, SearchOptions, parse, query_range, search};
+use strandline_query::traceql::{MetricsOptions, Root, SearchOptions, TagOptions, parse, parse_tag, query_range, search, tag_values};
 use strandline_storage::bucket::LocalBucket;
 use strandline_storage::clock::ManualClock;
 use strandline_storage::codec::protobuf::Writer;
@@ -155,19 +155,19 @@ fn large_values_and_many_attributes() {
     let (store, clock) = store();
     let value = |n: usize| vec![("big".to_owned(), AttributeValue::from("x".repeat(n)))];
     let many = |n: usize| (0..n).map(|i| (format!("k{i:05}"), AttributeValue::Int(i as i64))).collect::<Vec<_>>();
-    let largest = Span { attributes: value(64 << 10), ..span(1, 0) };
+    let largest = Span { attributes: value(1 << 20), ..span(1, 0) };
     let fullest = Span { attributes: many(1024), ..span(2, 1) };
     let (rejected, accepted, reasons) = put_spans(
         &store,
         &[
             largest.clone(),
-            Span { attributes: value((64 << 10) + 1), ..span(3, 0) },
+            Span { attributes: value((1 << 20) + 1), ..span(3, 0) },
             fullest.clone(),
             Span { attributes: many(10_000), ..span(4, 0) },
         ],
     );
     assert_eq!((rejected, accepted), (2, 2));
-    assert!(reasons.contains("\"big\" has more than 65536 bytes") && reasons.contains("10000 attributes, more than 1024"), "{reasons}");
+    assert!(reasons.contains("\"big\" has more than 1048576 bytes") && reasons.contains("10000 attributes, more than 1024"), "{reasons}");
     everywhere(&store, &clock, &|when| {
         let trace = store.trace(TraceId([1; 16])).unwrap().unwrap();
         assert_eq!(trace.spans, [largest.clone(), fullest.clone()], "{when}");
@@ -243,4 +243,28 @@ fn a_trace_of_a_million_spans_is_queried() {
         assert_eq!(r.series[0].values, [want], "{query}");
     }
     assert_eq!(matched(&store, "{ nestedSetParent < 0 } >> {} | count() > 10"), 999_999);
+}
+
+/// Whole texts as attributes: what would hold a copy of each is bounded.
+#[test]
+fn texts_to_complete_and_group_by() {
+    let (store, clock) = store();
+    let text = |i: u64| AttributeValue::from(format!("{i:06}").repeat(80_000));
+    let spans: Vec<Span> = (1..=80).map(|i| Span { attributes: vec![("prompt".into(), text(i))], ..span(i, 0) }).collect();
+    for some in spans.chunks(8) {
+        assert_eq!(put_spans(&store, some).1, 8);
+    }
+    let options = TagOptions { start_nano: NOW, end_nano: NOW + 1_000, limit: 0, partial: false };
+    let range = MetricsOptions::new(NOW, NOW + 1_000_000_000);
+    everywhere(&store, &clock, &|when| {
+        let found = tag_values(&store, &parse_tag("span.prompt").unwrap(), None, &options).unwrap();
+        let bytes: usize = found.iter().map(|v| v.value.len()).sum();
+        assert!((4 << 20..=8 << 20).contains(&bytes), "{when}: {bytes} bytes of {} values", found.len());
+        let by = query_range(&store, &parse("{} | rate() by (span.prompt)").unwrap(), &range);
+        assert!(by.is_err_and(|e| e.to_string().contains("to group by")), "{when}");
+        let compared = query_range(&store, &parse("{} | compare({ name = \"op\" })").unwrap(), &range).unwrap();
+        let shown: usize = compared.series.iter().flat_map(|s| &s.labels).map(|l| l.1.text().len()).sum();
+        assert!(shown < 10 << 20, "{when}: {shown} bytes");
+        assert_eq!(matched(&store, "{ span.prompt =~ \"000001.*\" }"), 1, "{when}");
+    });
 }

@@ -471,33 +471,6 @@ fn histograms_of_increases_add_up_once_and_the_limit_of_sums_holds() {
 }
 
 #[test]
-fn bad_labels_are_refused_alone() {
-    let w = World::new();
-    let s = w.open().unwrap();
-    let mut b = BatchBuilder::default();
-    let good = b.series(&labels("m", 1));
-    b.push(good, T0, 0, Value::Float(1.0));
-    let twice = b.series_from([("a", "1"), ("a", "2")].into_iter());
-    b.push(twice, T0, 0, Value::Float(1.0));
-    let none = b.series_from([].into_iter());
-    b.push(none, T0, 0, Value::Float(1.0));
-    let long = "x".repeat(20_000);
-    let big = b.series_from([("__name__", "m"), ("v", long.as_str())].into_iter());
-    b.push(big, T0, 0, Value::Float(1.0));
-    let unsorted = b.series_from([("z", "1"), ("__name__", "u")].into_iter());
-    b.push(unsorted, T0, 0, Value::Float(1.0));
-    let a = s.append(&b.finish()).unwrap();
-    assert_eq!(a.accepted, 2);
-    assert_eq!(a.rejected.iter().map(|r| (r.item, r.why)).collect::<Vec<_>>(), [1, 2, 3].map(|i| (i, Refusal::InvalidLabels)));
-    assert!(a.rejected[0].detail.as_ref().unwrap().contains("twice"));
-    a.commit.wait().unwrap();
-    assert_eq!(everything(&s).len(), 2);
-    let q = LabelQuery { matchers: vec![], range: TimeRange::all(), limit: 0, partial: false };
-    assert_eq!(s.label_names(&q).unwrap().0, ["__name__", "i", "job", "z"]);
-    assert_eq!(s.label_values("__name__", &q).unwrap().0, ["m", "u"]);
-}
-
-#[test]
 fn a_damaged_block_fails_the_query_or_warns() {
     let w = World::new();
     let s = w.open().unwrap();

@@ -333,7 +333,8 @@ def rights():
 
     for who, read, write, admin in ((dict(headers=bearer("reader")), 200, 403, 403), (dict(headers=bearer("writer")), 403, 200, 403),
                                     (dict(auth=root), 200, 200, 204), (dict(headers=bearer("nobody")), 401, 401, 401), ({}, 401, 401, 401)):
-        for query in ("/api/v1/query?query=1", "/api/search?q={}", "/api/v1/labels", "/federate?match[]=up"):
+        for query in ("/api/v1/query?query=1", "/api/search?q={}", "/api/v1/labels", "/federate?match[]=up", "/api/v1/status/config",
+                      "/api/v1/status/flags", "/api/v1/status/runtimeinfo", "/api/v1/targets"):
             assert code("GET", query, **who) == read, (who, query)
         headers = {**who.get("headers", {}), **PB}
         assert code("POST", "/v1/traces", f"http://127.0.0.1:{s.otlp}", data=spans(1), headers=headers, auth=who.get("auth")) == write, who

@@ -240,8 +240,8 @@ fn text_of(f: &mut File<'_>, what: &str, v: Value<'_>) -> Option<String> {
     }
 }
 
-const SCRAPE_KEYS: [&str; 10] =
-    ["job", "targets", "path", "scheme", "interval", "timeout", "labels", "username", "password", "password_file"];
+const SCRAPE_KEYS: [&str; 11] =
+    ["job", "targets", "path", "scheme", "interval", "timeout", "labels", "honor_labels", "username", "password", "password_file"];
 
 fn scrape(f: &mut File<'_>, c: &mut Config, t: DeTable<'_>, at: usize) {
     let mut j =
@@ -261,6 +261,10 @@ fn scrape(f: &mut File<'_>, c: &mut Config, t: DeTable<'_>, at: usize) {
                     None => f.wrong(at, "scrape.labels: expected a table of texts".into()),
                 },
                 _ => f.wrong(at, "scrape.labels: expected a table of texts".into()),
+            },
+            "honor_labels" => match v.into_inner() {
+                DeValue::Boolean(b) => j.honor_labels = b,
+                _ => f.wrong(at, "scrape.honor_labels: expected true or false".into()),
             },
             n if SCRAPE_KEYS.contains(&n) => {
                 let Some(s) = text_of(f, &format!("scrape.{n}"), v) else { continue };

@@ -107,6 +107,7 @@ pub struct ScrapeJob {
     pub interval_ms: i64,
     pub timeout_ms: i64,
     pub labels: Vec<(String, String)>,
+    pub honor_labels: bool,
     pub username: String,
     pub password: String,
     pub password_file: Option<PathBuf>,

@@ -201,7 +201,7 @@ keys! {
     "limits.total_spans_per_second" Kind::Count, "0", "Spans a second of all tenants together. 0: no limit.", total_spans_per_second = n;
     "limits.max_span" Kind::Size, "4MiB", "Length of a span as it is sent.", max_span_bytes = n;
     "limits.max_span_attributes" Kind::Count, "1024", "Attributes of a span, an event, a link, a resource or a scope.", max_span_attributes = n;
-    "limits.max_span_attribute" Kind::Size, "64KiB", "Length of an attribute of a span.", max_span_attribute_bytes = n;
+    "limits.max_span_attribute" Kind::Size, "1MiB", "Length of an attribute of a span.", max_span_attribute_bytes = n;
     "limits.max_span_events" Kind::Count, "4096", "Events of a span, and links of a span.", max_span_events = n;
     "traces.retention" Kind::Duration, "14d", "Span blocks are removed so long after the youngest of their spans started and came.", traces_retention_ms = ms;
     "traces.retention_size" Kind::Size, "0", "The oldest span blocks are removed above this.", traces_retention_bytes = n;
@@ -332,7 +332,8 @@ pub fn reference() -> String {
     }
     out.push_str(
         "\n## `[[scrape]]`\n\nTargets to scrape, one table a job: `job`, `targets` (list of host:port), `path` (`/metrics`), `scheme` (`http`), `interval` (`15s`),\n\
-         `timeout` (`10s`), `labels` (table), `username` and `password` or `password_file` for basic auth.\n\n\
+         `timeout` (`10s`), `labels` (table), `honor_labels` (`false`; what a page says of `job` and `instance` counts: for a Pushgateway,\n\
+         or another server's `/federate`), `username` and `password` or `password_file` for basic auth.\n\n\
          ## `[[drop]]`\n\nSeries that are not stored: `matchers = '{__name__=~\"go_.*\"}'`. The file is read again on SIGHUP, so that a metric can be shed\nwithout a restart.\n",
     );
     out

@@ -85,6 +85,9 @@ fn job(out: &mut String, j: &ScrapeJob) {
         quoted(&j.path),
         quoted(&j.scheme),
     );
+    if j.honor_labels {
+        out.push_str("  honor_labels: true\n");
+    }
     if !j.username.is_empty() {
         let _ = write!(out, "  basic_auth:\n    username: {}\n", quoted(&j.username));
         if let Some(f) = &j.password_file {
@@ -143,6 +146,7 @@ mod tests {
             targets: vec!["a:1".into()],
             username: "u".into(),
             password: "s3cr3t-word".into(),
+            honor_labels: true,
             ..ScrapeJob::default()
         }];
         let y = yaml(&c);
@@ -154,6 +158,7 @@ mod tests {
             "  secret_access_key: \"<secret>\"\n",
             "  external_labels: {\"region\": \"eu \\\"1\\\"\"}\n",
             "    password: <secret>\n",
+            "  honor_labels: true\n",
             "- matchers: \"{__name__=~\\\"go_.*\\\"}\"\n",
         ] {
             assert!(y.contains(line), "{line} in\n{y}");

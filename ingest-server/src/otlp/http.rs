@@ -30,7 +30,7 @@ pub fn router(app: Arc<App>) -> Router {
 /// Handles one export; also used for Prometheus' and Mimir's paths.
 pub async fn export(State(app): State<Arc<App>>, request: Request, signal: Signal) -> Response {
     let (parts, body) = request.into_parts();
-    let json = parts.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).is_some_and(|t| t.starts_with("application/json"));
+    let json = is_of(content_type(&parts.headers), "application/json");
     let answer = serve(&app, &parts.headers, body, signal, json).await;
     let code = answer.as_ref().map_or_else(|r| r.status().as_u16(), |_| 200);
     app.counters.request("otlp_http", code);
@@ -43,9 +43,18 @@ pub async fn export(State(app): State<Arc<App>>, request: Request, signal: Signa
     }
 }
 
+fn content_type(headers: &HeaderMap) -> &str {
+    headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("")
+}
+
+/// Types are compared whatever their case; parameters may follow.
+fn is_of(content_type: &str, kind: &str) -> bool {
+    content_type.get(..kind.len()).is_some_and(|t| t.eq_ignore_ascii_case(kind))
+}
+
 async fn serve(app: &Arc<App>, headers: &HeaderMap, body: Body, signal: Signal, json: bool) -> Result<Outcome, Refusal> {
-    let content = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
-    if !json && !content.starts_with("application/x-protobuf") && !content.starts_with("application/protobuf") {
+    let content = content_type(headers);
+    if !json && !is_of(content, "application/x-protobuf") && !is_of(content, "application/protobuf") {
         return Err(Refusal::new(
             Reason::Unsupported,
             format!("content type {content:?} is not OTLP (application/x-protobuf or application/json)"),

@@ -13,6 +13,7 @@ use crate::app::{App, Room};
 use crate::counters::Counters;
 use crate::limits::Unit;
 use crate::refusal::{Reason, Refusal};
+use crate::seldom::Seldom;
 
 /// What became of an export.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -59,7 +60,9 @@ pub async fn metrics(app: &Arc<App>, engine: Engine, body: Bytes, mut room: Room
     Counters::add(&app.counters.exemplars, exemplars);
     app.counters.refuse("otlp", "untranslatable", t.refused);
     let rejected = t.refused + refused_points.len() as u64;
-    Ok(Outcome { rejected, message: if rejected > 0 { reasons.join("; ") } else { String::new() } })
+    let message = if rejected > 0 { reasons.join("; ") } else { String::new() };
+    say(&app.refusals_said[1], "data points", rejected, &message);
+    Ok(Outcome { rejected, message })
 }
 
 /// Stores an `ExportTraceServiceRequest`.
@@ -73,7 +76,18 @@ pub async fn traces(app: &Arc<App>, engine: Engine, body: Bytes, mut room: Room)
     app.limits.spend(&engine, Unit::Spans, accepted);
     Counters::add(&app.counters.spans, accepted);
     app.counters.refuse("otlp_traces", "invalid_span", rejected);
-    Ok(Outcome { rejected, message: reasons.join("; ") })
+    let message = reasons.join("; ");
+    say(&app.refusals_said[0], "spans", rejected, &message);
+    Ok(Outcome { rejected, message })
+}
+
+/// Most SDKs pass over the words of a partial success: the log has them too, once a minute.
+fn say(said: &Seldom, what: &str, rejected: u64, why: &str) {
+    if rejected > 0 && said.due() {
+        tracing::warn!(
+            "{rejected} {what} of an OTLP request were refused, the rest is stored: {why}; said once a minute, all are counted in strandline_refused_total"
+        );
+    }
 }
 
 /// Takes an `ExportLogsServiceRequest` as a call and refuses every record in words, so that SDKs that send logs are

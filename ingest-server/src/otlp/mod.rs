@@ -7,6 +7,8 @@ pub(crate) mod ingest;
 pub mod json;
 pub mod metrics;
 pub mod names;
+#[cfg(test)]
+mod tests;
 pub mod writers;
 
 pub use ingest::{Outcome, logs, metrics as ingest_metrics, traces};

@@ -31,6 +31,7 @@ use strandline_storage::clock::Clock;
 use strandline_storage::read::SeriesSource;
 
 use crate::refusal::Refusal;
+use crate::scrape::ScrapeTarget;
 pub use gate::{Gate, Permit};
 pub use stores::state_of;
 
@@ -43,6 +44,17 @@ pub trait Stores: Send + Sync + 'static {
     fn numbers(&self, headers: &HeaderMap, top: usize) -> Result<StoreNumbers, Refusal> {
         let _ = (headers, top);
         Ok(StoreNumbers::default())
+    }
+
+    /// Whether who asks may read.
+    fn admit(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+        let _ = headers;
+        Ok(())
+    }
+
+    /// What is scraped.
+    fn targets(&self) -> Vec<ScrapeTarget> {
+        Vec::new()
     }
 }
 

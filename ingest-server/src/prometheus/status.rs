@@ -1,22 +1,24 @@
-//! Pages about the server. Those about rules, alerts and targets are empty: the server has none, but Grafana and
+//! Pages about the server. Those about rules and alerts are empty: the server has none, but Grafana and
 //! Prometheus' UI ask for them.
 
 use std::io::Write;
 
 use axum::extract::{Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use strandline_query::promql;
 
 use super::PromState;
 use super::answer::{ApiError, Notes, success};
 use super::json;
+use super::params::Params;
 use super::run::{Manner, run};
+use crate::scrape::ScrapeTarget;
 
 /// The Prometheus whose API this is; Grafana reads from it what it may ask for.
 const VERSION: &str = "3.14.0";
 
-fn fixed(data: &'static str) -> Response {
+fn fixed(data: &str) -> Response {
     let body = format!("{{\"status\":\"success\",\"data\":{data}}}");
     ([(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
@@ -42,6 +44,12 @@ fn text(s: &str) -> String {
     String::from_utf8_lossy(&b).into_owned()
 }
 
+/// These pages tell of hosts, users and paths: they are for who may read.
+#[allow(clippy::result_large_err)]
+fn admit(state: &PromState, headers: &HeaderMap) -> Result<(), Response> {
+    state.options().stores.admit(headers).map_err(|r| ApiError::from(r).into_response())
+}
+
 /// `rules`.
 pub async fn rules() -> Response {
     fixed(r#"{"groups":[]}"#)
@@ -53,8 +61,38 @@ pub async fn alerts() -> Response {
 }
 
 /// `targets`.
-pub async fn targets() -> Response {
-    fixed(r#"{"activeTargets":[],"droppedTargets":[],"droppedTargetCounts":{}}"#)
+pub async fn targets(State(state): State<PromState>, request: Request) -> Response {
+    let pool = Params::new("", request.uri().query().unwrap_or("")).get("scrapePool").unwrap_or("").to_owned();
+    if let Err(refused) = admit(&state, request.headers()) {
+        return refused;
+    }
+    let mut all = state.options().stores.targets();
+    all.retain(|t| pool.is_empty() || t.job == pool);
+    let active: Vec<serde_json::Value> = all.iter().map(target).collect();
+    fixed(&serde_json::json!({ "activeTargets": active, "droppedTargets": [], "droppedTargetCounts": {} }).to_string())
+}
+
+fn target(t: &ScrapeTarget) -> serde_json::Value {
+    let labels = |pairs: &[(String, String)]| pairs.iter().map(|(n, v)| (n.clone(), v.as_str().into())).collect::<serde_json::Map<_, _>>();
+    let found = [("__address__", &t.address), ("__metrics_path__", &t.path), ("__scheme__", &t.scheme), ("job", &t.job)];
+    let health = match (t.last_scrape_ms, t.last_error.is_empty()) {
+        (0, _) => "unknown",
+        (_, true) => "up",
+        _ => "down",
+    };
+    serde_json::json!({
+        "discoveredLabels": labels(&found.map(|(n, v)| (n.to_owned(), v.clone()))),
+        "labels": labels(&t.labels),
+        "scrapePool": t.job,
+        "scrapeUrl": format!("{}://{}{}", t.scheme, t.address, t.path),
+        "globalUrl": format!("{}://{}{}", t.scheme, t.address, t.path),
+        "lastError": t.last_error,
+        "lastScrape": rfc3339(t.last_scrape_ms),
+        "lastScrapeDuration": t.last_duration_s,
+        "health": health,
+        "scrapeInterval": format!("{}ms", t.interval_ms),
+        "scrapeTimeout": format!("{}ms", t.timeout_ms),
+    })
 }
 
 /// `alertmanagers`.
@@ -129,18 +167,27 @@ pub async fn build() -> Response {
 }
 
 /// `status/config`.
-pub async fn config(State(state): State<PromState>) -> Response {
+pub async fn config(State(state): State<PromState>, headers: HeaderMap) -> Response {
+    if let Err(refused) = admit(&state, &headers) {
+        return refused;
+    }
     object(&[("yaml", text(&state.options().config))])
 }
 
 /// `status/flags`.
-pub async fn flags(State(state): State<PromState>) -> Response {
+pub async fn flags(State(state): State<PromState>, headers: HeaderMap) -> Response {
+    if let Err(refused) = admit(&state, &headers) {
+        return refused;
+    }
     let members: Vec<(&str, String)> = state.options().flags.iter().map(|(n, v)| (n.as_str(), text(v))).collect();
     object(&members)
 }
 
 /// `status/runtimeinfo`.
-pub async fn runtime(State(state): State<PromState>) -> Response {
+pub async fn runtime(State(state): State<PromState>, headers: HeaderMap) -> Response {
+    if let Err(refused) = admit(&state, &headers) {
+        return refused;
+    }
     let o = state.options();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     object(&[

@@ -14,6 +14,7 @@ use super::{PromOptions, PromState, StoreNumbers, Stores};
 use crate::app::App;
 use crate::auth::Right;
 use crate::refusal::Refusal;
+use crate::scrape::ScrapeTarget;
 
 struct Tenants(Arc<App>);
 
@@ -59,6 +60,14 @@ impl Stores for Tenants {
         n.series_by_metric = metrics.into_list();
         n.series_by_pair = pairs.into_list();
         Ok(n)
+    }
+
+    fn admit(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+        self.0.identify(headers, Right::Read).map(|_| ())
+    }
+
+    fn targets(&self) -> Vec<ScrapeTarget> {
+        self.0.targets.read().clone()
     }
 }
 

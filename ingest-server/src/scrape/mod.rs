@@ -20,12 +20,62 @@ use crate::counters::Counters;
 const MAX_PAGE: usize = 64 << 20;
 const ACCEPT: &str = "application/openmetrics-text;version=1.0.0;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
 
+/// A target and how it is, as `/api/v1/targets` shows it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ScrapeTarget {
+    /// Name of its job.
+    pub job: String,
+    /// host:port.
+    pub address: String,
+    /// `http`.
+    pub scheme: String,
+    /// Path of the page.
+    pub path: String,
+    /// What its series carry beside their own.
+    pub labels: Vec<(String, String)>,
+    /// Milliseconds between scrapes.
+    pub interval_ms: i64,
+    /// Milliseconds it may take.
+    pub timeout_ms: i64,
+    /// Unix milliseconds; 0: not yet.
+    pub last_scrape_ms: i64,
+    /// How long that took.
+    pub last_duration_s: f64,
+    /// Why it failed; empty: it did not.
+    pub last_error: String,
+}
+
+impl ScrapeTarget {
+    fn new(job: &ScrapeJob, address: &str) -> Self {
+        let mut labels = vec![("instance".to_owned(), address.to_owned()), ("job".to_owned(), job.job.clone())];
+        for (n, v) in &job.labels {
+            labels.retain(|l| l.0 != *n);
+            labels.push((n.clone(), v.clone()));
+        }
+        ScrapeTarget {
+            job: job.job.clone(),
+            address: address.to_owned(),
+            scheme: job.scheme.clone(),
+            path: job.path.clone(),
+            labels,
+            interval_ms: job.interval_ms,
+            timeout_ms: job.timeout_ms,
+            ..ScrapeTarget::default()
+        }
+    }
+}
+
 /// Starts a task a target.
 pub fn start(app: &Arc<App>) -> Vec<tokio::task::JoinHandle<()>> {
     let mut out = Vec::new();
     for job in &app.config.scrape {
         for target in &job.targets {
-            let t = Target { app: app.clone(), job: job.clone(), target: target.clone(), seen: HashSet::new() };
+            let place = {
+                let mut known = app.targets.write();
+                known.push(ScrapeTarget::new(job, target));
+                known.len() - 1
+            };
+            let t = Target { app: app.clone(), place, job: job.clone(), target: target.clone(), seen: HashSet::new(), down: false };
             out.push(tokio::spawn(t.run()));
         }
     }
@@ -34,10 +84,14 @@ pub fn start(app: &Arc<App>) -> Vec<tokio::task::JoinHandle<()>> {
 
 struct Target {
     app: Arc<App>,
+    /// Where among [`App::targets`].
+    place: usize,
     job: ScrapeJob,
     target: String,
     /// Series of the last scrape: those that are gone get a staleness marker.
     seen: HashSet<Labels>,
+    /// The last scrape failed.
+    down: bool,
 }
 
 /// What a scrape brought.
@@ -69,8 +123,16 @@ impl Target {
             let start = Instant::now();
             let scraped = self.fetch(&client).await;
             let took = start.elapsed().as_secs_f64();
-            if let Err(e) = &scraped {
-                tracing::debug!(target = self.target, error = e, "scrape failed");
+            match &scraped {
+                // Once until it is back: `up` tells the rest.
+                Err(e) if !self.down => tracing::warn!(job = self.job.job, target = self.target, error = e, "the target can't be scraped"),
+                Ok(_) if self.down => tracing::info!(job = self.job.job, target = self.target, "the target is scraped again"),
+                _ => {}
+            }
+            self.down = scraped.is_err();
+            if let Some(t) = self.app.targets.write().get_mut(self.place) {
+                (t.last_scrape_ms, t.last_duration_s) = (t_ms, took);
+                t.last_error = scraped.as_ref().err().cloned().unwrap_or_default();
             }
             if let Err(e) = self.store(scraped.ok(), t_ms, took).await {
                 tracing::warn!(target = self.target, error = e, "scraped samples could not be stored");
@@ -93,7 +155,7 @@ impl Target {
             let pair = crate::otlp::attributes::base64(format!("{}:{password}", self.job.username).as_bytes());
             r = r.header("authorization", format!("Basic {pair}"));
         }
-        let mut answer = r.send().await.map_err(|e| e.to_string())?;
+        let mut answer = r.send().await.map_err(|e| with_causes(&e))?;
         if !answer.status().is_success() {
             return Err(format!("{url} answered {}", answer.status()));
         }
@@ -103,7 +165,7 @@ impl Target {
             .and_then(|v| v.to_str().ok())
             .is_some_and(|t| t.starts_with("application/openmetrics-text"));
         let mut page = Vec::new();
-        while let Some(chunk) = answer.chunk().await.map_err(|e| e.to_string())? {
+        while let Some(chunk) = answer.chunk().await.map_err(|e| with_causes(&e))? {
             if page.len() + chunk.len() > MAX_PAGE {
                 return Err(format!("the page is larger than {MAX_PAGE} bytes"));
             }
@@ -117,8 +179,11 @@ impl Target {
     fn target_labels(&self, own: &Labels) -> Labels {
         let mut b = own.to_builder();
         let mut set = |n: &str, v: &str| {
-            // What the exporter says under the same name is kept aside.
             if let Some(theirs) = own.get(n) {
+                if self.job.honor_labels {
+                    return;
+                }
+                // What the exporter says under the same name is kept aside.
                 b.set(&format!("exported_{n}"), theirs);
             }
             b.set(n, v);
@@ -187,9 +252,37 @@ impl Target {
     }
 }
 
+/// An error of the client says least at its top.
+fn with_causes(e: &(dyn std::error::Error + 'static)) -> String {
+    let causes: Vec<String> = std::iter::successors(Some(e), |e| e.source()).map(ToString::to_string).collect();
+    causes.join(": ")
+}
+
 fn foldhash_of(a: &str, b: &str) -> u64 {
     let mut h = std::hash::BuildHasherDefault::<std::collections::hash_map::DefaultHasher>::default().build_hasher();
     h.write(a.as_bytes());
     h.write(b.as_bytes());
     h.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn whose_labels_count() {
+        let data_dir = std::env::temp_dir().join(format!("strandline-scrape-{}", std::process::id()));
+        let app = App::new(Config { data_dir: data_dir.clone(), ..Config::default() }, 64 << 20, None, 0).unwrap();
+        let pushed = Labels::from_pairs([("__name__", "backups_total"), ("job", "backup")]);
+        let labels = |honor_labels: bool| {
+            let job = ScrapeJob { job: "gateway".into(), honor_labels, ..ScrapeJob::default() };
+            Target { app: app.clone(), place: 0, job, target: "g:9091".into(), seen: HashSet::new(), down: false }.target_labels(&pushed)
+        };
+        let aside = [("__name__", "backups_total"), ("exported_job", "backup"), ("instance", "g:9091"), ("job", "gateway")];
+        assert_eq!(labels(false), Labels::from_pairs(aside));
+        assert_eq!(labels(true), Labels::from_pairs([("__name__", "backups_total"), ("instance", "g:9091"), ("job", "backup")]));
+        let _ = std::fs::remove_dir_all(data_dir);
+    }
 }

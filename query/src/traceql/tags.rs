@@ -1,6 +1,6 @@
 //! Names and values of tags, for completion in editors.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use strandline_storage::read::{AttributeScope, ScanRequest, SpanBatch, SpanSource};
@@ -24,6 +24,9 @@ pub struct TagOptions {
     /// Answer what can be read, instead of failing.
     pub partial: bool,
 }
+
+/// Bytes of all values of a listing: nobody completes from more, and whole texts may stand in attributes.
+const MAX_VALUE_BYTES: usize = 8 << 20;
 
 /// Name of a scope as the API has it.
 fn scope_name(s: AttributeScope) -> &'static str {
@@ -185,40 +188,43 @@ pub fn tag_values(source: &dyn SpanSource, tag: &Attr, filter: Option<&Pipeline>
     }
     let whole = matches!(tag, Attr::Intrinsic(Intrinsic::RootName | Intrinsic::RootService));
     let request = request(filter, whole, options);
-    let mut found: BTreeMap<TagValue, ()> = BTreeMap::new();
+    let mut found = Found::default();
     let mut failed: Option<TraceQlError> = None;
     let mut visit = |batch: &dyn SpanBatch| {
         if let Err(e) = collect(batch, tag, filter, options, &mut found) {
             failed = Some(e);
             return Ok(ControlFlow::Break(()));
         }
-        Ok(if options.limit > 0 && found.len() >= options.limit { ControlFlow::Break(()) } else { ControlFlow::Continue(0) })
+        let enough = found.full || (options.limit > 0 && found.values.len() >= options.limit);
+        Ok(if enough { ControlFlow::Break(()) } else { ControlFlow::Continue(0) })
     };
     source.scan(&request, &mut visit)?;
     if let Some(e) = failed {
         return Err(e);
     }
-    let mut out: Vec<TagValue> = found.into_keys().collect();
+    let mut out: Vec<TagValue> = found.values.into_iter().collect();
     if options.limit > 0 {
         out.truncate(options.limit);
     }
     Ok(out)
 }
 
-fn collect(
-    batch: &dyn SpanBatch,
-    tag: &Attr,
-    filter: Option<&Pipeline>,
-    options: &TagOptions,
-    found: &mut BTreeMap<TagValue, ()>,
-) -> Result<()> {
+fn collect(batch: &dyn SpanBatch, tag: &Attr, filter: Option<&Pipeline>, options: &TagOptions, found: &mut Found) -> Result<()> {
     let rows = Rows::new(batch);
     let mask = selected(&rows, filter, options)?;
     rows.attr(tag)?.each_distinct(&mask, &mut |v| add(v, found));
     Ok(())
 }
 
-fn add(v: &Val, found: &mut BTreeMap<TagValue, ()>) {
+#[derive(Default)]
+struct Found {
+    values: BTreeSet<TagValue>,
+    bytes: usize,
+    /// There were more than fit.
+    full: bool,
+}
+
+fn add(v: &Val, found: &mut Found) {
     let kind = match v {
         Val::Str(_) => "string",
         Val::Int(_) => "int",
@@ -229,5 +235,13 @@ fn add(v: &Val, found: &mut BTreeMap<TagValue, ()>) {
         Val::Array(a) => return a.iter().for_each(|v| add(v, found)),
         Val::Nil | Val::Other => return,
     };
-    found.insert(TagValue { kind, value: v.text() }, ());
+    let value = v.text();
+    if found.bytes + value.len() > MAX_VALUE_BYTES {
+        found.full = true;
+        return;
+    }
+    let bytes = value.len();
+    if found.values.insert(TagValue { kind, value }) {
+        found.bytes += bytes;
+    }
 }

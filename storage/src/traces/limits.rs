@@ -22,7 +22,7 @@ pub struct SpanLimits {
 impl Default for SpanLimits {
     fn default() -> Self {
         SpanLimits {
-            max_attribute_bytes: 64 << 10,
+            max_attribute_bytes: 1 << 20,
             max_attributes: 1024,
             max_list_items: 4096,
             max_span_bytes: 4 << 20,
@@ -113,7 +113,7 @@ impl SpanLimits {
             return Some(format!("start time lies more than {} s in the future", self.max_future_ms / 1000));
         }
         if self.max_age_ms > 0 && start_ms < now_ms.saturating_sub(self.max_age_ms) {
-            return Some(format!("start time lies more than {} s in the past, beyond retention", self.max_age_ms / 1000));
+            return Some(format!("start time lies more than {} s in the past", self.max_age_ms / 1000));
         }
         None
     }

@@ -166,11 +166,13 @@ impl LiveBody {
         if u32::try_from(bytes.len()).is_err() {
             return Err(Error::invalid("a request of more than 4 GiB"));
         }
+        // A span is seldom shorter.
+        let likely = bytes.len() / 256;
         let mut p = Parsing {
             whole: &bytes,
             groups: Vec::new(),
-            spans: Vec::new(),
-            hashes: Vec::new(),
+            spans: Vec::with_capacity(likely),
+            hashes: Vec::with_capacity(likely),
             group_refused: None,
             ordinal: 0,
             refused: Vec::new(),
@@ -396,12 +398,12 @@ mod tests {
     #[test]
     fn wrong_spans_are_refused_alone_with_reasons() {
         let mut bad = span(1, 2);
-        bad.attributes = vec![("k".into(), "x".repeat(70_000).as_str().into())];
+        bad.attributes = vec![("k".into(), "x".repeat((1 << 20) + 1).as_str().into())];
         let spans = [span(0, 1), span(1, 0), span(1, 1), bad, Span { start_unix_nano: 1 << 62, ..span(3, 3) }];
         let p = LiveBody::parse(encode_request(&spans).into(), &SpanLimits::default(), 0).unwrap();
         assert_eq!((p.body.spans.len(), p.refused.clone()), (1, vec![0, 1, 3, 4]));
         let text = format!("{:?}", p.reasons);
-        for part in ["trace id is all zeros", "span id is all zeros", "more than 65536 bytes", "future"] {
+        for part in ["trace id is all zeros", "span id is all zeros", "more than 1048576 bytes", "future"] {
             assert!(text.contains(part), "{text}");
         }
         let replayed = LiveBody::replay(p.body.bytes.clone(), &p.refused).unwrap();

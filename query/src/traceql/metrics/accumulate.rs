@@ -52,6 +52,9 @@ const NO_NUMBERS: Numbers = Numbers { min: f64::INFINITY, max: f64::NEG_INFINITY
 /// Samples of all series at most: what a query holds in memory is bounded.
 const MAX_CELLS: usize = 10_000_000;
 
+/// Bytes of the values that series are grouped by: whole texts may stand in attributes.
+const MAX_LABEL_BYTES: usize = 32 << 20;
+
 /// The smallest power of two that is not below a whole number, by its exponent. Numbers below 2 lie in no bucket, and
 /// neither do decimal ones.
 fn exponent(v: &Val) -> Option<i32> {
@@ -139,6 +142,7 @@ pub(super) struct Accumulator {
     max_series: usize,
     groups: Vec<Group>,
     by_labels: HashMap<Vec<(u8, String)>, u32>,
+    label_bytes: usize,
     /// Measured values are durations, shown in seconds.
     seconds: bool,
 }
@@ -220,6 +224,7 @@ impl Accumulator {
             max_series: options.max_series,
             groups: Vec::new(),
             by_labels: HashMap::default(),
+            label_bytes: 0,
             seconds: false,
         }
     }
@@ -235,6 +240,11 @@ impl Accumulator {
         let n = self.slots.count;
         if (self.groups.len() + 1).saturating_mul(n) > MAX_CELLS {
             let message = format!("more than {MAX_CELLS} samples in all; take a larger step, or group by fewer labels");
+            return Err(TraceQlError::evaluation(message));
+        }
+        self.label_bytes += key.iter().map(|k| k.1.len()).sum::<usize>();
+        if self.label_bytes > MAX_LABEL_BYTES {
+            let message = format!("more than {} MiB of values to group by; group by shorter ones", MAX_LABEL_BYTES >> 20);
             return Err(TraceQlError::evaluation(message));
         }
         let cells = match &self.query.op {

@@ -16,6 +16,9 @@ use crate::traceql::value::Val;
 /// Distinct values of an attribute that are counted; one with more is reported as having too many.
 const MAX_VALUES: usize = 10_000;
 
+/// Bytes of an attribute's values that are counted apart.
+const MAX_VALUE_BYTES: usize = 4 << 20;
+
 const LABEL_TYPE: &str = "__meta_type";
 const LABEL_ERROR: &str = "__meta_error";
 const KINDS: [&str; 2] = ["baseline", "selection"];
@@ -28,6 +31,7 @@ struct Counts {
     values: HashMap<String, (Val, Sparse)>,
     totals: [Vec<u64>; 2],
     too_many: bool,
+    value_bytes: usize,
 }
 
 /// Counts the spans of a `compare()`.
@@ -104,9 +108,12 @@ impl Sink for Comparison {
             for (v, counts) in seen {
                 let v = &values[v as usize];
                 let key = format!("{v:?}");
-                if c.values.len() >= MAX_VALUES && !c.values.contains_key(&key) {
-                    c.too_many = true;
-                    continue;
+                if !c.values.contains_key(&key) {
+                    if c.values.len() >= MAX_VALUES || c.value_bytes + key.len() > MAX_VALUE_BYTES {
+                        c.too_many = true;
+                        continue;
+                    }
+                    c.value_bytes += key.len();
                 }
                 let sum = &mut c.values.entry(key).or_insert_with(|| (v.clone(), Sparse::default())).1;
                 counts.into_iter().for_each(|(at, n)| *sum.entry(at).or_default() += n);

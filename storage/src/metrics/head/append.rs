@@ -19,7 +19,7 @@ use super::{Head, STRIPES, Slots, wal_error};
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::{NO_SLOT, RawLabels, RawPair, canonical};
 use crate::metrics::record::{AnyHistogram, FloatRecord, RecordWriter};
-use crate::model::{Labels, METRIC_NAME};
+use crate::model::{HistogramError, Labels, METRIC_NAME};
 
 const NONE: u32 = NO_SLOT;
 
@@ -305,9 +305,10 @@ impl Head {
                 w.again.push(*i);
                 continue;
             }
-            let verdict = match invalid(&item.value) {
-                true => Verdict::Refuse(Refusal::InvalidHistogram),
-                false => s.admit(x, index, item.t, &item.value, now_ms, &self.rules, &pending),
+            let contradiction = contradiction(&item.value);
+            let verdict = match contradiction {
+                Some(_) => Verdict::Refuse(Refusal::InvalidHistogram),
+                None => s.admit(x, index, item.t, &item.value, now_ms, &self.rules, &pending),
             };
             match verdict {
                 Verdict::Known => {
@@ -317,7 +318,8 @@ impl Head {
                     continue;
                 }
                 Verdict::Refuse(why) => {
-                    w.rejected.push(Rejected { item: *i, why, detail: None });
+                    let detail = contradiction.map(|e| format!("{}: {e}", why.message()).into());
+                    w.rejected.push(Rejected { item: *i, why, detail });
                     continue;
                 }
                 Verdict::Store => w.accepted += 1,
@@ -423,12 +425,12 @@ impl Head {
     }
 }
 
-/// Whether a histogram contradicts itself.
-fn invalid(v: &Value) -> bool {
+/// How a histogram contradicts itself, if it does.
+fn contradiction(v: &Value) -> Option<HistogramError> {
     match v {
-        Value::DeltaHistogram(h) | Value::Histogram(AnyHistogram::Int(h)) => h.validate().is_err(),
-        Value::Histogram(AnyHistogram::Float(h)) => h.validate().is_err(),
-        _ => false,
+        Value::DeltaHistogram(h) | Value::Histogram(AnyHistogram::Int(h)) => h.validate().err(),
+        Value::Histogram(AnyHistogram::Float(h)) => h.validate().err(),
+        _ => None,
     }
 }
 

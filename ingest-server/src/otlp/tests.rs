@@ -1,0 +1,154 @@
+//! What comes in through the routes, over a data folder of its own.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
+use serde_json::{Value, json};
+use strandline_storage::clock::{Clock, SystemClock};
+use tower::ServiceExt;
+
+use crate::app::App;
+use crate::config::Config;
+
+struct Served {
+    app: Arc<App>,
+    config: Config,
+}
+
+impl Served {
+    async fn start(name: &str) -> Served {
+        let data_dir = std::env::temp_dir().join(format!("strandline-otlp-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&data_dir);
+        let config = Config { data_dir, ..Config::default() };
+        let app = App::new(config.clone(), 256 << 20, None, 0).unwrap();
+        let opening = app.clone();
+        tokio::task::spawn_blocking(move || opening.tenants.get(&opening.config.default_tenant).unwrap()).await.unwrap();
+        app.ready.store(true, Ordering::Release);
+        Served { app, config }
+    }
+
+    async fn ask(&self, request: Request<Body>) -> (StatusCode, Value) {
+        let answer = crate::serve::main_router(&self.app).oneshot(request).await.unwrap();
+        let status = answer.status();
+        let body = axum::body::to_bytes(answer.into_body(), 1 << 24).await.unwrap();
+        (status, serde_json::from_slice(&body).unwrap_or(Value::Null))
+    }
+
+    async fn spans(&self, spans: Vec<Value>) -> Value {
+        let body = json!({"resourceSpans": [{"scopeSpans": [{"spans": spans}]}]});
+        let request = Request::post("/v1/traces").header("content-type", "application/json").body(Body::from(body.to_string())).unwrap();
+        let (status, answer) = self.ask(request).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        answer["partialSuccess"].clone()
+    }
+
+    async fn end(self) {
+        let app = self.app;
+        tokio::task::spawn_blocking(move || app.tenants.close().unwrap()).await.unwrap();
+        let _ = std::fs::remove_dir_all(self.config.data_dir);
+    }
+}
+
+fn span(id: u8, start_ms: i64, prompt: usize) -> Value {
+    let (trace, id) = (format!("{id:032x}"), format!("{id:016x}"));
+    let start = (start_ms * 1_000_000).to_string();
+    let attributes = json!([{"key": "gen_ai.prompt", "value": {"stringValue": "x".repeat(prompt)}}]);
+    json!({"traceId": trace, "spanId": id, "name": "chat", "startTimeUnixNano": start, "endTimeUnixNano": start, "attributes": attributes})
+}
+
+#[tokio::test]
+async fn large_attributes_and_old_spans() {
+    let s = Served::start("spans").await;
+    let now = SystemClock.now_ms();
+    let day = 86_400_000;
+    // What SDKs for language models send: whole prompts.
+    assert_eq!(s.spans(vec![span(1, now, 300_000)]).await, Value::Null);
+    let (status, found) = s.ask(Request::get(format!("/api/v2/traces/{:032x}", 1)).body(Body::empty()).unwrap()).await;
+    assert_eq!((status, found.to_string().len() > 300_000), (StatusCode::OK, true));
+    // Retention counts from when they came.
+    assert_eq!(s.spans(vec![span(2, now - 15 * day, 1), span(3, 1, 1)]).await, Value::Null);
+    let flush = s.app.clone();
+    let maintain = move || {
+        let engine = flush.tenants.get(&flush.config.default_tenant).unwrap();
+        engine.traces().flush().unwrap();
+        engine.traces().maintain().unwrap();
+    };
+    tokio::task::spawn_blocking(maintain).await.unwrap();
+    for old in [2, 3] {
+        let (status, _) = s.ask(Request::get(format!("/api/v2/traces/{old:032x}")).body(Body::empty()).unwrap()).await;
+        assert_eq!(status, StatusCode::OK);
+    }
+    s.end().await;
+}
+
+#[tokio::test]
+async fn a_tenant_that_does_not_count() {
+    let s = Served::start("tenant").await;
+    // Whoever sends it to Mimir or Tempo may name several; here the header is not asked for.
+    for named in ["a|b", "", "fine", "with space"] {
+        let request = Request::get("/api/v1/query?query=1").header("x-scope-orgid", named).body(Body::empty()).unwrap();
+        assert_eq!(s.ask(request).await.0, StatusCode::OK, "{named:?}");
+    }
+    s.end().await;
+}
+
+#[tokio::test]
+async fn ways_of_asking_that_mean_the_same() {
+    use std::io::Write;
+    let s = Served::start("ways").await;
+    let mut z = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    z.write_all(b"{}").unwrap();
+    let gzip = z.finish().unwrap();
+    // An SDK that is given Prometheus' or Mimir's endpoint for OTLP sends all its signals there.
+    for base in ["", "/otlp", "/api/v1/otlp", "/prometheus/api/v1/otlp"] {
+        for signal in ["traces", "metrics", "logs"] {
+            for (kind, encoding, body) in [
+                ("application/json", "", &b"{}"[..]),
+                ("Application/JSON; charset=utf-8", "GZIP", &gzip),
+                ("application/json", "x-gzip", &gzip),
+            ] {
+                let request =
+                    Request::post(format!("{base}/v1/{signal}")).header("content-type", kind).header("content-encoding", encoding);
+                let (status, answer) = s.ask(request.body(Body::from(body.to_vec())).unwrap()).await;
+                assert_eq!((status, answer), (StatusCode::OK, json!({})), "{base} {signal} {kind} {encoding}");
+            }
+        }
+    }
+    s.end().await;
+}
+
+#[tokio::test]
+async fn scraped_targets_are_listed() {
+    use crate::scrape::ScrapeTarget;
+    let s = Served::start("targets").await;
+    let up = ScrapeTarget { job: "a".into(), address: "h:1".into(), scheme: "http".into(), path: "/metrics".into(), ..Default::default() };
+    let down = ScrapeTarget { job: "b".into(), last_scrape_ms: 1_000, last_error: "no route".into(), ..up.clone() };
+    *s.app.targets.write() = vec![up, down];
+    let (_, all) = s.ask(Request::get("/api/v1/targets?state=active").body(Body::empty()).unwrap()).await;
+    let all = &all["data"]["activeTargets"];
+    assert_eq!((&all[0]["health"], &all[0]["scrapeUrl"]), (&"unknown".into(), &"http://h:1/metrics".into()), "{all}");
+    assert_eq!((&all[1]["health"], &all[1]["lastError"]), (&"down".into(), &"no route".into()), "{all}");
+    let (_, one) = s.ask(Request::get("/api/v1/targets?scrapePool=b").body(Body::empty()).unwrap()).await;
+    assert_eq!(one["data"]["activeTargets"].as_array().map(Vec::len), Some(1), "{one}");
+    s.end().await;
+}
+
+#[tokio::test]
+async fn pages_about_the_server_are_for_who_may_read() {
+    let path = std::env::temp_dir().join(format!("strandline-readers-{}.toml", std::process::id()));
+    let secret = crate::auth::hash_secret("tok", b"salt");
+    std::fs::write(&path, format!("[[entry]]\nsecret = \"{secret}\"\ntenant = \"anonymous\"\nrights = [\"read\"]\n")).unwrap();
+    let data_dir = std::env::temp_dir().join(format!("strandline-readers-{}", std::process::id()));
+    let auth = crate::auth::Auth::load(&path).unwrap();
+    let app = App::new(Config { data_dir: data_dir.clone(), ..Config::default() }, 64 << 20, Some(auth), 0).unwrap();
+    let served = Served { app, config: Config::default() };
+    for page in ["status/config", "status/flags", "status/runtimeinfo", "targets"] {
+        let ask = |who: &str| Request::get(format!("/api/v1/{page}")).header("authorization", who).body(Body::empty()).unwrap();
+        assert_eq!(served.ask(ask("Bearer no")).await.0, StatusCode::UNAUTHORIZED, "{page}");
+        assert_eq!(served.ask(ask("Bearer tok")).await.0, StatusCode::OK, "{page}");
+    }
+    let _ = (std::fs::remove_file(path), std::fs::remove_dir_all(data_dir));
+}

@@ -1,0 +1,94 @@
+//! What is refused: alone, with its kind and its reason, the rest of the batch stored.
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+
+use strandline_storage::clock::ManualClock;
+use strandline_storage::metrics::head::{AnyHistogram, BatchBuilder, Refusal, Value};
+use strandline_storage::metrics::{MetricOptions, MetricStore};
+use strandline_storage::model::{BucketSpan, CUSTOM_BUCKETS_SCHEMA, FloatHistogram, Histogram, Labels, MatchOp, Matcher, TimeRange};
+use strandline_storage::read::{LabelQuery, SampleBuf, SelectRequest, SeriesSource};
+use strandline_wal::WalOptions;
+use strandline_wal::fs::SimFs;
+
+const T0: i64 = 1_700_006_400_000;
+
+fn open() -> MetricStore {
+    let mut o = MetricOptions::new(Arc::new(SimFs::new()), Arc::new(ManualClock::new(T0)), "/data");
+    o.wal = WalOptions { background: false, ..WalOptions::default() };
+    MetricStore::open(o).unwrap()
+}
+
+/// Samples of all series.
+fn stored(s: &MetricStore) -> usize {
+    let all = s.select(&SelectRequest::new(vec![Matcher::new(MatchOp::Regex, "__name__", ".+").unwrap()], TimeRange::all())).unwrap();
+    let mut buf = SampleBuf::default();
+    let mut n = 0;
+    for i in 0..all.len() {
+        all.read(i, TimeRange::all(), &mut buf).unwrap();
+        n += buf.len();
+    }
+    n
+}
+
+#[test]
+fn bad_labels_are_refused_alone() {
+    let s = open();
+    let mut b = BatchBuilder::default();
+    let good = b.series(&Labels::from_pairs([("__name__", "m"), ("i", "1"), ("job", "x")]));
+    b.push(good, T0, 0, Value::Float(1.0));
+    let twice = b.series_from([("a", "1"), ("a", "2")].into_iter());
+    b.push(twice, T0, 0, Value::Float(1.0));
+    let none = b.series_from([].into_iter());
+    b.push(none, T0, 0, Value::Float(1.0));
+    let long = "x".repeat(20_000);
+    let big = b.series_from([("__name__", "m"), ("v", long.as_str())].into_iter());
+    b.push(big, T0, 0, Value::Float(1.0));
+    let unsorted = b.series_from([("z", "1"), ("__name__", "u")].into_iter());
+    b.push(unsorted, T0, 0, Value::Float(1.0));
+    let a = s.append(&b.finish()).unwrap();
+    assert_eq!(a.accepted, 2);
+    assert_eq!(a.rejected.iter().map(|r| (r.item, r.why)).collect::<Vec<_>>(), [1, 2, 3].map(|i| (i, Refusal::InvalidLabels)));
+    assert!(a.rejected[0].detail.as_ref().unwrap().contains("twice"));
+    a.commit.wait().unwrap();
+    assert_eq!(stored(&s), 2);
+    let q = LabelQuery { matchers: vec![], range: TimeRange::all(), limit: 0, partial: false };
+    assert_eq!(s.label_names(&q).unwrap().0, ["__name__", "i", "job", "z"]);
+    assert_eq!(s.label_values("__name__", &q).unwrap().0, ["m", "u"]);
+}
+
+#[test]
+fn histograms_that_contradict_themselves_are_refused_with_how() {
+    let spans = |length| vec![BucketSpan { offset: 0, length }];
+    let good = Histogram { count: 3, positive_spans: spans(2), positive_buckets: vec![1, 1], ..Histogram::default() };
+    let custom = Histogram { schema: CUSTOM_BUCKETS_SCHEMA, custom_values: vec![2.0, 1.0].into(), ..good.clone() };
+    let float = |spans, buckets| FloatHistogram { positive_spans: spans, positive_buckets: buckets, ..FloatHistogram::default() };
+    let int = |h: Histogram| AnyHistogram::Int(Arc::new(h));
+    let cases = [
+        (int(Histogram { schema: 9, ..good.clone() }), "schema 9 is not one of -4..=8 or -53"),
+        (int(Histogram { count: 4, ..good.clone() }), "3 observations in buckets but the count is 4"),
+        (int(Histogram { positive_buckets: vec![1], ..good.clone() }), "positive spans cover 2 buckets but 1 are given"),
+        (int(Histogram { positive_buckets: vec![1, -2], ..good.clone() }), "positive bucket 1 has negative count -1"),
+        (int(Histogram { zero_threshold: f64::NAN, ..good.clone() }), "the zero bucket's threshold NaN is not a number from 0 on"),
+        (int(custom), "custom bounds must rise strictly and be finite (bound 1)"),
+        (AnyHistogram::Float(Arc::new(float(spans(1), vec![-1.0]))), "positive bucket 0 has negative count -1"),
+    ];
+    let s = open();
+    let mut b = BatchBuilder::default();
+    let of = |name: &str| Labels::from_pairs([("__name__", name)]);
+    let k = b.series(&of("good"));
+    b.push(k, T0, 0, Value::Histogram(int(good)));
+    for (i, (h, _)) in cases.iter().enumerate() {
+        let k = b.series(&of(&format!("bad{i}")));
+        b.push(k, T0, 0, Value::Histogram(h.clone()));
+    }
+    let mut a = s.append(&b.finish()).unwrap();
+    a.rejected.sort_by_key(|r| r.item);
+    assert_eq!((a.accepted, a.rejected.len()), (1, cases.len()));
+    for (r, (_, how)) in a.rejected.iter().zip(&cases) {
+        assert_eq!(r.why, Refusal::InvalidHistogram);
+        assert_eq!(r.detail.as_deref(), Some(format!("the histogram contradicts itself: {how}").as_str()));
+    }
+    a.commit.wait().unwrap();
+    assert_eq!(stored(&s), 1);
+}
