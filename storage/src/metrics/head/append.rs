@@ -23,6 +23,9 @@ use crate::model::{HistogramError, Labels, METRIC_NAME};
 
 const NONE: u32 = NO_SLOT;
 
+/// So many new series are made before others may make some: a millisecond, about.
+const MADE_AT_ONCE: usize = 1024;
+
 /// The outcome of an append before it is durable.
 pub struct Appended {
     /// Samples taken, those included that were there already.
@@ -154,17 +157,18 @@ impl Head {
             return Ok(());
         }
         let mut refused: HashMap<u32, (Refusal, Box<str>)> = HashMap::new();
-        // Held for all of them, so that their slots follow one another: see `Registry::find_all`.
-        let mut slots = self.creation.lock();
-        for i in missing {
-            match self.find_or_create(&mut slots, batch.raw_of(&batch.series[i]), batch.require_name) {
-                Ok(slot) => w.slots[i] = slot,
-                Err((why, detail)) => {
-                    refused.insert(i as u32, (why, detail.into()));
+        // Held for many of them, so that their slots follow one another: see `Registry::find_all`.
+        for some in missing.chunks(MADE_AT_ONCE) {
+            let mut slots = self.creation.lock();
+            for i in some {
+                match self.find_or_create(&mut slots, batch.raw_of(&batch.series[*i]), batch.require_name) {
+                    Ok(slot) => w.slots[*i] = slot,
+                    Err((why, detail)) => {
+                        refused.insert(*i as u32, (why, detail.into()));
+                    }
                 }
             }
         }
-        drop(slots);
         if !refused.is_empty() {
             for (i, item) in batch.items.iter().enumerate() {
                 if let Some((why, detail)) = refused.get(&item.series) {
