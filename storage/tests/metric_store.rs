@@ -10,7 +10,7 @@ use strandline_storage::clock::ManualClock;
 use strandline_storage::metrics::head::{BatchBuilder, Refusal, Value};
 use strandline_storage::metrics::{MetricOptions, MetricStore};
 use strandline_storage::model::{Labels, MatchOp, Matcher, TimeRange};
-use strandline_storage::read::{LabelQuery, SampleBuf, SelectRequest, SeriesSource};
+use strandline_storage::read::{SampleBuf, SelectRequest, SeriesSource};
 use strandline_storage::{ErrorKind, Result};
 use strandline_wal::WalOptions;
 use strandline_wal::fs::{CrashStyle, FaultKind, Fs, SimFs};
