@@ -17,6 +17,9 @@ use crate::model::TraceId;
 /// Spans that the choice of shredded columns is made by, about.
 const SAMPLE_SPANS: u64 = 20_000;
 
+/// Traces that are looked up together.
+const TRACES_AT_ONCE: usize = 16;
+
 /// What all blocks of a flush share.
 pub struct FlushTarget<'a> {
     /// Where files are written.
@@ -123,14 +126,17 @@ pub fn write_blocks(target: &FlushTarget<'_>, lives: &[Arc<Live>], mut ulid: imp
         let size = (spans, traces.len() as u64);
         let dir = target.dir.join(&name);
         let mut w = BlockWriter::create(target.fs.clone(), &dir, identity, sampler.layout()?, target.options.clone(), size)?;
-        for trace in traces {
-            ordered(lives, trace, window, target.window_ms, &mut refs)?;
-            std::hint::black_box(refs.iter().fold(0, |x, r| x ^ r.at.warm(r.span)));
-            for r in &refs {
-                let (groups, number) = r.at.groups(r.span);
-                let key = numbers[r.life as usize][r.body as usize].get(number as usize);
-                let key = *key.ok_or_else(|| Error::corrupt("a span of no resource"))?;
-                w.push(&r.at.raw(r.span)?, &groups, u64::from(key))?;
+        for some in traces.chunks(TRACES_AT_ONCE) {
+            std::hint::black_box(lives.iter().fold(0, |x, l| x ^ l.warm(some)));
+            for trace in some {
+                ordered(lives, *trace, window, target.window_ms, &mut refs)?;
+                std::hint::black_box(refs.iter().fold(0, |x, r| x ^ r.at.warm(r.span)));
+                for r in &refs {
+                    let (groups, number) = r.at.groups(r.span);
+                    let key = numbers[r.life as usize][r.body as usize].get(number as usize);
+                    let key = *key.ok_or_else(|| Error::corrupt("a span of no resource"))?;
+                    w.push(&r.at.raw(r.span)?, &groups, u64::from(key))?;
+                }
             }
         }
         out.push(w.finish()?);

@@ -349,6 +349,13 @@ impl Live {
         dropped
     }
 
+    /// Reads what [`Live::places`] of these traces will read, so that the reads of one don't wait for those of another.
+    pub fn warm(&self, traces: &[u128]) -> u64 {
+        let lists = || traces.iter().filter_map(|id| self.by_trace.get(&id.to_be_bytes()));
+        let first = lists().filter_map(|at| at.first()).fold(0, |x, at| x ^ u64::from(at.1));
+        lists().flatten().fold(first, |x, (b, s)| x ^ self.bodies[*b as usize].spans[*s as usize].start)
+    }
+
     /// The spans of a trace: the number of the request that holds each, that request, and where it lies there.
     pub fn places(&self, id: TraceId) -> impl Iterator<Item = (u32, &LiveBody, &LiveSpan)> {
         let at = self.by_trace.get(&id.0).map(Vec::as_slice).unwrap_or_default();

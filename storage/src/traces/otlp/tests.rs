@@ -1,6 +1,7 @@
 use super::*;
-use crate::codec::protobuf::Writer;
+use crate::codec::protobuf::{Field, Fields, Writer};
 use crate::model::{AttributeValue, Resource, Scope, Span, SpanEvent, SpanId, SpanLink, TraceId};
+use proptest::prelude::*;
 use std::sync::Arc;
 
 pub(crate) fn rich_span() -> Span {
@@ -114,4 +115,67 @@ fn deep_nesting_is_refused() {
     }
     assert!(RawValue::read(&inner).unwrap().owned(0).is_err());
     assert!(RawValue::read(&inner).unwrap().check(0).is_err());
+}
+
+/// What attributes say, by the general loop alone.
+fn by_the_book(span: &[u8]) -> Result<Vec<(Vec<u8>, String)>, WireError> {
+    let mut out = Vec::new();
+    let mut fields = Fields::new(span);
+    while let Some(f) = fields.next()? {
+        let (9, Field::Bytes(kv)) = f else { continue };
+        let (mut key, mut value) = (Vec::new(), RawValue::Empty);
+        let mut inner = Fields::new(kv);
+        while let Some(f) = inner.next()? {
+            match f {
+                (1, Field::Bytes(b)) => key = b.to_vec(),
+                (2, Field::Bytes(b)) => {
+                    value = RawValue::Empty;
+                    let mut fields = Fields::new(b);
+                    while let Some(f) = fields.next()? {
+                        match f {
+                            (1, Field::Bytes(s)) => value = RawValue::Str(s),
+                            (3, Field::Varint(i)) => value = RawValue::Int(i as i64),
+                            _ => {}
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        out.push((key, format!("{value:?}")));
+    }
+    Ok(out)
+}
+
+proptest! {
+    #[test]
+    fn the_short_way_reads_what_the_long_one_does(
+        fields in prop::collection::vec((0u8..5, prop::collection::vec((0u8..4, prop::collection::vec(any::<u8>(), 0..140), 0u8..3), 0..4)), 0..6),
+        cut in prop::option::of(any::<prop::sample::Index>()),
+    ) {
+        let mut w = Writer::default();
+        for (kind, parts) in &fields {
+            match kind {
+                0 => w.fixed64(7, 5),
+                1 => w.bytes_always(5, b"name"),
+                _ => w.message(9, |w| for (field, text, n) in parts {
+                    match field {
+                        0 => w.int(6, 3),
+                        1 => w.bytes_always(1, text),
+                        _ => w.message(2, |w| {
+                            if *n != 1 { w.bytes_always(1, text) }
+                            if *n != 0 { w.int_always(3, text.len() as u64) }
+                        }),
+                    }
+                }),
+            }
+        }
+        let whole = w.buf;
+        let bytes = cut.map_or(&whole[..], |c| &whole[..c.index(whole.len() + 1)]);
+        let quick = RawSpan::read(bytes).and_then(|s| s.attributes().map(|kv| kv.map(|(k, v)| (k.to_vec(), format!("{v:?}")))).collect());
+        match (quick, by_the_book(bytes)) {
+            (Ok::<Vec<_>, _>(a), Ok(b)) => prop_assert_eq!(a, b),
+            (a, b) => prop_assert!(a.is_err() && b.is_err(), "{:?} {:?}", a, b),
+        }
+    }
 }
