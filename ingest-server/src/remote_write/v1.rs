@@ -210,10 +210,11 @@ pub(super) fn histogram(b: &[u8]) -> Result<(i64, i64, AnyHistogram), WireError>
     let [positive, negative] = floats.map(|v| v.into_iter().map(f64::from_bits).collect::<Vec<f64>>());
     if !int && (h.count != 0.0 || !positive.is_empty() || !negative.is_empty()) {
         (h.positive_buckets, h.negative_buckets) = (positive, negative);
+        h.reduce_resolution();
         return Ok((t, st, AnyHistogram::Float(Arc::new(h))));
     }
     let [positive, negative] = deltas.map(|v| v.into_iter().map(|u| (u >> 1) as i64 ^ -((u & 1) as i64)).collect::<Vec<i64>>());
-    let h = Histogram {
+    let mut h = Histogram {
         schema: h.schema,
         counter_reset: h.counter_reset,
         zero_threshold: h.zero_threshold,
@@ -226,6 +227,7 @@ pub(super) fn histogram(b: &[u8]) -> Result<(i64, i64, AnyHistogram), WireError>
         negative_buckets: negative,
         custom_values: h.custom_values,
     };
+    h.reduce_resolution();
     Ok((t, st, AnyHistogram::Int(Arc::new(h))))
 }
 
@@ -256,6 +258,22 @@ fn metadata(b: &[u8], batch: &mut Batch) -> Result<(), WireError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn finer_histograms_than_are_stored_are_made_coarser() {
+        let mut w = strandline_storage::codec::protobuf::Writer::default();
+        w.int(1, 3);
+        w.sint(4, 9);
+        w.message(11, |w| {
+            w.sint(1, 1);
+            w.int(2, 2);
+        });
+        w.packed(12, &[2, 2]);
+        w.int(15, 7);
+        let (t, _, h) = histogram(&w.buf).unwrap();
+        let AnyHistogram::Int(h) = h else { panic!("{h:?}") };
+        assert_eq!((t, h.schema, &h.positive_spans, &h.positive_buckets), (7, 8, &vec![BucketSpan { offset: 1, length: 1 }], &vec![3]));
+    }
 
     #[test]
     fn samples_decode_whatever_the_order_of_fields() {

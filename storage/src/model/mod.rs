@@ -2,6 +2,7 @@
 
 mod exemplar;
 mod histogram;
+mod histogram_resolution;
 mod histogram_sum;
 mod labels;
 mod matcher;
