@@ -48,13 +48,15 @@ fn coarser_deltas(spans: &[BucketSpan], deltas: &[i64], by: i32) -> (Vec<BucketS
     (spans, counts)
 }
 
+/// How many schemas down it goes; none where there is nothing to do.
+fn too_fine(schema: i32) -> Option<i32> {
+    (FINEST + 1..=FINEST_KNOWN).contains(&schema).then(|| schema - FINEST)
+}
+
 impl Histogram {
     /// Makes a schema of 9 to 52 one of 8. What contradicts itself is left as it is, to be refused.
     pub fn reduce_resolution(&mut self) {
-        let by = self.schema - FINEST;
-        if by <= 0 || self.schema > FINEST_KNOWN {
-            return;
-        }
+        let Some(by) = too_fine(self.schema) else { return };
         self.schema = FINEST;
         if self.validate().is_err() {
             self.schema += by;
@@ -68,17 +70,17 @@ impl Histogram {
 impl FloatHistogram {
     /// As [`Histogram::reduce_resolution`].
     pub fn reduce_resolution(&mut self) {
-        let by = self.schema - FINEST;
-        if by <= 0 || self.schema > FINEST_KNOWN {
-            return;
-        }
+        let Some(by) = too_fine(self.schema) else { return };
         self.schema = FINEST;
         if self.validate().is_err() {
             self.schema += by;
             return;
         }
-        (self.positive_spans, self.positive_buckets) = coarser(&self.positive_spans, &self.positive_buckets, by, |a, b| a + b);
-        (self.negative_spans, self.negative_buckets) = coarser(&self.negative_spans, &self.negative_buckets, by, |a, b| a + b);
+        for (spans, counts) in
+            [(&mut self.positive_spans, &mut self.positive_buckets), (&mut self.negative_spans, &mut self.negative_buckets)]
+        {
+            (*spans, *counts) = coarser(spans, counts, by, |a, b| a + b);
+        }
     }
 }
 
@@ -109,10 +111,12 @@ mod tests {
         assert_eq!(h.to_float(), f);
         assert_eq!(f.positive_buckets, [3.0, 7.0, 11.0, 7.0]);
         h.validate().unwrap();
-        for (schema, stays) in [(8, true), (-4, true), (53, true), (-53, true), (52, false)] {
+        for (schema, stays) in [(8, true), (-4, true), (53, true), (-53, true), (i32::MIN, true), (i32::MAX, true), (52, false)] {
             let mut x = Histogram { schema, count: 1, positive_spans: spans(&[(5, 1)]), positive_buckets: vec![1], ..Histogram::default() };
+            let mut float = x.to_float();
             x.reduce_resolution();
-            assert_eq!(x.schema == schema, stays, "{schema}");
+            float.reduce_resolution();
+            assert_eq!((x.schema == schema, float.schema == schema), (stays, stays), "{schema}");
         }
         let mut wrong = Histogram { schema: 20, positive_spans: spans(&[(0, 3)]), positive_buckets: vec![1], ..Histogram::default() };
         wrong.reduce_resolution();
