@@ -7,6 +7,11 @@ const FINEST: i32 = 8;
 /// The finest that is known: senders may come to it.
 const FINEST_KNOWN: i32 = 52;
 
+/// The bucket of a schema `by` lower that holds this one.
+pub(super) fn holder(index: i64, by: i32) -> i64 {
+    ((index - 1) >> by.clamp(0, 62)) + 1
+}
+
 /// Buckets of a schema `by` lower: two to the power of `by` become one.
 fn coarser<C: Copy>(spans: &[BucketSpan], counts: &[C], by: i32, add: impl Fn(C, C) -> C) -> (Vec<BucketSpan>, Vec<C>) {
     let (mut out_spans, mut out): (Vec<BucketSpan>, Vec<C>) = (Vec::new(), Vec::new());
@@ -15,7 +20,7 @@ fn coarser<C: Copy>(spans: &[BucketSpan], counts: &[C], by: i32, add: impl Fn(C,
     for s in spans {
         index += i64::from(s.offset);
         for c in counts.by_ref().take(s.length as usize) {
-            let to = ((index - 1) >> by) + 1;
+            let to = holder(index, by);
             index += 1;
             match (out.last_mut(), out_spans.last_mut()) {
                 (Some(last), _) if to + 1 == next => {

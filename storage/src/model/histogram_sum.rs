@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::histogram_resolution::holder;
 use super::{BucketSpan, FloatHistogram, Histogram};
 
 type Buckets = BTreeMap<i32, i64>;
@@ -41,8 +42,7 @@ fn packed(buckets: &Buckets) -> (Vec<BucketSpan>, Vec<i64>) {
 fn coarser(buckets: Buckets, by: i32) -> Buckets {
     let mut out = Buckets::new();
     for (index, count) in buckets {
-        let to = (((index as i64) - 1) >> by.min(40)) + 1;
-        let c = out.entry(to as i32).or_insert(0);
+        let c = out.entry(holder(i64::from(index), by) as i32).or_insert(0);
         *c = c.saturating_add(count);
     }
     out
