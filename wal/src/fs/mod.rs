@@ -37,6 +37,11 @@ pub trait Fs: Send + Sync + 'static {
     fn remove_file(&self, path: &Path) -> io::Result<()>;
     /// Removes a folder and all in it.
     fn remove_dir_all(&self, dir: &Path) -> io::Result<()>;
+    /// Removes a folder if nothing is in it; an error otherwise.
+    fn remove_empty_dir(&self, dir: &Path) -> io::Result<()> {
+        let _ = dir;
+        Err(io::ErrorKind::Unsupported.into())
+    }
     /// Makes the names in a folder durable.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
     /// Cuts a file to `len` bytes and syncs it.
