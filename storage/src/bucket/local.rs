@@ -186,3 +186,37 @@ impl Bucket for LocalBucket {
         Some(self.path(key))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use strandline_wal::fs::{FaultKind, SimFs};
+
+    #[test]
+    fn nothing_stays_of_objects_that_were_removed_or_could_not_be_written() {
+        let fs = SimFs::new();
+        let b = LocalBucket::open(Arc::new(fs.clone()), "/b").unwrap();
+        let none: Vec<String> = Vec::new();
+        let content = || Bytes::from_static(b"abc");
+        b.put("m/t/X/chunks/1", content()).unwrap();
+        b.put("m/t/X/meta.json", content()).unwrap();
+        b.put("m/t/Y/meta.json", content()).unwrap();
+        b.delete("m/t/X/chunks/1").unwrap();
+        assert_eq!(b.list_folders("m/t/X/").unwrap(), none);
+        b.delete("m/t/X/meta.json").unwrap();
+        assert_eq!(b.list_folders("m/t/").unwrap(), ["Y"]);
+        b.delete("m/t/Y/meta.json").unwrap();
+        b.delete("m/t/Y/meta.json").unwrap();
+        assert_eq!(b.list_folders("").unwrap(), none);
+        assert!(fs.exists(Path::new("/b")));
+
+        assert!(b.put_if_absent("d/1", content()).unwrap());
+        let before = fs.files();
+        for call in 1..4 {
+            fs.fail_call(fs.calls() + call, FaultKind::Enospc);
+            assert!(b.put_if_absent("d/2", content()).is_err(), "{call}");
+            assert_eq!(fs.files(), before, "{call}");
+        }
+        assert!(b.put_if_absent("d/2", content()).unwrap() && !b.put_if_absent("d/2", content()).unwrap());
+    }
+}
