@@ -216,6 +216,9 @@ mod tests {
             fs.fail_call(fs.calls() + call, FaultKind::Enospc);
             assert!(b.put_if_absent("d/2", content()).is_err(), "{call}");
             assert_eq!(fs.files(), before, "{call}");
+            fs.fail_call(fs.calls() + call, FaultKind::Enospc);
+            assert!(b.put("d/2", content()).is_err(), "{call}");
+            assert_eq!(fs.files(), before, "{call}");
         }
         assert!(b.put_if_absent("d/2", content()).unwrap() && !b.put_if_absent("d/2", content()).unwrap());
     }

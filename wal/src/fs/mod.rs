@@ -60,17 +60,17 @@ pub trait Fs: Send + Sync + 'static {
         let f = self.open(path)?;
         f.read_at(0, f.len() as usize)
     }
-    /// Writes a file whole: a temporary name, sync, rename, sync of the folder.
+    /// Writes a file whole: a temporary name, sync, rename, sync of the folder. Nothing stays of one that can't be written.
     fn write_atomic(&self, path: &Path, content: &[u8]) -> io::Result<()> {
         let dir = path.parent().unwrap_or(Path::new("."));
         let mut name = path.file_name().unwrap_or_default().to_owned();
         name.push(".tmp");
         let tmp = dir.join(name);
-        let mut f = self.create(&tmp)?;
-        f.write_all(content)?;
-        f.sync()?;
-        drop(f);
-        self.rename(&tmp, path)?;
+        let written = self.create(&tmp).and_then(|mut f| f.write_all(content).and_then(|()| f.sync()));
+        written.and_then(|()| self.rename(&tmp, path)).inspect_err(|_| {
+            // What a full disk took of it would fill it further, and whoever lists the folder overlooks it.
+            let _ = self.remove_file(&tmp);
+        })?;
         self.sync_dir(dir)
     }
 }
