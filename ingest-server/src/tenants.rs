@@ -31,7 +31,15 @@ pub struct Tenants {
     clock: Arc<dyn Clock>,
     bucket: Arc<dyn Bucket>,
     memory_limit: u64,
-    open: Mutex<HashMap<String, Open>>,
+    state: Mutex<State>,
+}
+
+/// Never held over a call to a disk or a bucket: a tenant whose opening takes long keeps nobody else waiting.
+#[derive(Default)]
+struct State {
+    open: HashMap<String, Open>,
+    /// Held by whoever is opening or closing a tenant; others who want it wait there.
+    turns: HashMap<String, Arc<Mutex<()>>>,
 }
 
 impl Tenants {
@@ -40,7 +48,7 @@ impl Tenants {
         let mode = if config.io == "pread" { IoMode::Pread } else { IoMode::Mmap };
         let fs: Arc<dyn Fs> = Arc::new(RealFs::new(mode));
         let bucket = open_bucket(&config, &fs)?;
-        Ok(Tenants { config, fs, clock: Arc::new(SystemClock), bucket, memory_limit, open: Mutex::default() })
+        Ok(Tenants { config, fs, clock: Arc::new(SystemClock), bucket, memory_limit, state: Mutex::default() })
     }
 
     /// The bucket.
@@ -60,18 +68,32 @@ impl Tenants {
 
     /// As [`Tenants::get`], with the progress of replay.
     pub fn get_with(&self, tenant: &str, progress: &mut dyn FnMut(ReplayProgress)) -> Result<Engine> {
-        let mut open = self.open.lock();
-        if let Some(o) = open.get_mut(tenant) {
-            o.used = Instant::now();
-            return Ok(o.engine.clone());
+        loop {
+            let turn = {
+                let mut s = self.state.lock();
+                if let Some(o) = s.open.get_mut(tenant) {
+                    o.used = Instant::now();
+                    return Ok(o.engine.clone());
+                }
+                let many = s.open.len() + s.turns.len();
+                if !s.turns.contains_key(tenant) && many as u64 >= self.config.max_tenants {
+                    let text = format!("{many} tenants are open, the most that tenants.max allows");
+                    return Err(Error::new(ErrorKind::LimitExceeded, text));
+                }
+                s.turns.entry(tenant.to_owned()).or_default().clone()
+            };
+            let _mine = turn.lock();
+            // Whoever had the turn before has opened it, or failed, or closed it.
+            if !self.state.lock().turns.get(tenant).is_some_and(|t| Arc::ptr_eq(t, &turn)) {
+                continue;
+            }
+            let opened = Engine::open_with(self.options(tenant), progress);
+            let mut s = self.state.lock();
+            s.turns.remove(tenant);
+            let engine = opened?;
+            s.open.insert(tenant.to_owned(), Open { engine: engine.clone(), used: Instant::now() });
+            return Ok(engine);
         }
-        if open.len() as u64 >= self.config.max_tenants {
-            let text = format!("{} tenants are open, the most that tenants.max allows", open.len());
-            return Err(Error::new(ErrorKind::LimitExceeded, text));
-        }
-        let engine = Engine::open_with(self.options(tenant), progress)?;
-        open.insert(tenant.to_owned(), Open { engine: engine.clone(), used: Instant::now() });
-        Ok(engine)
     }
 
     /// A tenant's data as it is now, beside a server that may be writing it.
@@ -81,37 +103,49 @@ impl Tenants {
         let bucket = open_bucket(&config, &(Arc::new(OverlayFs::new(below.clone())) as Arc<dyn Fs>))?;
         let memory_limit = crate::memory::default_limit_bytes();
         let config = Arc::new(config);
-        let t = Tenants { config, fs: below, clock: Arc::new(SystemClock), bucket, memory_limit, open: Mutex::default() };
+        let t = Tenants { config, fs: below, clock: Arc::new(SystemClock), bucket, memory_limit, state: Mutex::default() };
         Engine::open_read_only(t.options(tenant))
     }
 
     /// All that are open.
     pub fn all(&self) -> Vec<(String, Engine)> {
-        self.open.lock().iter().map(|(n, o)| (n.clone(), o.engine.clone())).collect()
+        self.state.lock().open.iter().map(|(n, o)| (n.clone(), o.engine.clone())).collect()
     }
 
-    /// Closes those that nobody used for a while; the default tenant stays.
+    /// Closes those that nobody used for a while; the default tenant stays. What they hold goes into the bucket first: closed,
+    /// nobody would take it there. While it can't go they stay.
     pub fn close_idle(&self) {
-        let mut open = self.open.lock();
-        let idle: Vec<String> =
-            open.iter().filter(|(n, o)| **n != self.config.default_tenant && o.used.elapsed() > IDLE).map(|(n, _)| n.clone()).collect();
-        for n in idle {
-            if let Some(o) = open.remove(&n)
-                && let Err(e) = o.engine.close()
+        let is_idle = |n: &str, o: &Open| n != self.config.default_tenant && o.used.elapsed() > IDLE;
+        let idle: Vec<(String, Engine)> =
+            self.state.lock().open.iter().filter(|(n, o)| is_idle(n, o)).map(|(n, o)| (n.clone(), o.engine.clone())).collect();
+        for (n, engine) in idle {
+            if let Err(e) = engine.flush() {
+                tracing::warn!(tenant = n, error = %e, "an idle tenant stays open: what it holds can't be put into the bucket");
+                continue;
+            }
+            let turn = Arc::new(Mutex::new(()));
+            let _mine = turn.lock();
             {
+                let mut s = self.state.lock();
+                if s.open.get(&n).is_none_or(|o| !is_idle(&n, o)) {
+                    continue;
+                }
+                s.open.remove(&n);
+                s.turns.insert(n.clone(), turn.clone());
+            }
+            if let Err(e) = engine.close() {
                 tracing::warn!(tenant = n, error = %e, "closing an idle tenant failed");
             }
+            self.state.lock().turns.remove(&n);
         }
     }
 
     /// Closes all.
     pub fn close(&self) -> Result<()> {
-        let mut open = self.open.lock();
-        let mut done = Ok(());
-        for (_, o) in open.drain() {
-            done = done.and(o.engine.close());
-        }
-        done
+        let open = std::mem::take(&mut self.state.lock().open);
+        // All of them, whatever becomes of one.
+        let done: Vec<Result<()>> = open.into_values().map(|o| o.engine.close()).collect();
+        done.into_iter().collect()
     }
 
     fn options(&self, tenant: &str) -> EngineOptions {
@@ -143,6 +177,8 @@ impl Tenants {
         m.local_retention_ms = c.local_retention_ms;
         m.compaction = c.compaction;
         m.head_max_bytes = (self.memory_limit / 2) as usize;
+        // One cache for all: each with its own would take of memory and disk that many times what is allowed.
+        m.cache = self.state.lock().open.get(&c.default_tenant).map(|o| o.engine.metrics().cache().clone());
         m.cache_bytes = c.bucket_cache_bytes.min(self.memory_limit / 8);
         m.disk_cache_bytes = c.bucket_disk_cache_bytes;
         let mut t = TraceStoreOptions::new(self.fs.clone(), self.clock.clone(), self.dir(tenant), self.bucket.clone());
@@ -190,4 +226,160 @@ pub fn open_bucket_at(c: &Config, url: &str, fs: &Arc<dyn Fs>) -> Result<Arc<dyn
         None => c.data_dir.join("bucket"),
     };
     Ok(Arc::new(LocalBucket::open(fs.clone(), dir)?))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::mpsc;
+
+    use bytes::Bytes;
+    use strandline_storage::bucket::ObjectInfo;
+    use strandline_storage::clock::ManualClock;
+    use strandline_storage::metrics::head::{BatchBuilder, Value};
+    use strandline_storage::model::Labels;
+    use strandline_wal::fs::SimFs;
+
+    use super::*;
+
+    /// A bucket whose listings of one tenant wait until they may go on, and that takes nothing while it is full.
+    struct Slow {
+        inner: LocalBucket,
+        tenant: &'static str,
+        reached: mpsc::SyncSender<()>,
+        go_on: Mutex<mpsc::Receiver<()>>,
+        full: AtomicBool,
+    }
+
+    impl Slow {
+        fn wait(&self, prefix: &str) {
+            if prefix.contains(self.tenant) {
+                let _ = self.reached.try_send(());
+                // Ends too when the test lets go of its end.
+                let _ = self.go_on.lock().recv();
+            }
+        }
+        fn check(&self) -> Result<()> {
+            let full = self.full.load(Ordering::SeqCst);
+            if full { Err(Error::new(ErrorKind::Unavailable, "injected: full")) } else { Ok(()) }
+        }
+    }
+
+    impl Bucket for Slow {
+        fn name(&self) -> String {
+            "slow".into()
+        }
+        fn put(&self, key: &str, content: Bytes) -> Result<()> {
+            self.check().and_then(|()| self.inner.put(key, content))
+        }
+        fn put_file(&self, key: &str, path: &std::path::Path) -> Result<()> {
+            self.check().and_then(|()| self.inner.put_file(key, path))
+        }
+        fn put_if_absent(&self, key: &str, content: Bytes) -> Result<bool> {
+            self.check().and_then(|()| self.inner.put_if_absent(key, content))
+        }
+        fn get(&self, key: &str) -> Result<Bytes> {
+            self.inner.get(key)
+        }
+        fn get_range(&self, key: &str, offset: u64, len: usize) -> Result<Bytes> {
+            self.inner.get_range(key, offset, len)
+        }
+        fn size(&self, key: &str) -> Result<u64> {
+            self.inner.size(key)
+        }
+        fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
+            self.wait(prefix);
+            self.inner.list(prefix)
+        }
+        fn list_folders(&self, prefix: &str) -> Result<Vec<String>> {
+            self.wait(prefix);
+            self.inner.list_folders(prefix)
+        }
+        fn delete(&self, key: &str) -> Result<()> {
+            self.inner.delete(key)
+        }
+    }
+
+    struct Rig {
+        tenants: Arc<Tenants>,
+        bucket: Arc<Slow>,
+        reached: mpsc::Receiver<()>,
+        go_on: mpsc::Sender<()>,
+    }
+
+    fn rig() -> Rig {
+        let fs: Arc<dyn Fs> = Arc::new(SimFs::new());
+        let ((reached, is_reached), (go_on, may_go_on)) = (mpsc::sync_channel(1), mpsc::channel());
+        let bucket = Arc::new(Slow {
+            inner: LocalBucket::open(fs.clone(), "/bucket").unwrap(),
+            tenant: "slow",
+            reached,
+            go_on: Mutex::new(may_go_on),
+            full: AtomicBool::new(false),
+        });
+        let config = Arc::new(Config { data_dir: "/data".into(), ..Config::default() });
+        let clock = Arc::new(ManualClock::new(1_700_000_000_000));
+        let tenants = Tenants { config, fs, clock, bucket: bucket.clone(), memory_limit: 1 << 30, state: Mutex::default() };
+        Rig { tenants: Arc::new(tenants), bucket, reached: is_reached, go_on }
+    }
+
+    #[test]
+    fn a_tenant_that_opens_slowly_keeps_nobody_waiting() {
+        let r = rig();
+        let default = r.tenants.config.default_tenant.clone();
+        r.tenants.get(&default).unwrap();
+        let opening: Vec<_> = (0..3)
+            .map(|_| {
+                let tenants = r.tenants.clone();
+                std::thread::spawn(move || tenants.get("slow").map(|_| ()))
+            })
+            .collect();
+        r.reached.recv().unwrap();
+        // All of this would wait for ever.
+        r.tenants.get(&default).unwrap();
+        r.tenants.get("other").unwrap();
+        assert_eq!(r.tenants.all().len(), 2);
+        r.tenants.close_idle();
+        drop(r.go_on);
+        opening.into_iter().for_each(|t| t.join().unwrap().unwrap());
+        assert_eq!(r.tenants.all().len(), 3, "opened once");
+    }
+
+    #[test]
+    fn tenants_share_the_cache_and_its_bounds() {
+        let r = rig();
+        let default = r.tenants.get(&r.tenants.config.default_tenant).unwrap();
+        for n in 0..3 {
+            let other = r.tenants.get(&format!("t{n}")).unwrap();
+            assert!(Arc::ptr_eq(default.metrics().cache(), other.metrics().cache()));
+            assert!(other.metrics().options().cache.is_some(), "counted by the default tenant's");
+        }
+        assert!(default.metrics().options().cache.is_none());
+    }
+
+    #[test]
+    fn an_idle_tenant_is_closed_once_the_bucket_has_all_of_it() {
+        let r = rig();
+        let engine = r.tenants.get("t").unwrap();
+        let mut b = BatchBuilder::default();
+        let k = b.series(&Labels::from_pairs([("__name__", "m")]));
+        b.push(k, 1_700_000_000_000, 0, Value::Float(1.0));
+        engine.metrics().append(&b.finish()).unwrap().commit.wait().unwrap();
+        let grow_old = || {
+            let mut s = r.tenants.state.lock();
+            let o = s.open.get_mut("t").unwrap();
+            o.used = o.used.checked_sub(2 * IDLE).unwrap();
+        };
+        grow_old();
+        r.bucket.full.store(true, Ordering::SeqCst);
+        r.tenants.close_idle();
+        assert_eq!(r.tenants.all().len(), 1);
+        r.bucket.full.store(false, Ordering::SeqCst);
+        r.tenants.close_idle();
+        assert_eq!(r.tenants.all().len(), 0);
+        let keys: Vec<String> = r.bucket.inner.list("metrics/t/").unwrap().into_iter().map(|o| o.key).collect();
+        assert!(keys.iter().any(|k| k.ends_with("/meta.json")), "{keys:?}");
+        r.tenants.get("t").unwrap();
+    }
 }

@@ -15,6 +15,9 @@ use crate::traces::{TraceStore, TraceStoreOptions};
 /// The version of the data folder's layout that this code writes.
 pub const LAYOUT_VERSION: u32 = 1;
 
+/// Whoever copies a data folder puts a file of this name into the target first and removes it last.
+pub const UNFINISHED: &str = "UNFINISHED";
+
 /// What an engine is made of.
 #[derive(Clone)]
 pub struct EngineOptions {
@@ -100,9 +103,10 @@ impl Engine {
             options.traces.read_only = true;
             options.traces.wal.background = false;
         }
-        let mut tries = 0;
+        let (mut tries, mut failures) = (0, 0);
         loop {
-            // A flush moves data from the log into blocks: what was read on both sides of one has a hole.
+            // A flush moves data from the log into blocks: what was read on both sides of one has a hole. What it leaves behind
+            // it removes a little later: a file that was listed may be gone when it is opened.
             let before = manifests(&below, &dir);
             let mut o = options.clone();
             o.metrics.fs = Arc::new(OverlayFs::new(below.clone()));
@@ -112,7 +116,9 @@ impl Engine {
             }
             let opened = Self::open(o).and_then(|e| e.open_blocks().map(|()| e));
             tries += 1;
-            if tries == READ_ONLY_TRIES || manifests(&below, &dir) == before {
+            failures += u32::from(opened.is_err());
+            let settled = manifests(&below, &dir) == before && (opened.is_ok() || failures == READ_ONLY_FAILURES);
+            if tries == READ_ONLY_TRIES || settled {
                 return opened;
             }
         }
@@ -217,6 +223,7 @@ impl Engine {
 }
 
 const READ_ONLY_TRIES: usize = 20;
+const READ_ONLY_FAILURES: u32 = 3;
 
 fn manifests(fs: &Arc<dyn Fs>, dir: &Path) -> [Option<bytes::Bytes>; 2] {
     ["metrics", "traces"].map(|store| fs.read(&dir.join(store).join("manifest.json")).ok())
@@ -254,7 +261,12 @@ fn take_lock(fs: &Arc<dyn Fs>, dir: &Path) -> Result<Box<dyn Send + Sync>> {
     })
 }
 
-fn check_version(fs: &Arc<dyn Fs>, dir: &Path) -> Result<()> {
+/// Checks that this code knows the folder's layout, and gives a new folder its version. `Invalid` if it is a newer one, or
+/// a copy that is not complete ([`UNFINISHED`]).
+pub fn check_version(fs: &Arc<dyn Fs>, dir: &Path) -> Result<()> {
+    if fs.exists(&dir.join(UNFINISHED)) {
+        return Err(Error::invalid("data was being copied here and the copy did not come to its end: run it again").at(dir));
+    }
     let path = dir.join("VERSION");
     match fs.read(&path) {
         Ok(b) => {

@@ -28,10 +28,14 @@ struct Faulty {
     down: Arc<AtomicBool>,
     fail_put: Arc<AtomicU64>,
     ranges: Arc<AtomicU64>,
+    calls: Arc<AtomicU64>,
+    /// Ranges can't be read.
+    unreadable: Arc<AtomicBool>,
 }
 
 impl Faulty {
     fn check(&self) -> Result<()> {
+        self.calls.fetch_add(1, Ordering::SeqCst);
         if self.down.load(Ordering::SeqCst) { Err(Error::new(ErrorKind::Unavailable, "injected: the bucket is down")) } else { Ok(()) }
     }
     fn check_put(&self) -> Result<()> {
@@ -71,6 +75,9 @@ impl Bucket for Faulty {
     fn get_ranges(&self, key: &str, ranges: &[(u64, usize)]) -> Result<Vec<Bytes>> {
         self.ranges.fetch_add(1, Ordering::SeqCst);
         self.check()?;
+        if self.unreadable.load(Ordering::SeqCst) {
+            return Err(Error::new(ErrorKind::Unavailable, "injected: unreadable"));
+        }
         self.inner.get_ranges(key, ranges)
     }
     fn size(&self, key: &str) -> Result<u64> {
@@ -93,7 +100,14 @@ impl Bucket for Faulty {
 
 fn bucket(fs: &SimFs) -> Faulty {
     let inner = ObjectBucket::new(Arc::new(InMemory::new()), Arc::new(fs.clone()), "memory".into(), "some/prefix", Duration::from_secs(5));
-    Faulty { inner: Arc::new(inner.unwrap()), down: Arc::default(), fail_put: Arc::default(), ranges: Arc::default() }
+    Faulty {
+        inner: Arc::new(inner.unwrap()),
+        down: Arc::default(),
+        fail_put: Arc::default(),
+        ranges: Arc::default(),
+        calls: Arc::default(),
+        unreadable: Arc::default(),
+    }
 }
 
 fn open(fs: &SimFs, clock: &ManualClock, dir: &str, bucket: &Faulty) -> MetricStore {
@@ -188,6 +202,175 @@ fn compaction_marks_and_removes_in_the_bucket() {
     assert_eq!(b.list_folders("metrics/anonymous").unwrap().iter().filter(|f| f.len() == 26).count(), 1);
     assert_eq!(marks(&keys("metrics/anonymous")), 0);
     assert_eq!(count(&open(&fs, &clock, "/c", &b)).unwrap(), 4000);
+}
+
+#[test]
+fn upkeep_that_has_nothing_to_do_asks_nothing_of_the_bucket() {
+    let (fs, clock) = (SimFs::new(), ManualClock::new(T0 + 3_600_000));
+    let b = bucket(&fs);
+    let s = open(&fs, &clock, "/a", &b);
+    for k in 0..2 {
+        append(&s, T0 + k * 1_500_000, 100);
+        s.flush().unwrap();
+        s.upload().unwrap();
+    }
+    s.delete(TimeRange::all(), vec![Matcher::equal("i", "3")]).unwrap();
+    clock.advance(12 * 3_600_000);
+    assert!(s.compact(5).unwrap() > 0);
+    // Sources wait for their end; the bucket has all deletes.
+    (0..3).for_each(|_| s.maintain().unwrap());
+    b.calls.store(0, Ordering::SeqCst);
+    for _ in 0..50 {
+        clock.advance(1000);
+        s.maintain().unwrap();
+    }
+    assert_eq!(b.calls.load(Ordering::SeqCst), 0);
+    clock.advance(60_000);
+    s.maintain().unwrap();
+    let listing = b.calls.load(Ordering::SeqCst);
+    assert!((1..20).contains(&listing), "{listing}");
+    // One that the bucket has lost is put there again.
+    let deletes = || b.list("deletes/anonymous/").unwrap();
+    let was = deletes();
+    assert_eq!(was.len(), 1);
+    b.delete(&was[0].key).unwrap();
+    for _ in 0..2 {
+        clock.advance(60_000);
+        s.maintain().unwrap();
+    }
+    assert_eq!(deletes(), was);
+}
+
+#[test]
+fn a_bucket_that_goes_away_is_told_until_it_is_back() {
+    let (fs, clock) = (SimFs::new(), ManualClock::new(T0 + 3_600_000));
+    let b = bucket(&fs);
+    let s = open(&fs, &clock, "/a", &b);
+    // There is nothing to upload: only the listing notices.
+    s.maintain().unwrap();
+    b.down.store(true, Ordering::SeqCst);
+    clock.advance(60_000);
+    for _ in 0..300 {
+        s.maintain().unwrap();
+        assert!(s.stats().bucket_error.is_some_and(|e| e.contains("injected")));
+        clock.advance(1000);
+    }
+    // It is asked less and less often, which does not outlive a clock that is set back.
+    b.down.store(false, Ordering::SeqCst);
+    clock.set(T0 + 3_600_000 - 86_400_000);
+    append(&s, T0 - 86_400_000, 1);
+    s.flush().unwrap();
+    s.maintain().unwrap();
+    assert_eq!(s.stats().bucket_error, None);
+    assert_eq!(s.stats().blocks_to_upload, 0);
+    // Nor does the time of the next listing.
+    let other = open(&fs, &clock, "/b", &b);
+    append(&other, T0 - 86_400_000 + 15_000, 1);
+    other.flush().unwrap();
+    other.upload().unwrap();
+    clock.set(T0 - 86_400_000);
+    s.maintain().unwrap();
+    assert_eq!(s.blocks().len(), 2);
+}
+
+#[test]
+fn a_bucket_without_leases_gets_its_uploads() {
+    let (fs, clock) = (SimFs::new(), ManualClock::new(T0 + 3_600_000));
+    let b = bucket(&fs);
+    let gone = open(&fs, &clock, "/gone", &b);
+    append(&gone, T0, 10);
+    gone.flush().unwrap();
+    gone.upload().unwrap();
+    drop(gone);
+    clock.advance(7 * 3_600_000);
+    // Blocks of another writer ask for the lease, and `Faulty` has no conditional puts.
+    let s = open(&fs, &clock, "/a", &b);
+    append(&s, T0 + 7 * 3_600_000, 10);
+    s.flush().unwrap();
+    s.maintain().unwrap();
+    assert_eq!((s.stats().blocks_to_upload, s.stats().bucket_error), (0, None));
+}
+
+#[test]
+fn a_delete_made_elsewhere_holds_after_a_start_without_the_bucket() {
+    let (fs, clock) = (SimFs::new(), ManualClock::new(T0 + 3_600_000));
+    let b = bucket(&fs);
+    let s = open(&fs, &clock, "/a", &b);
+    append(&s, T0, 100);
+    s.flush().unwrap();
+    s.upload().unwrap();
+    let reader = open(&fs, &clock, "/b", &b);
+    assert_eq!(count(&reader).unwrap(), 2000);
+    s.delete(TimeRange::all(), vec![Matcher::equal("i", "3")]).unwrap();
+    clock.advance(60_000);
+    reader.maintain().unwrap();
+    assert_eq!(count(&reader).unwrap(), 1900);
+    drop(reader);
+    // It knows of the blocks from before, and is asked before it could list anything.
+    b.down.store(true, Ordering::SeqCst);
+    let reader = open(&fs, &clock, "/b", &b);
+    b.down.store(false, Ordering::SeqCst);
+    assert_eq!(count(&reader).unwrap(), 1900);
+}
+
+#[test]
+fn half_an_upload_of_a_block_that_is_merged_meanwhile_goes() {
+    for restart in [false, true] {
+        let (fs, clock) = (SimFs::new(), ManualClock::new(T0 + 3_600_000));
+        let b = bucket(&fs);
+        let mut s = open(&fs, &clock, "/a", &b);
+        for k in 0..2 {
+            append(&s, T0 + k * 1_500_000, 100);
+            s.flush().unwrap();
+        }
+        // The chunks are there, the index is not.
+        b.fail_put.store(2, Ordering::SeqCst);
+        assert!(s.upload().is_err());
+        if restart {
+            drop(s);
+            s = open(&fs, &clock, "/a", &b);
+        }
+        clock.advance(12 * 3_600_000);
+        assert!(s.compact(5).unwrap() > 0);
+        s.maintain().unwrap();
+        clock.advance(2 * 3_600_000);
+        s.maintain().unwrap();
+        let blocks = s.blocks();
+        let strange: Vec<String> =
+            b.list("metrics/anonymous").unwrap().into_iter().map(|o| o.key).filter(|k| !k.contains(&blocks[0].meta.ulid)).collect();
+        assert_eq!((blocks.len(), strange), (1, vec![]), "restart: {restart}");
+        assert_eq!(count(&open(&fs, &clock, "/b", &b)).unwrap(), 4000);
+    }
+}
+
+#[test]
+fn a_merge_that_fails_holds_up_neither_uploads_nor_retention() {
+    let (fs, clock) = (SimFs::new(), ManualClock::new(T0 + 3_600_000));
+    let b = bucket(&fs);
+    let open = || {
+        let fs: Arc<dyn Fs> = Arc::new(fs.clone());
+        let mut o = MetricOptions::new(fs, Arc::new(clock.clone()), "/a");
+        o.bucket = Some(Arc::new(b.clone()));
+        (o.wal.background, o.retention_ms, o.disk_cache_bytes) = (false, 20 * 3_600_000, 0);
+        MetricStore::open(o).unwrap()
+    };
+    let s = open();
+    for k in 0..2 {
+        append(&s, T0 + k * 1_500_000, 100);
+        s.flush().unwrap();
+        s.upload().unwrap();
+    }
+    drop(s);
+    let s = open();
+    b.unreadable.store(true, Ordering::SeqCst);
+    clock.advance(12 * 3_600_000);
+    append(&s, T0 + 12 * 3_600_000, 10);
+    s.flush().unwrap();
+    assert!(s.maintain().unwrap_err().to_string().contains("injected"), "there is something to merge");
+    assert_eq!(s.stats().blocks_to_upload, 0);
+    clock.advance(12 * 3_600_000);
+    let _ = s.maintain();
+    assert_eq!(s.blocks().len(), 1, "two are older than retention");
 }
 
 #[test]

@@ -167,8 +167,14 @@ impl World {
             Op::Flush => self.store.flush().unwrap(),
             Op::Delete { series, from, steps } => {
                 let min_ms = self.now - i64::from(from) * STEP;
-                let range = TimeRange::new(min_ms, min_ms + i64::from(steps) * STEP);
                 let l = labels(series);
+                // It concerns what is there, also where that lies a little ahead.
+                let newest = self.model.get(&l).and_then(|s| s.keys().next_back()).map_or(self.now, |t| self.now.max(*t));
+                let max_ms = newest.min(min_ms + i64::from(steps) * STEP);
+                if max_ms < min_ms {
+                    return;
+                }
+                let range = TimeRange::new(min_ms, max_ms);
                 self.store.delete(range, l.iter().map(|(n, v)| Matcher::equal(n, v)).collect()).unwrap();
                 self.deletes.push((l, range));
             }

@@ -37,6 +37,7 @@ pub fn open_store(c: &Config) -> Result<(MetricStore, Box<dyn Send + Sync>), Str
         std::io::ErrorKind::WouldBlock => format!("{} is in use by a running strandline: stop it first", c.data_dir.display()),
         _ => format!("{}: {e}", c.data_dir.display()),
     })?;
+    strandline_storage::engine::check_version(&fs, &c.data_dir).map_err(|e| e.to_string())?;
     let mut o = MetricOptions::new(fs.clone(), Arc::new(SystemClock), &c.data_dir);
     o.tenant = c.default_tenant.clone();
     o.bucket = Some(crate::tenants::open_bucket(c, &fs).map_err(|e| e.to_string())?);

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use strandline_storage::engine::UNFINISHED;
 use strandline_storage::metrics::Imported;
 use strandline_wal::fs::Fs;
 
@@ -127,6 +128,17 @@ fn empty_target(dir: &Path) -> Result<(), String> {
     if there.is_empty() { Ok(()) } else { Err(format!("{} is not empty: give a new folder", dir.display())) }
 }
 
+/// Copies a data folder. Until it is done a file says so, lest a copy that was cut short be taken for a whole one.
+fn copy_data(fs: &dyn Fs, from: &Path, to: &Path, skip: &dyn Fn(&Path) -> bool) -> std::io::Result<u64> {
+    let mark = to.join(UNFINISHED);
+    fs.create_dir_all(to)?;
+    fs.write_atomic(&mark, b"")?;
+    let n = copy_tree(fs, from, to, skip)?;
+    fs.remove_file(&mark)?;
+    fs.sync_dir(to)?;
+    Ok(n)
+}
+
 fn copy_tree(fs: &dyn Fs, from: &Path, to: &Path, skip: &dyn Fn(&Path) -> bool) -> std::io::Result<u64> {
     fs.create_dir_all(to)?;
     let mut n = 0;
@@ -149,11 +161,11 @@ fn copy_tree(fs: &dyn Fs, from: &Path, to: &Path, skip: &dyn Fn(&Path) -> bool) 
 /// Whether a path below the data folder is left out: scratch, locks, and snapshots, of the folder itself and of each tenant's.
 fn is_scratch(below: &Path) -> bool {
     let parts: Vec<_> = below.iter().filter_map(|p| p.to_str()).collect();
-    let own = match parts[..] {
-        ["tenants", _, name] | [name] => name,
-        _ => return false,
+    let own = match &parts[..] {
+        ["tenants", _, own @ ..] => own,
+        own => own,
     };
-    ["head", "LOCK", "snapshots"].contains(&own)
+    matches!(own, ["LOCK" | "snapshots" | "cache" | "import"] | ["metrics", "head"])
 }
 
 /// Copies the data folder without what can be rebuilt; a bucket that lies in it comes along, one elsewhere does not.
@@ -167,7 +179,7 @@ pub fn backup(a: BackupArgs) -> Result<(), String> {
         )
     })?;
     let skip = |p: &Path| p.strip_prefix(&a.data_dir).is_ok_and(is_scratch);
-    let n = copy_tree(&*fs, &a.data_dir, &a.dir, &skip).map_err(|e| e.to_string())?;
+    let n = copy_data(&*fs, &a.data_dir, &a.dir, &skip).map_err(|e| e.to_string())?;
     let bucket = if fs.exists(&a.dir.join("bucket")) { "the bucket in it too" } else { "a bucket elsewhere is backed up by its own means" };
     say(&format!("{n} bytes copied, {bucket}"));
     Ok(())
@@ -176,29 +188,77 @@ pub fn backup(a: BackupArgs) -> Result<(), String> {
 /// Copies a backup into a folder without data.
 pub fn restore(a: RestoreArgs) -> Result<(), String> {
     let fs = local::fs();
-    if fs.exists(&a.data_dir.join("VERSION")) {
+    if fs.exists(&a.data_dir.join("VERSION")) && !fs.exists(&a.data_dir.join(UNFINISHED)) {
         return Err(format!("{} holds data: restore into an empty folder", a.data_dir.display()));
     }
     if !fs.exists(&a.dir.join("VERSION")) {
         return Err(format!("{} is not a backup", a.dir.display()));
     }
-    let n = copy_tree(&*fs, &a.dir, &a.data_dir, &|_| false).map_err(|e| e.to_string())?;
+    if fs.exists(&a.dir.join(UNFINISHED)) {
+        return Err(format!("{} is half a backup: the one that wrote it did not come to its end", a.dir.display()));
+    }
+    let n = copy_data(&*fs, &a.dir, &a.data_dir, &|_| false).map_err(|e| e.to_string())?;
     say(&format!("{n} bytes restored"));
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::Arc;
+
+    use strandline_storage::engine::check_version;
+    use strandline_wal::fs::{FaultKind, SimFs};
+
     use super::*;
+
+    /// Copies until the call with this number, which fails, as the next ones do: what a kill leaves.
+    fn copy_until(call: u64, from: &SimFs, to: &Path) -> std::io::Result<u64> {
+        let fs = from.clone();
+        (0..200).for_each(|n| fs.fail_call(fs.calls() + call + n, FaultKind::Eio));
+        let done = copy_data(&fs, Path::new("/data"), to, &|_| false);
+        fs.calm();
+        done
+    }
+
+    #[test]
+    fn a_copy_that_was_cut_short_is_not_taken_for_a_whole_one() {
+        let sim = SimFs::new();
+        let fs: Arc<dyn Fs> = Arc::new(sim.clone());
+        fs.create_dir_all(Path::new("/data/metrics")).unwrap();
+        check_version(&fs, Path::new("/data")).unwrap();
+        fs.write_atomic(Path::new("/data/metrics/manifest.json"), b"{}").unwrap();
+        let mut cuts = 0;
+        for call in 1.. {
+            let to = PathBuf::from(format!("/copy{call}"));
+            match copy_until(call, &sim, &to) {
+                Ok(_) => {
+                    check_version(&fs, &to).unwrap();
+                    break;
+                }
+                // Where hardly anything was done yet, nothing is there that could be taken for data.
+                Err(_) if !fs.exists(&to.join("VERSION")) && !fs.exists(&to.join("metrics")) => {}
+                Err(_) => {
+                    cuts += 1;
+                    let whole = fs.exists(&to.join("metrics/manifest.json")) && !fs.exists(&to.join(UNFINISHED));
+                    assert!(whole || check_version(&fs, &to).is_err(), "{call}");
+                }
+            }
+        }
+        assert!(cuts > 5, "{cuts}");
+    }
 
     #[test]
     fn only_scratch_is_left_out() {
         for (path, out) in [
-            ("head", true),
+            ("metrics/head", true),
             ("LOCK", true),
-            ("tenants/a/head", true),
-            ("tenants/head", false),
+            ("cache", true),
+            ("tenants/a/metrics/head", true),
+            ("tenants/a/LOCK", true),
+            ("tenants/cache", false),
             ("tenants/head/wal", false),
+            ("metrics", false),
             ("bucket", false),
             ("bucket/metrics/head", false),
             ("wal", false),

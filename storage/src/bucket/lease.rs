@@ -61,9 +61,12 @@ impl Lease {
             Some(h) => Some(h.tag),
             None => match self.bucket.get_tagged(&self.key) {
                 Ok((json, tag)) => {
-                    let c: Content =
-                        serde_json::from_slice(&json).map_err(|e| Error::corrupt(format!("a damaged lease: {e}")).at(&self.key))?;
-                    if c.holder != self.holder && now_ms <= c.expires_ms.saturating_add(SKEW_MS) {
+                    // One that can't be read, or ends later than any that is taken now, would be held for ever: nobody has it.
+                    let taken = serde_json::from_slice::<Content>(&json).is_ok_and(|c| {
+                        let left_ms = c.expires_ms.saturating_sub(now_ms);
+                        c.holder != self.holder && (-SKEW_MS..=TTL_MS + SKEW_MS).contains(&left_ms)
+                    });
+                    if taken {
                         return Ok(false);
                     }
                     Some(tag)
@@ -125,6 +128,8 @@ impl Ownership {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::Bytes;
+
     use crate::bucket::LocalBucket;
     use crate::clock::ManualClock;
     use strandline_wal::fs::SimFs;
@@ -152,6 +157,19 @@ mod tests {
         assert!(!a.is_held());
         assert!(b.tend().unwrap());
         assert!(!a.tend().unwrap() && b.is_held());
+    }
+
+    #[test]
+    fn a_lease_that_says_nothing_or_ends_never_is_nobodys() {
+        let clock = ManualClock::new(1_000_000);
+        let bucket: Arc<dyn Bucket> = Arc::new(LocalBucket::open(Arc::new(SimFs::new()), "/b").unwrap());
+        // Cut short; of a machine whose clock was years ahead.
+        let far = format!(r#"{{"version":1,"holder":"b","expires_ms":{}}}"#, i64::MAX);
+        for content in ["", r#"{"version":1,"hol"#, &far] {
+            bucket.put("leases/metrics/t.json", Bytes::copy_from_slice(content.as_bytes())).unwrap();
+            let a = Lease::new(bucket.clone(), Arc::new(clock.clone()), "metrics", "t", "a");
+            assert!(a.tend().unwrap() && a.is_held(), "{content}");
+        }
     }
 
     #[test]

@@ -102,12 +102,13 @@ impl Bucket for LocalBucket {
         tmp.push(format!(".{}.tmp", std::process::id()));
         let tmp = PathBuf::from(tmp);
         let err = |e| Error::io("writing an object", &tmp, e);
-        let mut f = self.fs.create(&tmp).map_err(err)?;
-        f.write_all(&content).map_err(err)?;
-        f.sync().map_err(err)?;
-        let linked = self.fs.hard_link(&tmp, &p);
-        self.fs.remove_file(&tmp).map_err(err)?;
-        match linked {
+        let written = self.fs.create(&tmp).and_then(|mut f| f.write_all(&content).and_then(|()| f.sync()));
+        let linked = written.as_ref().ok().map(|()| self.fs.hard_link(&tmp, &p));
+        // Whatever came of it: the name is this process' own, and nobody else would remove it.
+        let removed = self.fs.remove_file(&tmp);
+        written.map_err(err)?;
+        removed.map_err(err)?;
+        match linked.unwrap_or(Ok(())) {
             Ok(()) => self.sync_parent(&p).map(|()| true),
             Err(e) if e.kind() == Io::AlreadyExists => Ok(false),
             Err(e) => Err(Error::io("writing an object", &p, e)),
@@ -169,12 +170,56 @@ impl Bucket for LocalBucket {
     fn delete(&self, key: &str) -> Result<()> {
         let p = self.path(key);
         match self.fs.remove_file(&p) {
-            Ok(()) => self.sync_parent(&p),
-            Err(e) if e.kind() == Io::NotFound => Ok(()),
-            Err(e) => Err(Error::io("removing an object", &p, e)),
+            Ok(()) => self.sync_parent(&p)?,
+            Err(e) if e.kind() == Io::NotFound => return Ok(()),
+            Err(e) => return Err(Error::io("removing an object", &p, e)),
         }
+        // A folder goes with its last object, as in a store that has no folders: each listing would look into it for ever.
+        for dir in p.ancestors().skip(1).take_while(|d| *d != self.root && d.starts_with(&self.root)) {
+            if self.fs.remove_empty_dir(dir).is_err() {
+                break;
+            }
+        }
+        Ok(())
     }
     fn local_path(&self, key: &str) -> Option<PathBuf> {
         Some(self.path(key))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use strandline_wal::fs::{FaultKind, SimFs};
+
+    #[test]
+    fn nothing_stays_of_objects_that_were_removed_or_could_not_be_written() {
+        let fs = SimFs::new();
+        let b = LocalBucket::open(Arc::new(fs.clone()), "/b").unwrap();
+        let none: Vec<String> = Vec::new();
+        let content = || Bytes::from_static(b"abc");
+        b.put("m/t/X/chunks/1", content()).unwrap();
+        b.put("m/t/X/meta.json", content()).unwrap();
+        b.put("m/t/Y/meta.json", content()).unwrap();
+        b.delete("m/t/X/chunks/1").unwrap();
+        assert_eq!(b.list_folders("m/t/X/").unwrap(), none);
+        b.delete("m/t/X/meta.json").unwrap();
+        assert_eq!(b.list_folders("m/t/").unwrap(), ["Y"]);
+        b.delete("m/t/Y/meta.json").unwrap();
+        b.delete("m/t/Y/meta.json").unwrap();
+        assert_eq!(b.list_folders("").unwrap(), none);
+        assert!(fs.exists(Path::new("/b")));
+
+        assert!(b.put_if_absent("d/1", content()).unwrap());
+        let before = fs.files();
+        for call in 1..4 {
+            fs.fail_call(fs.calls() + call, FaultKind::Enospc);
+            assert!(b.put_if_absent("d/2", content()).is_err(), "{call}");
+            assert_eq!(fs.files(), before, "{call}");
+            fs.fail_call(fs.calls() + call, FaultKind::Enospc);
+            assert!(b.put("d/2", content()).is_err(), "{call}");
+            assert_eq!(fs.files(), before, "{call}");
+        }
+        assert!(b.put_if_absent("d/2", content()).unwrap() && !b.put_if_absent("d/2", content()).unwrap());
     }
 }

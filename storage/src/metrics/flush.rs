@@ -41,9 +41,10 @@ impl MetricStore {
             }
             return Err(e);
         }
+        let names: Vec<String> = written.iter().map(|b| b.meta.ulid.clone()).collect();
         if let Err(e) = self.publish(&cut, written) {
-            // The manifest on disk may name the blocks all the same: they stay, and the next start removes them if not.
             head.uncut(&cut);
+            self.discard_unnamed(&names);
             return Err(e);
         }
         head.wal().truncate_before(cut.wal_segment).map_err(super::head::wal_error)?;

@@ -7,7 +7,7 @@ use strandline_wal::WalOptions;
 use strandline_wal::fs::Fs;
 
 use super::head::{HeadLimits, HeadRules};
-use crate::bucket::Bucket;
+use crate::bucket::{Bucket, RangeCache};
 use crate::clock::Clock;
 
 /// Options of a metric store.
@@ -51,6 +51,8 @@ pub struct MetricOptions {
     pub series_idle_ms: i64,
     /// Look at the bucket for others' blocks this often.
     pub sync_interval_ms: i64,
+    /// Pages of a remote bucket's objects that others hold and count; without it the store has its own, by the next two.
+    pub cache: Option<Arc<RangeCache>>,
     /// Bytes of the bucket's content kept in memory.
     pub cache_bytes: u64,
     /// Bytes of a remote bucket's content kept on disk, in `cache` of the folder; 0: none.
@@ -95,6 +97,7 @@ impl MetricOptions {
             spill_bytes: 512 << 10,
             series_idle_ms: 900_000,
             sync_interval_ms: 60_000,
+            cache: None,
             cache_bytes: 256 << 20,
             disk_cache_bytes: 1 << 30,
             adopt_after_ms: 6 * 3_600_000,

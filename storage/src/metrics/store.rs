@@ -21,7 +21,7 @@ use super::writer::writer_id;
 use crate::bucket::{CachedBucket, Lease, Ownership, RangeCache};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Labels, Matcher, MetricMetadata, TimeRange};
-use crate::read::{ExemplarSeries, LabelQuery, SelectRequest, SeriesSelection, SeriesSource, Warnings};
+use crate::read::{ExemplarSeries, LabelQuery, SampleBuf, SelectRequest, SeriesSelection, SeriesSource, Warnings};
 
 /// A metric store; clones share it.
 #[derive(Clone)]
@@ -47,6 +47,8 @@ pub(super) struct Inner {
     pub ownership: Ownership,
     pub recovery: RecoveryReport,
     pub bucket_error: Mutex<Option<String>>,
+    /// Names of the deletes that the bucket is known to have.
+    pub deletes_in_bucket: Mutex<std::collections::HashSet<String>>,
     closed: AtomicBool,
 }
 
@@ -64,6 +66,12 @@ pub(super) struct Work {
     pub last_sync_ms: i64,
     pub retry_at_ms: i64,
     pub backoff_ms: i64,
+    /// When the lease is asked for again; 0: at once.
+    pub lease_retry_at_ms: i64,
+    /// Local blocks of which the bucket may hold a part.
+    pub begun: std::collections::HashSet<String>,
+    /// When blocks that wait for their end in the bucket were marked, Unix seconds, as far as it was asked for.
+    pub marked_s: std::collections::HashMap<String, i64>,
     /// Blocks of the bucket, ours and others', as last listed.
     pub bucket_blocks: Vec<BlockMeta>,
     pub listed: bool,
@@ -147,8 +155,11 @@ impl MetricStore {
         }
         let parts = HeadParts { fs: fs.clone(), wal, clock: options.clock.clone(), rules: options.rules, limits: options.limits };
         let head = Head::new(parts, &dir.join("head"), replay)?;
-        head.spill(options.spill_bytes)?;
-        let cache = Arc::new(open_cache(&options)?);
+        if let Err(e) = head.spill(options.spill_bytes) {
+            // Of a full disk, say: what is there can be read all the same, and upkeep tries again.
+            tracing::warn!(error = %e, "finished chunks stay in memory for now");
+        }
+        let cache = options.cache.clone().map_or_else(|| open_cache(&options).map(Arc::new), Ok)?;
         let opener = Arc::new(StoreOpener {
             fs: fs.clone(),
             bucket: options.bucket.clone().map(|bucket| CachedBucket { bucket, cache: cache.clone() }),
@@ -173,11 +184,19 @@ impl MetricStore {
             ownership,
             recovery,
             bucket_error: Mutex::new(None),
+            deletes_in_bucket: Mutex::default(),
             closed: AtomicBool::new(false),
         }));
         store.load_deletes()?;
-        store.sync_bucket(&mut store.0.work.lock());
-        store.rebuild_version(&store.0.work.lock())?;
+        {
+            let mut work = store.0.work.lock();
+            // The process before may have been at any of them.
+            work.begun = store.0.manifest.lock().blocks.iter().filter(|b| b.uploaded_ms.is_none()).map(|b| b.ulid.clone()).collect();
+            if let Err(e) = store.sync_bucket(&mut work) {
+                store.bucket_failed(&mut work, &e);
+            }
+            store.rebuild_version(&work)?;
+        }
         Ok(store)
     }
 
@@ -206,6 +225,20 @@ impl MetricStore {
         next.save(&self.0.options.fs, &self.0.options.dir.join("metrics"))?;
         *manifest = next;
         Ok(())
+    }
+
+    /// After a save that failed: removes new blocks, unless the manifest on the disk names them all the same. They would lie
+    /// there until the next start, and every further try on a full disk would add some.
+    pub(super) fn discard_unnamed(&self, ulids: &[String]) {
+        let manifest = self.0.manifest.lock();
+        if self.check_open().is_err() {
+            return;
+        }
+        let Ok(on_disk) = Manifest::load(&self.0.options.fs, &self.0.options.dir.join("metrics")) else { return };
+        let named = |ulid: &str| [&on_disk, &*manifest].iter().any(|m| m.blocks.iter().any(|b| b.ulid == ulid));
+        for ulid in ulids.iter().filter(|u| !named(u)) {
+            let _ = self.0.options.fs.remove_dir_all(&self.local_dir().join(ulid));
+        }
     }
 
     /// A handle for fast appends to one series.
@@ -275,7 +308,8 @@ impl MetricStore {
     /// A rough count of heap bytes in use, cheap enough to ask often.
     pub fn heap_bytes_estimate(&self) -> usize {
         let s = self.0.head.stats();
-        s.series * 300 + s.chunks as usize * 160 + self.0.head.sealed_heap_bytes() + self.0.cache.size_bytes() as usize
+        let cache = if self.0.options.cache.is_none() { self.0.cache.size_bytes() as usize } else { 0 };
+        s.series * 300 + s.chunks as usize * 160 + self.0.head.sealed_heap_bytes() + cache
     }
 
     /// What a flush would give back of it, about: all, but for what the last one left (records of series stay until they are
@@ -430,25 +464,47 @@ impl SeriesSource for MetricStore {
 }
 
 impl MetricStore {
-    /// Records a delete: hidden at once, here and on every node that reads the bucket.
+    /// Records a delete: hidden at once, here and on every node that reads the bucket. It concerns what is there: of a range
+    /// that reaches beyond now, samples that come later stay.
     pub fn delete(&self, range: TimeRange, matchers: Vec<Matcher>) -> Result<()> {
         if matchers.iter().all(|m| m.matches_empty()) {
             return Err(Error::invalid("a delete needs a matcher that does not match the empty string"));
         }
         self.check_writable()?;
+        let now_ms = self.0.options.clock.now_ms();
+        let max_ms = if range.max_ms > now_ms { self.newest_beyond(now_ms, &matchers)?.min(range.max_ms) } else { range.max_ms };
+        if range.min_ms > max_ms {
+            return Ok(());
+        }
+        let range = TimeRange::new(range.min_ms, max_ms);
         let ulid = self.new_ulid();
         let d = Delete::new(ulid, range, matchers);
-        let dir = self.deletes_dir();
-        let path = dir.join(format!("{}.json", d.spec.ulid));
-        crate::sealed::save(&self.0.options.fs, &path, &d.spec)?;
+        self.keep_delete(&d.spec)?;
         {
             let mut v = self.0.version.write();
             let mut next = (**v).clone();
             next.deletes.push(Arc::new(d));
             *v = Arc::new(next);
         }
-        self.upload_deletes();
+        if let Err(e) = self.upload_deletes() {
+            tracing::warn!(error = %e, "a delete could not be uploaded; it will be tried again");
+        }
         Ok(())
+    }
+
+    /// The time of the newest sample that these match, or `now_ms` if none lies ahead of it: clocks differ.
+    fn newest_beyond(&self, now_ms: i64, matchers: &[Matcher]) -> Result<i64> {
+        let ahead = TimeRange::new(now_ms.saturating_add(1), i64::MAX);
+        let sel = self.select(&SelectRequest { sorted: false, ..SelectRequest::new(matchers.to_vec(), ahead) })?;
+        let (mut newest_ms, mut buf) = (now_ms, SampleBuf::default());
+        for i in 0..sel.len() {
+            newest_ms = sel.newest(i, ahead, &mut buf)?.map_or(newest_ms, |s| newest_ms.max(s.t));
+        }
+        Ok(newest_ms)
+    }
+
+    pub(super) fn keep_delete(&self, spec: &super::deletes::DeleteSpec) -> Result<()> {
+        crate::sealed::save(&self.0.options.fs, &self.deletes_dir().join(format!("{}.json", spec.ulid)), spec)
     }
 
     pub(super) fn deletes_dir(&self) -> PathBuf {

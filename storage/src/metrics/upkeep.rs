@@ -32,6 +32,7 @@ struct Known {
 
 const MIN_BACKOFF_MS: i64 = 1_000;
 const MAX_BACKOFF_MS: i64 = 300_000;
+const LEASE_RETRY_MS: i64 = 60_000;
 
 impl MetricStore {
     /// One turn of upkeep. Call it every second or so; it does what is due. Trouble with the bucket is remembered
@@ -46,22 +47,25 @@ impl MetricStore {
     pub fn flush_due(&self) -> Result<()> {
         self.check_writable()?;
         self.0.head.apply_decided();
-        self.0.head.spill(self.0.options.spill_bytes)?;
+        let spilled = self.0.head.spill(self.0.options.spill_bytes);
         self.collect();
-        if self.is_due() { self.flush() } else { Ok(()) }
+        let flushed = if self.is_due() { self.flush() } else { Ok(()) };
+        flushed.and(spilled)
     }
 
-    /// Upkeep but for flushes: merges, retention, the bucket.
+    /// Upkeep but for flushes: merges, retention, the bucket. One that fails keeps none of the others from being run: what
+    /// retention removes may be the room that a merge lacks. The first failure is returned.
     pub fn tend(&self) -> Result<()> {
         self.check_writable()?;
         let mut work = self.0.work.lock();
+        let mut merged = Ok(());
         if self.0.options.compaction {
             self.tend_lease(&mut work);
-            self.compact_once(&mut work, self.settle_ms())?;
+            merged = self.compact_once(&mut work, self.settle_ms()).map(|_| ());
         }
-        self.apply_retention(&mut work)?;
+        let retained = self.apply_retention(&mut work).map(|_| ());
         self.tend_bucket(&mut work);
-        Ok(())
+        merged.and(retained)
     }
 
     /// A finished range (with a tenth of its width for stragglers), or too much memory.
@@ -94,13 +98,15 @@ impl MetricStore {
 
     fn tend_bucket(&self, work: &mut Work) {
         let now_ms = self.0.options.clock.now_ms();
-        if self.0.options.bucket.is_none() || now_ms < work.retry_at_ms {
+        // What lies farther ahead than any wait was set before the clock was set back.
+        let waiting = (1..=MAX_BACKOFF_MS).contains(&work.retry_at_ms.saturating_sub(now_ms));
+        if self.0.options.bucket.is_none() || waiting {
             return;
         }
-        self.upload_deletes();
-        let done = self.upload_pending(work).and_then(|()| self.tend_obsolete(work));
-        if done.is_ok() && now_ms - work.last_sync_ms >= self.0.options.sync_interval_ms {
-            self.sync_bucket(work);
+        let mut done = self.upload_deletes().and_then(|()| self.upload_pending(work)).and_then(|()| self.tend_obsolete(work));
+        let since_ms = now_ms.saturating_sub(work.last_sync_ms);
+        if done.is_ok() && (!work.listed || !(0..self.0.options.sync_interval_ms).contains(&since_ms)) {
+            done = self.sync_bucket(work);
             if let Err(e) = self.rebuild_version(work) {
                 tracing::error!(error = %e, "blocks could not be listed");
             }
@@ -111,15 +117,21 @@ impl MetricStore {
         }
     }
 
-    /// Blocks that other writers have left in the bucket are for whoever holds the lease.
+    /// Blocks that other writers have left in the bucket are for whoever holds the lease. A lease that can't be had (a bucket
+    /// without conditional puts, or that lets nobody write there) holds up nothing else.
     fn tend_lease(&self, work: &mut Work) {
         let now_ms = self.0.options.clock.now_ms();
-        if now_ms < work.retry_at_ms {
+        if (1..=LEASE_RETRY_MS).contains(&work.lease_retry_at_ms.saturating_sub(now_ms)) {
             return;
         }
         let v = self.version();
         if let Err(e) = self.0.ownership.tend(v.blocks.iter().map(|b| (b.meta.writer(), b.meta.ulid.as_str())), now_ms) {
-            self.bucket_failed(work, &e);
+            if work.lease_retry_at_ms == 0 {
+                tracing::warn!(error = %e, "the lease can't be had; blocks that other writers have left wait");
+            }
+            work.lease_retry_at_ms = now_ms.saturating_add(LEASE_RETRY_MS);
+        } else {
+            work.lease_retry_at_ms = 0;
         }
     }
 
@@ -131,7 +143,7 @@ impl MetricStore {
         }
     }
 
-    fn bucket_failed(&self, work: &mut Work, e: &Error) {
+    pub(super) fn bucket_failed(&self, work: &mut Work, e: &Error) {
         work.backoff_ms = (work.backoff_ms * 2).clamp(MIN_BACKOFF_MS, MAX_BACKOFF_MS);
         work.retry_at_ms = self.0.options.clock.now_ms() + work.backoff_ms;
         let mut last = self.0.bucket_error.lock();
@@ -148,8 +160,7 @@ impl MetricStore {
         if self.0.options.bucket.is_none() {
             return Ok(());
         }
-        self.upload_deletes();
-        match self.upload_pending(&mut work) {
+        match self.upload_deletes().and_then(|()| self.upload_pending(&mut work)) {
             Ok(()) => {
                 self.bucket_fine(&mut work);
                 Ok(())
@@ -176,6 +187,7 @@ impl MetricStore {
                 Err(e) if is_damage(&e) => continue,
                 Err(e) => return Err(e),
             };
+            work.begun.insert(ulid.clone());
             // meta.json is last in the list: a block without it does not exist for readers.
             for f in meta.thanos.as_ref().map_or(&[][..], |t| &t.files) {
                 bucket.put_file(&format!("{prefix}/{}", f.rel_path), &dir.join(&f.rel_path))?;
@@ -184,6 +196,7 @@ impl MetricStore {
             work.bucket_blocks.push(meta);
             self.0.names.lock().in_bucket.push(ulid.clone());
             self.mark_uploaded(&ulid)?;
+            work.begun.remove(&ulid);
         }
         self.drop_local(work)
     }
@@ -253,19 +266,25 @@ impl MetricStore {
             let prefix = format!("{}/{}", self.bucket_prefix(), o.ulid);
             let mark_key = format!("{prefix}/deletion-mark.json");
             let now_s = self.0.options.clock.now_ms() / 1000;
-            let mark: Option<DeletionMark> = match bucket.get(&mark_key) {
-                Ok(b) => serde_json::from_slice(&b).ok(),
-                Err(e) if e.kind == ErrorKind::NotFound => None,
-                Err(e) => return Err(e),
+            // Asked for once: it is looked at every turn, for as long as the block waits for its end.
+            let marked_s = match work.marked_s.get(&o.ulid) {
+                Some(s) => Some(*s),
+                None => match bucket.get(&mark_key) {
+                    Ok(b) => serde_json::from_slice::<DeletionMark>(&b).ok().map(|m| m.deletion_time),
+                    Err(e) if e.kind == ErrorKind::NotFound => None,
+                    Err(e) => return Err(e),
+                },
             };
-            match mark {
+            work.marked_s.extend(marked_s.map(|s| (o.ulid.clone(), s)));
+            match marked_s {
                 None => {
                     let m = DeletionMark { id: o.ulid.clone(), version: 1, details: o.reason.clone(), deletion_time: now_s };
                     let json = bytes::Bytes::from(serde_json::to_vec(&m).unwrap_or_default());
                     bucket.put(&mark_key, json.clone())?;
                     bucket.put(&format!("{}/markers/{}-deletion-mark.json", self.bucket_prefix(), o.ulid), json)?;
+                    work.marked_s.insert(o.ulid, now_s);
                 }
-                Some(m) if (now_s - m.deletion_time) * 1000 >= self.0.options.delete_delay_ms => {
+                Some(s) if now_s.saturating_sub(s).saturating_mul(1000) >= self.0.options.delete_delay_ms => {
                     // Forgotten first: a start while the bucket is down must not look for what is gone.
                     work.bucket_blocks.retain(|b| b.ulid != o.ulid);
                     self.remember_bucket(work)?;
@@ -274,6 +293,7 @@ impl MetricStore {
                     let mut next = manifest.clone();
                     next.obsolete.retain(|x| x.ulid != o.ulid);
                     self.save(&mut manifest, next)?;
+                    work.marked_s.remove(&o.ulid);
                 }
                 Some(_) => {}
             }
@@ -305,14 +325,15 @@ impl MetricStore {
 
     /// Lists the bucket. If it can't be reached, what was known last stands in; a store that never saw its bucket
     /// says so in every query.
-    pub(super) fn sync_bucket(&self, work: &mut Work) {
+    pub(super) fn sync_bucket(&self, work: &mut Work) -> Result<()> {
         let Some(bucket) = self.0.options.bucket.clone() else {
             work.listed = true;
-            return;
+            return Ok(());
         };
-        work.last_sync_ms = self.0.options.clock.now_ms();
-        match self.list_bucket(&*bucket, work) {
+        let now_ms = self.0.options.clock.now_ms();
+        let done = match self.list_bucket(&*bucket, work) {
             Ok((list, unknown)) => {
+                work.last_sync_ms = now_ms;
                 let changed = !work.listed || list != work.bucket_blocks;
                 work.unknown = unknown;
                 work.bucket_blocks = list;
@@ -323,6 +344,7 @@ impl MetricStore {
                 {
                     tracing::warn!(error = %e, "the list of the bucket's blocks could not be kept");
                 }
+                Ok(())
             }
             Err(e) => {
                 if !work.listed
@@ -332,15 +354,16 @@ impl MetricStore {
                     work.bucket_blocks = known.blocks;
                     work.listed = true;
                 }
-                self.bucket_failed(work, &e);
+                Err(e)
             }
-        }
+        };
         self.0.names.lock().in_bucket = work.bucket_blocks.iter().map(|b| b.ulid.clone()).collect();
         let incomplete = self.what_is_missing(work, &work.unknown);
         let mut v = self.0.version.write();
         if v.incomplete != incomplete {
             *v = Arc::new(super::version::Version { incomplete, ..(**v).clone() });
         }
+        done
     }
 
     /// Why answers may miss something.
@@ -380,22 +403,29 @@ impl MetricStore {
         Ok((out, unknown))
     }
 
-    pub(super) fn upload_deletes(&self) {
-        let Some(bucket) = &self.0.options.bucket else { return };
+    /// Puts deletes into the bucket that it is not known to have.
+    pub(super) fn upload_deletes(&self) -> Result<()> {
+        let Some(bucket) = &self.0.options.bucket else { return Ok(()) };
         for d in &self.version().deletes {
-            let key = format!("deletes/{}/{}.json", self.0.options.tenant, d.spec.ulid);
-            if let Err(e) = bucket.put_if_absent(&key, d.to_json().into()) {
-                tracing::warn!(error = %e, "a delete could not be uploaded; it will be tried again");
-                return;
+            if self.0.deletes_in_bucket.lock().contains(&d.spec.ulid) {
+                continue;
             }
+            let key = format!("deletes/{}/{}.json", self.0.options.tenant, d.spec.ulid);
+            bucket.put_if_absent(&key, d.to_json().into())?;
+            self.0.deletes_in_bucket.lock().insert(d.spec.ulid.clone());
         }
+        Ok(())
     }
 
+    /// Deletes that were made elsewhere. They are kept here too: a start while the bucket is away must not show again what
+    /// they hide.
     fn fetch_deletes(&self, bucket: &dyn Bucket) -> Result<()> {
         let mut fresh = Vec::new();
         let known = self.version();
+        let mut there = std::collections::HashSet::new();
         for o in bucket.list(&format!("deletes/{}/", self.0.options.tenant))? {
             let name = o.key.rsplit('/').next().unwrap_or("").trim_end_matches(".json");
+            there.insert(name.to_owned());
             if known.deletes.iter().any(|d| d.spec.ulid == name) {
                 continue;
             }
@@ -406,11 +436,21 @@ impl MetricStore {
                 }
             }
         }
-        if !fresh.is_empty() {
+        for d in fresh.iter().filter(|_| !self.0.options.read_only) {
+            if let Err(e) = self.keep_delete(&d.spec) {
+                tracing::warn!(error = %e, "a delete that was made elsewhere could not be kept here");
+            }
+        }
+        {
+            // One made meanwhile is put there once more at most.
+            *self.0.deletes_in_bucket.lock() = there;
             let mut v = self.0.version.write();
             let mut next = (**v).clone();
-            next.deletes.extend(fresh);
-            *v = Arc::new(next);
+            fresh.retain(|f| !next.deletes.iter().any(|d| d.spec.ulid == f.spec.ulid));
+            if !fresh.is_empty() {
+                next.deletes.extend(fresh);
+                *v = Arc::new(next);
+            }
         }
         Ok(())
     }

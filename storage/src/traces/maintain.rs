@@ -48,7 +48,9 @@ impl TraceStore {
     /// removes what was marked long enough ago. One listing, and a look at each folder that is not read.
     fn refresh(&self, now_ms: i64) -> Result<()> {
         let (inner, o) = (&self.0, &self.0.options);
-        let due = now_ms.saturating_sub(inner.synced_ms.load(Ordering::Relaxed)) >= o.sync_interval_ms;
+        // A listing that lies ahead of the clock tells that it was set back, and nothing else.
+        let since_ms = now_ms.saturating_sub(inner.synced_ms.load(Ordering::Relaxed));
+        let due = !(0..o.sync_interval_ms).contains(&since_ms);
         if !due && inner.state.read().unlisted.is_none() {
             return Ok(());
         }

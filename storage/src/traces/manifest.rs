@@ -85,9 +85,7 @@ impl Manifest {
             }
         }
         lost.retain(|u| !known.iter().any(|h| h.meta.ulid == *u) && !self.is_superseded(u, known));
-        if let Some(lost) = lost.first() {
-            return Err(Error::corrupt(format!("block {lost} is neither staged nor in the bucket")).at(dir));
-        }
+        damaged.extend(lost.iter().map(|u| format!("{}: block {u} was to be uploaded and is gone", dir.display())));
         Ok((out, damaged))
     }
 

@@ -65,15 +65,17 @@ pub(super) struct State {
     pub(super) blocks: Arc<Vec<Arc<BlockHandle>>>,
     /// Why the bucket's blocks are not known yet: until they are, no answer can be whole.
     pub(super) unlisted: Option<String>,
-    /// Blocks of which nothing can be read, with what is wrong.
+    /// Blocks of the bucket of which nothing can be read, with what is wrong.
     pub(super) damaged: Vec<String>,
+    /// The same of blocks that wait here for their upload.
+    pub(super) damaged_here: Vec<String>,
 }
 
 impl State {
     /// Why an answer could miss something.
     pub(super) fn incomplete(&self) -> Option<String> {
         let unlisted = self.unlisted.iter().map(|why| format!("the bucket was never reached, so its blocks are unknown: {why}"));
-        let why: Vec<String> = unlisted.chain(self.damaged.iter().cloned()).collect();
+        let why: Vec<String> = unlisted.chain(self.damaged.iter().chain(&self.damaged_here).cloned()).collect();
         (!why.is_empty()).then(|| why.join("; "))
     }
 
@@ -201,13 +203,12 @@ impl TraceStore {
         let cache = options.cache.clone().unwrap_or_else(|| Arc::new(RangeCache::new(DEFAULT_CACHE_BYTES)));
         let bucket = CachedBucket { bucket: options.bucket.clone(), cache };
         // Without the bucket ingest goes on; `maintain` lists it as soon as it answers.
-        let ((mut handles, mut damaged), unlisted) = match blocks::list(&options, &bucket) {
+        let ((mut handles, damaged), unlisted) = match blocks::list(&options, &bucket) {
             Ok(found) => (found, None),
             Err(e) => (Default::default(), Some(e.to_string())),
         };
-        let (staged, unreadable) = manifest.staged(&options, &bucket, &handles)?;
+        let (staged, damaged_here) = manifest.staged(&options, &bucket, &handles)?;
         handles.extend(staged);
-        damaged.extend(unreadable);
         let mut live = Live::default();
         let now = options.clock.now_ms();
         let mut replay = |at: strandline_wal::Position, bytes: &[u8]| {
@@ -224,8 +225,8 @@ impl TraceStore {
         };
         let wal_dir = options.dir.join("wal").join("traces");
         let (wal, recovery) = Wal::open(fs, &wal_dir, options.wal.clone(), &mut replay).map_err(wal_error)?;
-        let state =
-            State { live, pending: BTreeMap::new(), pending_bytes: 0, frozen: Vec::new(), blocks: Arc::new(handles), unlisted, damaged };
+        let (pending, blocks) = (BTreeMap::new(), Arc::new(handles));
+        let state = State { live, pending, pending_bytes: 0, frozen: Vec::new(), blocks, unlisted, damaged, damaged_here };
         let lease = Lease::new(options.bucket.clone(), options.clock.clone(), "traces", &options.tenant, &options.writer_id);
         let ownership = Ownership::new(&options.writer_id, Some(lease), options.adopt_after_ms);
         Ok(TraceStore(Arc::new(Inner {
@@ -431,7 +432,8 @@ impl TraceStore {
         let now = inner.options.clock.now_ms();
         let due = {
             let s = inner.state.read();
-            let old = s.live.oldest_ms.is_some_and(|t| now - t >= inner.options.flush_age_ms);
+            // What came later than now came before the clock was set back.
+            let old = s.live.oldest_ms.is_some_and(|t| !(0..inner.options.flush_age_ms).contains(&now.saturating_sub(t)));
             old || !s.frozen.is_empty() || s.live.memory_bytes() >= inner.options.flush_bytes
         };
         if due { self.cut(&mut manifest) } else { Ok(()) }
@@ -481,9 +483,15 @@ impl TraceStore {
         });
         // Best effort: opening removes what no manifest names.
         let metas = written.inspect_err(|_| begun.iter().for_each(|u| drop(inner.options.fs.remove_dir_all(&dir.join(u)))))?;
-        manifest.change(&inner.options.fs, &dir, |m| {
+        let changed = manifest.change(&inner.options.fs, &dir, |m| {
             m.wal_floor = floor;
             m.staged.extend(metas.iter().map(|m| m.ulid.clone()));
+        });
+        // The manifest on the disk may name them all the same. Where it does not they would lie there until the next start,
+        // and every further try on a full disk would add some.
+        changed.inspect_err(|_| {
+            let named = |u: &String| Manifest::load(&inner.options.fs, &dir).map_or(true, |m| m.staged.contains(u));
+            begun.iter().filter(|u| !named(u)).for_each(|u| drop(inner.options.fs.remove_dir_all(&dir.join(u))));
         })?;
         let new = metas.into_iter().map(|m| {
             let at = dir.join(&m.ulid);

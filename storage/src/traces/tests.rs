@@ -16,6 +16,7 @@ use crate::model::{Span, SpanId, Trace, TraceId};
 use crate::read::{AttributeScope, Field, ScanRequest, SpanBatch, SpanSource, Value, field_of};
 
 mod far;
+mod faults;
 
 const NOW_MS: i64 = 1_700_000_000_000;
 

@@ -37,6 +37,11 @@ pub trait Fs: Send + Sync + 'static {
     fn remove_file(&self, path: &Path) -> io::Result<()>;
     /// Removes a folder and all in it.
     fn remove_dir_all(&self, dir: &Path) -> io::Result<()>;
+    /// Removes a folder if nothing is in it; an error otherwise.
+    fn remove_empty_dir(&self, dir: &Path) -> io::Result<()> {
+        let _ = dir;
+        Err(io::ErrorKind::Unsupported.into())
+    }
     /// Makes the names in a folder durable.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
     /// Cuts a file to `len` bytes and syncs it.
@@ -55,17 +60,17 @@ pub trait Fs: Send + Sync + 'static {
         let f = self.open(path)?;
         f.read_at(0, f.len() as usize)
     }
-    /// Writes a file whole: a temporary name, sync, rename, sync of the folder.
+    /// Writes a file whole: a temporary name, sync, rename, sync of the folder. Nothing stays of one that can't be written.
     fn write_atomic(&self, path: &Path, content: &[u8]) -> io::Result<()> {
         let dir = path.parent().unwrap_or(Path::new("."));
         let mut name = path.file_name().unwrap_or_default().to_owned();
         name.push(".tmp");
         let tmp = dir.join(name);
-        let mut f = self.create(&tmp)?;
-        f.write_all(content)?;
-        f.sync()?;
-        drop(f);
-        self.rename(&tmp, path)?;
+        let written = self.create(&tmp).and_then(|mut f| f.write_all(content).and_then(|()| f.sync()));
+        written.and_then(|()| self.rename(&tmp, path)).inspect_err(|_| {
+            // What a full disk took of it would fill it further, and whoever lists the folder overlooks it.
+            let _ = self.remove_file(&tmp);
+        })?;
         self.sync_dir(dir)
     }
 }

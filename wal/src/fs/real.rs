@@ -175,6 +175,9 @@ impl Fs for RealFs {
     fn remove_dir_all(&self, dir: &Path) -> io::Result<()> {
         fs::remove_dir_all(dir)
     }
+    fn remove_empty_dir(&self, dir: &Path) -> io::Result<()> {
+        fs::remove_dir(dir)
+    }
     #[cfg(unix)]
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         File::open(dir)?.sync_all()

@@ -391,6 +391,14 @@ impl Fs for SimFs {
         s.dirs.retain(|d, _| !d.starts_with(dir));
         Ok(())
     }
+    fn remove_empty_dir(&self, dir: &Path) -> io::Result<()> {
+        let mut s = self.enter_write()?;
+        let below = |p: &PathBuf| p != dir && p.starts_with(dir);
+        if s.live.keys().any(below) || s.dirs.keys().any(below) {
+            return Err(io::ErrorKind::DirectoryNotEmpty.into());
+        }
+        s.dirs.remove(dir).map(|_| ()).ok_or_else(|| not_found(dir))
+    }
     /// Names in `dir` become durable; renamed folders take what is below them along, as a real rename does.
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let mut s = self.enter_write()?;

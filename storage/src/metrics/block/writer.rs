@@ -33,9 +33,10 @@ impl BlockWriter {
         let target = parent.join(&meta.ulid);
         let tmp = parent.join(format!("{}.tmp", meta.ulid));
         let chunk_dir = tmp.join(CHUNKS);
-        fs.create_dir_all(&chunk_dir).map_err(|e| Error::io("creating a block's folder", &tmp, e))?;
         symbols.seal();
-        let index = IndexWriter::create(&fs, &tmp.join(INDEX), symbols)?;
+        let made = fs.create_dir_all(&chunk_dir).map_err(|e| Error::io("creating a block's folder", &tmp, e));
+        let made = made.and_then(|()| IndexWriter::create(&fs, &tmp.join(INDEX), symbols));
+        let index = made.inspect_err(|_| discard(&*fs, &tmp))?;
         let chunks = ChunkWriter::new(fs.clone(), &chunk_dir);
         let samples = TimeRange::new(i64::MAX, i64::MIN);
         Ok(BlockWriter { fs, tmp, target, chunks, index, meta, chunk_max: 0, samples })
@@ -68,8 +69,14 @@ impl BlockWriter {
         self.meta.stats.num_series
     }
 
-    /// Completes the block under its name. A block without series is not kept: `None`.
-    pub fn finish(mut self) -> Result<Option<BlockMeta>> {
+    /// Completes the block under its name. A block without series is not kept: `None`. Nothing stays of one that can't be
+    /// completed: each try has a name of its own, and a full disk would be filled further.
+    pub fn finish(self) -> Result<Option<BlockMeta>> {
+        let (fs, tmp, target) = (self.fs.clone(), self.tmp.clone(), self.target.clone());
+        self.complete().inspect_err(|_| [tmp, target].iter().for_each(|dir| discard(&*fs, dir)))
+    }
+
+    fn complete(mut self) -> Result<Option<BlockMeta>> {
         let io = |doing: &'static str, p: &Path| {
             let p = p.to_owned();
             move |e| Error::io(doing, &p, e)
@@ -106,7 +113,11 @@ impl BlockWriter {
     pub fn abort(self) {
         let (fs, tmp) = (self.fs.clone(), self.tmp.clone());
         drop(self);
-        // What stays is removed at the next start.
-        let _ = fs.remove_dir_all(&tmp);
+        discard(&*fs, &tmp);
     }
+}
+
+/// Removes what no manifest names. What stays all the same is removed at the next start.
+fn discard(fs: &dyn Fs, dir: &Path) {
+    let _ = fs.remove_dir_all(dir);
 }

@@ -171,25 +171,30 @@ impl MetricStore {
 
     /// Replaces blocks by one (or none): manifest, version, then whatever must be marked or removed.
     pub(in crate::metrics) fn swap(&self, gone: &[String], written: Option<BlockMeta>, reason: &str, work: &mut Work) -> Result<()> {
-        {
-            let mut manifest = self.0.manifest.lock();
-            let mut next = manifest.clone();
-            for g in gone {
-                let local = next.blocks.iter().position(|b| b.ulid == *g).map(|i| next.blocks.remove(i));
-                let in_bucket = local.as_ref().is_none_or(|l| l.uploaded_ms.is_some());
-                if in_bucket {
-                    next.obsolete.push(Obsolete { ulid: g.clone(), reason: reason.to_owned() });
-                }
-            }
-            if let Some(m) = &written {
-                next.blocks.push(LocalBlock { ulid: m.ulid.clone(), uploaded_ms: None });
-            }
-            self.save(&mut manifest, next)?;
-        }
+        let name = written.as_ref().map(|m| m.ulid.clone());
+        self.name_instead(gone, written, reason, work).inspect_err(|_| self.discard_unnamed(name.as_slice()))?;
         let old: Vec<Arc<BlockEntry>> = self.version().blocks.iter().filter(|b| gone.contains(&b.meta.ulid)).cloned().collect();
         self.rebuild_version(work)?;
         self.bury(old);
         Ok(())
+    }
+
+    /// The manifest's part of [`MetricStore::swap`].
+    fn name_instead(&self, gone: &[String], written: Option<BlockMeta>, reason: &str, work: &Work) -> Result<()> {
+        let mut manifest = self.0.manifest.lock();
+        let mut next = manifest.clone();
+        for g in gone {
+            let local = next.blocks.iter().position(|b| b.ulid == *g).map(|i| next.blocks.remove(i));
+            // Of an upload that failed the bucket may hold a part, which nobody else would remove.
+            let in_bucket = local.as_ref().is_none_or(|l| l.uploaded_ms.is_some()) || work.begun.contains(g);
+            if in_bucket {
+                next.obsolete.push(Obsolete { ulid: g.clone(), reason: reason.to_owned() });
+            }
+        }
+        if let Some(m) = written {
+            next.blocks.push(LocalBlock { ulid: m.ulid, uploaded_ms: None });
+        }
+        self.save(&mut manifest, next)
     }
 }
 

@@ -91,7 +91,11 @@ impl Spill {
             buf.extend_from_slice(c);
         }
         let written = self.fs.create(&path).and_then(|mut f| f.write_all(&buf)).and_then(|()| self.fs.open(&path));
-        let file = written.map_err(|e| Error::io("writing a head chunk file", &path, e))?;
+        let file = written.map_err(|e| {
+            // The next try has another name: what a full disk took of this one would fill it further.
+            let _ = self.fs.remove_file(&path);
+            Error::io("writing a head chunk file", &path, e)
+        })?;
         self.bytes.fetch_add(buf.len() as u64, Ordering::Relaxed);
         let chunks = AtomicU32::new(chunks.len() as u32);
         self.files.write().insert(number, SpillFile { file, path, chunks });
@@ -120,5 +124,24 @@ impl Spill {
     /// Bytes in spill files.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use strandline_wal::fs::{FaultKind, SimFs};
+
+    #[test]
+    fn nothing_stays_of_a_file_that_a_full_disk_cut_short() {
+        let fs = SimFs::new();
+        let s = Spill::open(Arc::new(fs.clone()), Path::new("/head")).unwrap();
+        // The file is made, what goes into it is not written.
+        fs.fail_call(fs.calls() + 2, FaultKind::Enospc);
+        assert!(s.write(&[b"abc"]).is_err());
+        assert_eq!(fs.files(), []);
+        let (number, _) = s.write(&[b"abc"]).unwrap();
+        assert_eq!(s.file(number).unwrap().len(), 3);
     }
 }

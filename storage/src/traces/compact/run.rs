@@ -1,5 +1,6 @@
 //! Merging blocks of one window into one, trace by trace.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use super::order::Order;
@@ -34,16 +35,28 @@ impl TraceStore {
         self.0.pace.lock().is_busy(self.options().clock.now_ms())
     }
 
-    /// Merges blocks into one. False if it gave way, which an urgent one never does: nothing has changed then.
+    /// Merges blocks into one. False if it gave way, which an urgent one never does: nothing has changed then. Nothing stays
+    /// of one that fails: each try has a name of its own.
     fn merge(&self, inputs: &[Arc<BlockHandle>], urgent: bool) -> Result<bool> {
+        let o = self.options();
+        let ulid = self.next_ulid();
+        let dir = o.dir.join("traces").join(&ulid);
+        let done = self.merge_as(&ulid, &dir, inputs, urgent);
+        // Once closed, the folder is another's.
+        if !matches!(done, Ok(true)) && self.0.check_open().is_ok() && o.fs.exists(&dir) {
+            o.fs.remove_dir_all(&dir).map_err(|e| Error::io("removing an unfinished merge", &dir, e))?;
+        }
+        done
+    }
+
+    fn merge_as(&self, ulid: &str, dir: &Path, inputs: &[Arc<BlockHandle>], urgent: bool) -> Result<bool> {
         let o = self.options();
         let opened = inputs.iter().map(|b| b.open()).collect::<Result<Vec<_>>>()?;
         let mut sampler = Sampler::default();
         opened.iter().try_for_each(|b| survey(b, &mut sampler))?;
         let sum = |f: fn(&BlockHandle) -> u64| inputs.iter().map(|b| f(b)).sum::<u64>();
-        let ulid = self.next_ulid();
         let identity = BlockIdentity {
-            ulid: ulid.clone(),
+            ulid: ulid.to_owned(),
             tenant: o.tenant.clone(),
             writer_id: o.writer_id.clone(),
             window_start_ms: inputs[0].meta.window_start_ms,
@@ -51,25 +64,27 @@ impl TraceStore {
             level: inputs.iter().map(|b| b.meta.level).max().unwrap_or(0) + 1,
             sources: inputs.iter().flat_map(|b| std::iter::once(b.meta.ulid.clone()).chain(b.meta.sources.clone())).collect(),
         };
-        let dir = o.dir.join("traces").join(&ulid);
         let size = (sum(|b| b.meta.spans), sum(|b| b.meta.traces));
-        let mut writer = BlockWriter::create(o.fs.clone(), &dir, identity, sampler.layout()?, o.compact_write.clone(), size)?;
+        let mut writer = BlockWriter::create(o.fs.clone(), dir, identity, sampler.layout()?, o.compact_write.clone(), size)?;
         let mut order = Order::new(opened, &o.compact_write)?;
         while let Some((rows, traces)) = order.next_group()? {
             self.0.check_open()?;
             if !urgent && self.is_busy() {
-                drop(writer);
-                return o.fs.remove_dir_all(&dir).map(|()| false).map_err(|e| Error::io("removing a merge that gave way", &dir, e));
+                return Ok(false);
             }
             writer.gather(&rows, traces)?;
         }
         let meta = writer.finish()?;
-        let prefix = blocks::prefix(&o.tenant, &ulid);
-        o.bucket.put_file(&format!("{prefix}{SPANS_FILE}"), &dir.join(SPANS_FILE))?;
+        let prefix = blocks::prefix(&o.tenant, ulid);
+        let spans = format!("{prefix}{SPANS_FILE}");
+        o.bucket.put_file(&spans, &dir.join(SPANS_FILE)).inspect_err(|_| {
+            // Best effort: it may be the bucket that is away. Without a description nobody reads it.
+            let _ = o.bucket.delete(&spans);
+        })?;
         o.bucket.put_file(&format!("{prefix}{META_FILE}"), &dir.join(META_FILE))?;
         let merged = BlockHandle::in_bucket(meta, o.fs.clone(), self.0.bucket.clone());
         let old: Vec<&str> = inputs.iter().map(|b| b.meta.ulid.as_str()).collect();
         self.replace(&old, Some(merged));
-        o.fs.remove_dir_all(&dir).map(|()| true).map_err(|e| Error::io("removing a merged block's copy", &dir, e))
+        o.fs.remove_dir_all(dir).map(|()| true).map_err(|e| Error::io("removing a merged block's copy", dir, e))
     }
 }

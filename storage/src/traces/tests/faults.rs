@@ -1,0 +1,88 @@
+//! What is left behind by errands that fail, and by damage to what waits for its upload.
+
+use super::*;
+
+/// Folders of blocks on the disk that no manifest names.
+fn unnamed(rig: &Rig) -> Vec<String> {
+    let manifest = rig.fs.read(Path::new("/data/traces/manifest.json")).map_or(String::new(), |b| String::from_utf8_lossy(&b).into());
+    let of = |p: &Path| p.strip_prefix("/data/traces").ok().filter(|p| p.iter().count() > 1)?.iter().next()?.to_str().map(str::to_owned);
+    let mut all: Vec<String> = rig.fs.files().iter().filter_map(|(p, _)| of(p)).filter(|u| !manifest.contains(u)).collect();
+    all.dedup();
+    all
+}
+
+#[test]
+fn flushes_and_merges_that_fail_leave_nothing_behind() {
+    for merges in [false, true] {
+        for call in 1.. {
+            let rig = Rig::new();
+            let store = rig.open();
+            for id in 1..6u8 {
+                put(&store, &[span(id, id, NOW_MS)]);
+                if merges {
+                    store.flush().unwrap();
+                }
+            }
+            let end = rig.fs.calls() + call;
+            rig.fs.fail_call(end, FaultKind::Enospc);
+            let _ = if merges { store.tend() } else { store.flush_local() };
+            assert_eq!(unnamed(&rig), Vec::<String>::new(), "merges: {merges}, call {call}");
+            if rig.fs.calls() < end {
+                break;
+            }
+            store.flush().unwrap();
+            rig.clock.advance(60_000);
+            store.tend().unwrap();
+            (1..6u8).for_each(|id| assert_eq!(names(store.trace(TraceId([id; 16])).unwrap()).len(), 1));
+        }
+    }
+}
+
+#[test]
+fn a_staged_block_that_is_damaged_or_gone_is_said_for_as_long_as_it_is() {
+    for gone in [false, true] {
+        let rig = Rig::new();
+        let store = rig.open();
+        put(&store, &[span(1, 1, NOW_MS)]);
+        store.flush_local().unwrap();
+        let folder = Path::new("/data/traces").join(&store.blocks()[0].meta.ulid);
+        drop(store);
+        if gone {
+            rig.fs.remove_dir_all(&folder).unwrap();
+        } else {
+            for file in ["meta.json", "spans.parquet"] {
+                rig.fs.write_atomic(&folder.join(file), b"something else").unwrap();
+            }
+        }
+        let store = rig.open();
+        put(&store, &[span(2, 1, NOW_MS)]);
+        for _ in 0..3 {
+            assert!(store.incomplete().is_some_and(|why| why.contains(folder.file_name().unwrap().to_str().unwrap())));
+            assert!(store.trace(TraceId([2; 16])).is_err(), "gone: {gone}: an answer could miss what it held");
+            assert_eq!(names(store.trace_partial(TraceId([2; 16])).unwrap().0).len(), 1);
+            // The bucket is listed again, which says nothing of what lies here.
+            rig.clock.advance(120_000);
+            store.maintain().unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_clock_that_is_set_back_holds_up_neither_flushes_nor_listings() {
+    let rig = Rig::new();
+    rig.clock.advance(86_400_000);
+    let store = rig.open();
+    put(&store, &[span(1, 1, NOW_MS)]);
+    rig.clock.set(NOW_MS);
+    store.maintain().unwrap();
+    assert_eq!(store.live_spans(), 0);
+    let mut o = rig.options().unwrap();
+    (o.dir, o.writer_id) = ("/other".into(), "other".into());
+    rig.fs.create_dir_all(Path::new("/other")).unwrap();
+    let other = TraceStore::open(o).unwrap();
+    put(&other, &[span(2, 1, NOW_MS)]);
+    other.flush().unwrap();
+    rig.clock.set(NOW_MS - 1000);
+    store.maintain().unwrap();
+    assert_eq!(names(store.trace(TraceId([2; 16])).unwrap()).len(), 1);
+}

@@ -1,0 +1,235 @@
+//! Full disks and errands that fail: what is left behind, and what goes on all the same. What a delete spares.
+#![allow(clippy::unwrap_used)]
+
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use strandline_storage::bucket::LocalBucket;
+use strandline_storage::clock::ManualClock;
+use strandline_storage::metrics::head::{BatchBuilder, Value};
+use strandline_storage::metrics::{MetricOptions, MetricStore};
+use strandline_storage::model::{Labels, Matcher, TimeRange};
+use strandline_storage::read::{SampleBuf, SelectRequest, SeriesSource};
+use strandline_wal::WalOptions;
+use strandline_wal::fs::{DirEntry, FaultKind, FileRead, FileWrite, Fs, SimFs};
+
+type Happening = (&'static str, Box<dyn FnOnce() + Send>);
+
+/// A disk on which something happens at certain calls.
+struct Meddling {
+    inner: SimFs,
+    /// Happens once, after the folder of this name was listed.
+    listed: Mutex<Option<Happening>>,
+    /// No file can be made below it.
+    full: Option<&'static str>,
+}
+
+impl Fs for Meddling {
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        self.inner.create_dir_all(dir)
+    }
+    fn create(&self, path: &Path) -> io::Result<Box<dyn FileWrite>> {
+        if self.full.is_some_and(|f| path.starts_with(f)) { Err(io::ErrorKind::StorageFull.into()) } else { self.inner.create(path) }
+    }
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn FileRead>> {
+        self.inner.open(path)
+    }
+    fn read_dir(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
+        let found = self.inner.read_dir(dir);
+        let happens = self.listed.lock().unwrap().take_if(|(at, _)| dir == Path::new(at));
+        happens.into_iter().for_each(|(_, what)| what());
+        found
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.inner.rename(from, to)
+    }
+    fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.inner.hard_link(from, to)
+    }
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        self.inner.remove_file(path)
+    }
+    fn remove_dir_all(&self, dir: &Path) -> io::Result<()> {
+        self.inner.remove_dir_all(dir)
+    }
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.inner.sync_dir(dir)
+    }
+    fn truncate(&self, path: &Path, len: u64) -> io::Result<()> {
+        self.inner.truncate(path, len)
+    }
+    fn exists(&self, path: &Path) -> bool {
+        self.inner.exists(path)
+    }
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {
+        self.inner.lock(path)
+    }
+}
+
+const HOUR: i64 = 3_600_000;
+const T0: i64 = 1_700_000_000_000 / (2 * HOUR) * (2 * HOUR);
+
+struct World {
+    fs: SimFs,
+    clock: ManualClock,
+}
+
+impl World {
+    fn new() -> Self {
+        World { fs: SimFs::new(), clock: ManualClock::new(T0) }
+    }
+
+    fn open(&self, with_bucket: bool) -> MetricStore {
+        let fs: Arc<dyn Fs> = Arc::new(self.fs.clone());
+        let mut o = MetricOptions::new(fs.clone(), Arc::new(self.clock.clone()), "/data");
+        o.wal = WalOptions { background: false, ..WalOptions::default() };
+        if with_bucket {
+            o.bucket = Some(Arc::new(LocalBucket::open(fs, "/data/bucket").unwrap()));
+        }
+        MetricStore::open(o).unwrap()
+    }
+}
+
+/// A sample of each of `n` series, every third of job `j1`.
+fn append(s: &MetricStore, n: i64, t: i64) {
+    let mut b = BatchBuilder::default();
+    for i in 0..n {
+        let k = b.series(&Labels::from_pairs([("__name__", "m".to_owned()), ("i", i.to_string()), ("job", format!("j{}", i % 3))]));
+        b.push(k, t + i % 7, 0, Value::Float(i as f64));
+    }
+    let a = s.append(&b.finish()).unwrap();
+    assert!(a.rejected.is_empty());
+    a.commit.wait().unwrap();
+}
+
+fn count(s: &MetricStore, matcher: Matcher) -> usize {
+    let sel = s.select(&SelectRequest::new(vec![matcher], TimeRange::all())).unwrap();
+    let mut buf = SampleBuf::default();
+    (0..sel.len())
+        .map(|i| {
+            sel.read(i, TimeRange::all(), &mut buf).unwrap();
+            buf.len()
+        })
+        .sum()
+}
+
+fn all(s: &MetricStore) -> usize {
+    count(s, Matcher::equal("__name__", "m"))
+}
+
+/// Files of blocks that are not named, where blocks lie.
+fn unnamed(fs: &SimFs, named: &dyn Fn(&str) -> bool) -> Vec<std::path::PathBuf> {
+    let blocks = Path::new("/data/metrics/blocks");
+    let of = |p: &Path| p.strip_prefix(blocks).ok().and_then(|p| p.iter().next()?.to_str()).map(str::to_owned);
+    fs.files().into_iter().map(|(p, _)| p).filter(|p| of(p).is_some_and(|ulid| !named(&ulid))).collect()
+}
+
+#[test]
+fn what_could_not_be_completed_is_not_left_lying() {
+    // A flush and a merge, the disk being full at each of their calls.
+    for merges in [false, true] {
+        for call in 1.. {
+            let w = World::new();
+            let s = w.open(false);
+            for half in 0..2 {
+                append(&s, 20, T0 + half * 60_000);
+                if merges {
+                    s.flush().unwrap();
+                }
+            }
+            w.clock.advance(12 * HOUR);
+            let end = w.fs.calls() + call;
+            w.fs.fail_call(end, FaultKind::Enospc);
+            let done = if merges { s.compact(1).map(|_| ()) } else { s.flush() };
+            // A manifest that was put in place and not made durable counts after a restart.
+            let on_disk = w.fs.read(Path::new("/data/metrics/manifest.json")).map_or(String::new(), |b| String::from_utf8_lossy(&b).into());
+            // What was replaced and can't be removed goes at the next start.
+            let left = if done.is_ok() {
+                Vec::new()
+            } else {
+                unnamed(&w.fs, &|u| on_disk.contains(u) || s.blocks().iter().any(|b| b.meta.ulid == u))
+            };
+            assert_eq!(left, Vec::<std::path::PathBuf>::new(), "merges: {merges}, call {call}");
+            if w.fs.calls() < end {
+                done.unwrap();
+                break;
+            }
+            assert_eq!(all(&s), 40);
+            if merges { s.compact(1).map(|_| ()) } else { s.flush() }.unwrap();
+            assert_eq!(s.blocks().len(), 1, "{call}");
+            assert_eq!(all(&s), 40);
+        }
+    }
+}
+
+#[test]
+fn a_delete_without_an_end_spares_what_comes_later() {
+    let w = World::new();
+    let s = w.open(true);
+    let job = || Matcher::equal("job", "j1");
+    // Of what is there all goes, from clocks that are ahead too.
+    append(&s, 6, T0 - 1000);
+    append(&s, 6, T0 + 5000);
+    s.delete(TimeRange::all(), vec![job()]).unwrap();
+    assert_eq!(count(&s, job()), 0);
+    w.clock.advance(60_000);
+    append(&s, 6, T0 + 60_000);
+    assert_eq!(count(&s, job()), 2);
+    s.clean_tombstones().unwrap();
+    assert_eq!(count(&s, job()), 2);
+    // Nothing is there yet of a range that lies ahead.
+    s.delete(TimeRange::new(T0 + HOUR, T0 + 2 * HOUR), vec![job()]).unwrap();
+    w.clock.advance(HOUR);
+    append(&s, 6, T0 + HOUR + 1000);
+    assert_eq!(count(&s, job()), 4);
+}
+
+#[test]
+fn a_store_opens_on_a_disk_too_full_for_its_scratch() {
+    let w = World::new();
+    let s = w.open(false);
+    (0..300).for_each(|k| append(&s, 20, T0 + k * 1000));
+    s.close().unwrap();
+    drop(s);
+    let fs: Arc<dyn Fs> = Arc::new(Meddling { inner: w.fs.clone(), listed: Mutex::default(), full: Some("/data/metrics/head") });
+    let mut o = MetricOptions::new(fs, Arc::new(w.clock.clone()), "/data");
+    (o.wal.background, o.spill_bytes) = (false, 1);
+    let s = MetricStore::open(o).unwrap();
+    assert_eq!(all(&s), 6000);
+    // Upkeep says so, and a flush makes room.
+    assert!(s.maintain().is_err());
+    w.clock.advance(3 * HOUR);
+    append(&s, 20, T0 + 3 * HOUR);
+    assert!(s.maintain().is_err());
+    assert_eq!((all(&s), s.blocks().len()), (6020, 2));
+    s.maintain().unwrap();
+}
+
+#[cfg(feature = "traces")]
+#[test]
+fn a_reader_opens_while_a_flush_removes_what_it_wrote_to_blocks() {
+    use strandline_storage::traces::TraceStoreOptions;
+    use strandline_storage::{Engine, EngineOptions};
+    let w = World::new();
+    let options = |fs: Arc<dyn Fs>| {
+        let clock = Arc::new(w.clock.clone());
+        let bucket = Arc::new(LocalBucket::open(fs.clone(), "/data/bucket").unwrap());
+        let mut metrics = MetricOptions::new(fs.clone(), clock.clone(), "/data");
+        metrics.wal.background = false;
+        metrics.bucket = Some(bucket.clone());
+        EngineOptions { metrics, traces: TraceStoreOptions::new(fs, clock, "/data", bucket), background: false }
+    };
+    let writer = Engine::open(options(Arc::new(w.fs.clone()))).unwrap();
+    append(writer.metrics(), 20, T0);
+    let segment = w.fs.read_dir(Path::new("/data/wal/metrics")).unwrap()[0].path.clone();
+    let kept = w.fs.read(&segment).unwrap();
+    writer.metrics().flush().unwrap();
+    // The manifest names the blocks and the log's old segment is about to go.
+    w.fs.write_atomic(&segment, &kept).unwrap();
+    let disk = w.fs.clone();
+    let removal = Box::new(move || disk.remove_file(&segment).unwrap());
+    let fs = Arc::new(Meddling { inner: w.fs.clone(), listed: Mutex::new(Some(("/data/wal/metrics", removal))), full: None });
+    let reader = Engine::open_read_only(options(fs)).unwrap();
+    assert_eq!(all(reader.metrics()), 20);
+}
