@@ -82,6 +82,8 @@ struct Entry {
 struct State {
     groups: Groups,
     chosen: Vec<Vec<Chosen>>,
+    /// Of each group and step the value that a float must be better than; NaN where that is not so simple.
+    limits: Vec<Vec<f64>>,
 }
 
 /// Order by which topk (or bottomk, `flip`) prefers: better first, NaN last.
@@ -170,15 +172,21 @@ pub(super) fn choose(plan: &Plan<'_>, pipe: &Pipe, ann: &mut Annotations) -> Res
         plan,
         pipe,
         ann,
-        || State { groups: Groups::new(), chosen: Vec::new() },
+        || State { groups: Groups::new(), chosen: Vec::new(), limits: Vec::new() },
         |s, item, ann| {
             let g = s.groups.of(&plan.grouping, &item.pipe.source, item.index);
             if g == s.chosen.len() {
                 plan.ctx.hold(n)?;
                 s.chosen.push(vec![Chosen::default(); n]);
+                s.limits.push(vec![f64::NAN; n]);
             }
+            let limits = &mut s.limits[g];
             let offset = if op == AggregateOp::LimitRatio { sampling_offset(&item.labels()) } else { 0.0 };
             for i in 0..n {
+                // Most values are none of the chosen, which is told without looking at those.
+                if if flip { item.v[i] >= limits[i] } else { item.v[i] <= limits[i] } {
+                    continue;
+                }
                 let h = item.hist(i);
                 if h.is_none() && is_absent(item.v[i]) {
                     continue;
@@ -189,7 +197,11 @@ pub(super) fn choose(plan: &Plan<'_>, pipe: &Pipe, ann: &mut Annotations) -> Res
                     }
                     continue;
                 }
-                take(&mut s.chosen[g][i], i, Entry { series: item.index, v: item.v[i], h: h.cloned() }, offset);
+                let chosen = &mut s.chosen[g][i];
+                take(chosen, i, Entry { series: item.index, v: item.v[i], h: h.cloned() }, offset);
+                if by_value && chosen.entries.len() >= k_at(i) {
+                    limits[i] = chosen.entries.first().map_or(f64::NAN, |worst| worst.v);
+                }
             }
             Ok(())
         },

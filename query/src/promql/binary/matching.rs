@@ -136,7 +136,11 @@ pub(super) fn binary(
         match (&ms[..], &os[..]) {
             ([], _) if fill_many.is_none() => x.check_one_side(&one, os)?,
             (_, []) if fill_one.is_none() => {}
-            ([l], [r]) if fill_many.is_none() && fill_one.is_none() => x.pair(&many[*l], &one[*r], *l)?,
+            ([l], [r]) if fill_many.is_none() && fill_one.is_none() => {
+                let labels = x.labels(&many[*l].labels, &one[*r].labels);
+                x.pair(labels, &many[*l], &one[*r], *l)?;
+            }
+            (_, [r]) if m.card != Cardinality::OneToOne && fill_many.is_none() && fill_one.is_none() => x.fan(&many, ms, &one, *r)?,
             _ => x.group(&many, &one, ms, os, fill_many, fill_one)?,
         }
     }
@@ -189,9 +193,19 @@ impl Matcher<'_> {
         }
     }
 
+    /// Several series with one: as many pairs, if their results have labels of their own.
+    fn fan(&mut self, many: &[Series], ms: &[usize], one: &[Series], r: usize) -> Result<()> {
+        let labels: Vec<Labels> = ms.iter().map(|l| self.labels(&many[*l].labels, &one[r].labels)).collect();
+        let distinct = labels.iter().collect::<HashSet<&Labels, RandomState>>().len();
+        if distinct < labels.len() {
+            return self.group(many, one, ms, &[r], None, None);
+        }
+        ms.iter().zip(labels).try_for_each(|(l, labels)| self.pair(labels, &many[*l], &one[r], *l))
+    }
+
     /// One series on each side: whole columns at once.
-    fn pair(&mut self, many: &Series, one: &Series, at: usize) -> Result<()> {
-        let row = self.row(self.labels(&many.labels, &one.labels));
+    fn pair(&mut self, labels: Labels, many: &Series, one: &Series, at: usize) -> Result<()> {
+        let row = self.row(labels);
         let fresh = self.out[row].is_empty();
         if fresh && many.h.is_empty() && one.h.is_empty() && !self.b.op.is_trim() {
             let (op, bool_, swapped) = (self.b.op, self.b.return_bool, self.swapped);

@@ -119,10 +119,29 @@ impl Floats<'_> {
 
     /// `end` of each window's sum and its compensation.
     fn sums(&self, out: &mut [f64], end: impl Fn((f64, f64), Bounds) -> f64) -> bool {
+        if let Some(prefixes) = self.prefixes() {
+            return self
+                .each(out, |b, _| end(prefixes.sum(b).unwrap_or_else(|| b.of(self.v).iter().fold((0.0, 0.0), |a, x| add(a, *x))), b));
+        }
         if !self.all_small() {
             return self.fold(out, |x| (x, 0.0), join_sums, end);
         }
         self.in_lanes::<4, _>(out, |_, _| (0.0, 0.0), |a, i, _| add(a, self.v[i]), |a, b, _| end(a, b))
+    }
+
+    /// Sums from the first sample on, where windows overlap so much that they are worth it and all values are finite.
+    fn prefixes(&self) -> Option<Prefixes> {
+        if self.bounds.iter().map(|b| b.len()).sum::<usize>() < 3 * self.v.len() {
+            return None;
+        }
+        let size = self.v.iter().fold(0.0, |a, x| a + x.abs()) * self.v.len() as f64;
+        size.is_finite().then(|| {
+            let sums = self.v.iter().scan((0.0, 0.0), |a, x| {
+                *a = add(*a, *x);
+                Some(*a)
+            });
+            Prefixes { sums: std::iter::once((0.0, 0.0)).chain(sums).collect(), least: size * 2f64.powi(-50) }
+        })
     }
 
     /// How many neighbours in a window make a pair of the kind; `counts` gets how many up to each sample.
@@ -308,6 +327,23 @@ impl Floats<'_> {
             let older = suffix[mid - lo - 1];
             finish(newer.map_or(older, |newer| join(older, newer)), b)
         })
+    }
+}
+
+/// Compensated sums of the first samples, whose differences are the sums of windows. Those are as good as sums begun anew
+/// unless next to nothing is left of what was added: what a prefix was rounded by is some 2^-106 of all samples together.
+struct Prefixes {
+    sums: Vec<(f64, f64)>,
+    /// Smaller sums are not good enough.
+    least: f64,
+}
+
+impl Prefixes {
+    #[inline]
+    fn sum(&self, b: Bounds) -> Option<(f64, f64)> {
+        let ((to, c), (from, c0)) = (self.sums[b.hi as usize], self.sums[b.lo as usize]);
+        let (s, c) = add((to, c - c0), -from);
+        ((s + c).abs() >= self.least).then_some((s, c))
     }
 }
 
