@@ -123,10 +123,9 @@ impl Key {
 
     pub(super) fn check_text(&self, text: String) -> Result<Parsed, String> {
         match self.kind {
-            Kind::OneOf(all) if self.name == "wal.sync" && text.starts_with("interval:") => {
+            Kind::OneOf(_) if self.name == "wal.sync" && text.starts_with("interval:") => {
                 let ms = text["interval:".len()..].trim_end_matches("ms");
                 ms.parse::<u32>().map_err(|_| format!("{text:?}: expected interval:<milliseconds>"))?;
-                let _ = all;
             }
             Kind::OneOf(all) if !all.contains(&text.as_str()) => {
                 return Err(format!("{text:?} is not one of {}", all.join(", ")));
@@ -157,7 +156,7 @@ keys! {
     "server.listen" Kind::Address, "127.0.0.1:9090", "Prometheus and Tempo APIs, remote write, OTLP over HTTP. Flag: --listen.", listen = text;
     "server.otlp_grpc" Kind::Address, "127.0.0.1:4317", "OTLP over gRPC; empty: off. Flag: --otlp-grpc.", otlp_grpc = text;
     "server.otlp_http" Kind::Address, "127.0.0.1:4318", "OTLP over HTTP; empty: off. Flag: --otlp-http.", otlp_http = text;
-    "server.max_body" Kind::Size, "64MiB", "The largest request, unpacked; never more than an eighth of memory_limit (but 4 MiB).", max_body_bytes = n;
+    "server.max_body" Kind::Size, "64MiB", "The largest request, unpacked; never more than an eighth of memory_limit, or 4 MiB where that is less.", max_body_bytes = n;
     "server.max_in_flight" Kind::Size, "0", "Bytes of requests being worked on at once; above it senders are told to retry. 0: an eighth of memory_limit.", max_in_flight_bytes = n;
     "server.max_connections" Kind::Count, "512", "Connections at once, over all listeners. A new one takes the place of one without a request; if all are at work it is refused. Each needs a file (LimitNOFILE). 0: no limit.", max_connections = n;
     "server.read_timeout" Kind::Duration, "10s", "How long a client may take for a TLS handshake, for a request's head, and for the next part of its body.", read_timeout_ms = ms;
@@ -317,7 +316,7 @@ pub fn reference() -> String {
     let mut out = String::from(
         "# Configuration\n\nOne TOML file (`strandline serve --config FILE`), with `version = 1` at its top. Every key can also be set by the\n\
          environment variable beside it, which wins over the file; flags win over both. `strandline check-config FILE` names every mistake.\n\n\
-         `*_file` variants are not needed for secrets: the environment variable may be set from a file by whatever starts the process.\n",
+         Keep secrets out of the file: give them by their environment variables.\n",
     );
     let mut section = None;
     for k in KEYS {

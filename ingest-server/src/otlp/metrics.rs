@@ -48,7 +48,8 @@ pub struct Translated {
     pub without_instance: Vec<(String, std::ops::Range<usize>)>,
 }
 
-const MAX_REASONS: usize = 5;
+/// Reasons told of a request's refusals; more would only make the answer long.
+pub(super) const MAX_REASONS: usize = 5;
 
 struct Translator<'t> {
     t: &'t Translation,
