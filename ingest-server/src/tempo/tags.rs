@@ -8,8 +8,9 @@ use strandline_query::traceql::{self, Root, TagOptions, TagValue};
 use strandline_storage::read::SpanSource;
 
 use super::http::{blocking, json_response};
-use super::params::{Params, percent_decode};
+use super::params::Params;
 use super::{TempoError, TempoState};
+use crate::params::{Plus, percent_decode};
 
 /// Without a range the last hours are listed.
 const DEFAULT_RANGE_MS: i64 = 6 * 3_600_000;
@@ -132,7 +133,7 @@ fn tag_of(path: String, p: &Params) -> String {
     let mut tag = p.get("tag").map_or(path, str::to_owned);
     for _ in 0..2 {
         if tag.contains('%') {
-            tag = percent_decode(&tag, false);
+            tag = percent_decode(&tag, Plus::IsPlus);
         }
     }
     tag
