@@ -210,7 +210,7 @@ impl Label {
 /// An attribute as a label or measured value: unscoped ones on the span, then on the resource.
 pub(super) fn label_data(rows: &Rows<'_>, a: &Attr) -> Result<Data> {
     match a {
-        Attr::Attribute(_, scope, key) => rows.attribute(label_scopes(*scope), key),
+        Attr::Attribute { scope, key, .. } => rows.attribute(label_scopes(*scope), key),
         Attr::Intrinsic(_) => rows.attr(a),
     }
 }
