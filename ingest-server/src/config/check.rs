@@ -197,7 +197,7 @@ fn read(k: &Key, v: DeValue<'_>) -> Result<Parsed, String> {
     let expected = || format!("expected {}", k.kind.describe());
     let number = |i: &toml::de::DeInteger<'_>| u64::from_str_radix(i.as_str(), i.radix()).map_err(|_| expected());
     match (k.kind, v) {
-        (Kind::Text | Kind::Path | Kind::Address | Kind::OneOf(_), DeValue::String(s)) => k.check_text(s.into_owned()),
+        (Kind::Text | Kind::Path | Kind::Address | Kind::OneOf(_) | Kind::Sync, DeValue::String(s)) => k.check_text(s.into_owned()),
         (Kind::Switch, DeValue::Boolean(b)) => Ok(Parsed::Bool(b)),
         (Kind::Duration, DeValue::String(s)) => Ok(Parsed::Number(parse_duration_ms(&s)?.max(0) as u64)),
         (Kind::Duration, DeValue::Integer(i)) if i.as_str() == "0" => Ok(Parsed::Number(0)),

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::units::{parse_duration_ms, parse_size};
-use super::{Config, DropRule, ScrapeJob};
+use super::Config;
+use super::units::{parse_duration_ms, parse_size, parse_sync};
 
 /// What a key holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +17,7 @@ pub enum Kind {
     Size,
     Count,
     OneOf(&'static [&'static str]),
+    Sync,
     List,
     Labels,
 }
@@ -33,6 +34,7 @@ impl Kind {
             Kind::Size => "size (64MiB, 2GB; 0 for none)".into(),
             Kind::Count => "whole number".into(),
             Kind::OneOf(v) => format!("one of {}", v.join(", ")),
+            Kind::Sync => "one of always, never, interval:<ms>".into(),
             Kind::List => "list of texts".into(),
             Kind::Labels => "table of texts".into(),
         }
@@ -101,7 +103,7 @@ impl Key {
     /// Sets it from text, as the environment and the table's defaults give it.
     pub fn apply_text(&self, c: &mut Config, text: &str) -> Result<(), String> {
         let v = match self.kind {
-            Kind::Text | Kind::Path | Kind::Address | Kind::OneOf(_) => self.check_text(text.to_owned())?,
+            Kind::Text | Kind::Path | Kind::Address | Kind::OneOf(_) | Kind::Sync => self.check_text(text.to_owned())?,
             Kind::Switch => match text {
                 "true" => Parsed::Bool(true),
                 "false" => Parsed::Bool(false),
@@ -123,9 +125,8 @@ impl Key {
 
     pub(super) fn check_text(&self, text: String) -> Result<Parsed, String> {
         match self.kind {
-            Kind::OneOf(_) if self.name == "wal.sync" && text.starts_with("interval:") => {
-                let ms = text["interval:".len()..].trim_end_matches("ms");
-                ms.parse::<u32>().map_err(|_| format!("{text:?}: expected interval:<milliseconds>"))?;
+            Kind::Sync => {
+                parse_sync(&text)?;
             }
             Kind::OneOf(all) if !all.contains(&text.as_str()) => {
                 return Err(format!("{text:?} is not one of {}", all.join(", ")));
@@ -146,6 +147,11 @@ macro_rules! keys {
             name: $name, kind: $kind, default: $default, doc: $doc, set: |c, v| c.$field = v.$get(),
             get: |c| (&c.$field).into(),
         }),*];
+
+        /// Every field empty; `Config::default` fills them from the table.
+        pub(super) fn blank() -> Config {
+            Config { $($field: Default::default(),)* scrape: Vec::new(), drop: Vec::new() }
+        }
     };
 }
 
@@ -166,7 +172,7 @@ keys! {
     "server.tls_cert" Kind::Path, "", "Certificate chain (PEM) for every listener.", tls_cert = path;
     "server.tls_key" Kind::Path, "", "Its private key (PEM).", tls_key = path;
     "auth.file" Kind::Path, "", "Users and tokens: see docs/operations.md. Without it there is no auth.", auth_file = path;
-    "wal.sync" Kind::OneOf(&["always", "never", "interval:<ms>"]), "always", "When an answer is given: after fsync (always), or after handing over to the system, with fsync each interval or never.", wal_sync = text;
+    "wal.sync" Kind::Sync, "always", "When an answer is given: after fsync (always), or after handing over to the system, with fsync each interval or never.", wal_sync = text;
     "wal.segment_size" Kind::Size, "64MiB", "A log segment is closed at this size.", wal_segment_bytes = n;
     "storage.io" Kind::OneOf(&["mmap", "pread"]), "mmap", "How files are read. mmap copies nothing, but an I/O error of the disk ends the process.", io = text;
     "storage.min_free" Kind::Size, "256MiB", "Refuse writes when the disk has less free.", min_free_bytes = n;
@@ -228,86 +234,6 @@ keys! {
 impl Parsed {
     fn dir(self) -> PathBuf {
         PathBuf::from(self.text())
-    }
-}
-
-pub(super) fn blank() -> Config {
-    Config {
-        data_dir: PathBuf::new(),
-        memory_limit_bytes: 0,
-        insecure: false,
-        listen: String::new(),
-        otlp_grpc: String::new(),
-        otlp_http: String::new(),
-        max_body_bytes: 0,
-        max_in_flight_bytes: 0,
-        max_connections: 0,
-        read_timeout_ms: 0,
-        body_timeout_ms: 0,
-        write_timeout_ms: 0,
-        idle_timeout_ms: 0,
-        tls_cert: None,
-        tls_key: None,
-        auth_file: None,
-        wal_sync: String::new(),
-        wal_segment_bytes: 0,
-        io: String::new(),
-        bucket_url: String::new(),
-        bucket_endpoint: String::new(),
-        bucket_region: String::new(),
-        bucket_access_key_id: String::new(),
-        bucket_secret_access_key: String::new(),
-        bucket_session_token: String::new(),
-        bucket_instance_metadata: false,
-        bucket_ca_file: None,
-        bucket_timeout_ms: 0,
-        bucket_cache_bytes: 0,
-        bucket_disk_cache_bytes: 0,
-        metrics_retention_ms: 0,
-        metrics_retention_bytes: 0,
-        local_retention_ms: 0,
-        out_of_order_window_ms: 0,
-        max_sample_age_ms: 0,
-        chunk_encoding: String::new(),
-        start_timestamps: false,
-        max_series: 0,
-        max_labels: 0,
-        max_label_value_bytes: 0,
-        max_exemplars: 0,
-        max_label_name_bytes: 0,
-        samples_per_second: 0,
-        spans_per_second: 0,
-        total_samples_per_second: 0,
-        total_spans_per_second: 0,
-        max_span_bytes: 0,
-        max_span_attributes: 0,
-        max_span_attribute_bytes: 0,
-        max_span_events: 0,
-        external_labels: Vec::new(),
-        traces_retention_ms: 0,
-        traces_retention_bytes: 0,
-        traces_flush_age_ms: 0,
-        traces_max_live_bytes: 0,
-        compaction: false,
-        min_free_bytes: 0,
-        query_timeout_ms: 0,
-        query_max_samples: 0,
-        query_max_series: 0,
-        query_concurrency: 0,
-        query_lookback_ms: 0,
-        otlp_strategy: String::new(),
-        otlp_promote: Vec::new(),
-        otlp_promote_all: false,
-        otlp_scope_labels: false,
-        otlp_histograms_as_nhcb: false,
-        otlp_target_info: false,
-        tenants_from_header: false,
-        default_tenant: String::new(),
-        max_tenants: 0,
-        log_level: String::new(),
-        log_format: String::new(),
-        scrape: Vec::<ScrapeJob>::new(),
-        drop: Vec::<DropRule>::new(),
     }
 }
 
