@@ -93,12 +93,28 @@ impl Val {
             Val::Other => "other".into(),
         }
     }
-    /// An order over all values, for results that are the same each time.
-    pub fn sort_key(&self, other: &Val) -> Ordering {
-        match (self.number(), other.number()) {
-            (Some(a), Some(b)) => a.total_cmp(&b),
-            _ => self.text().cmp(&other.text()),
+    /// What tells types apart whose values read alike.
+    pub fn tag(&self) -> u8 {
+        match self {
+            Val::Nil => 0,
+            Val::Str(_) => 1,
+            Val::Int(_) => 2,
+            Val::Float(_) => 3,
+            Val::Bool(_) => 4,
+            Val::Duration(_) => 5,
+            Val::Status(_) => 6,
+            Val::Kind(_) => 7,
+            Val::Array(_) => 8,
+            Val::Other => 9,
         }
+    }
+    /// A total order over all values, for results that are the same each time: numbers first, the rest by its text.
+    pub fn total_cmp(&self, other: &Val) -> Ordering {
+        let by_number = match (self.number(), other.number()) {
+            (Some(a), Some(b)) => a.total_cmp(&b),
+            (a, b) => b.is_some().cmp(&a.is_some()),
+        };
+        by_number.then_with(|| self.text().cmp(&other.text())).then_with(|| self.tag().cmp(&other.tag()))
     }
 }
 
@@ -245,6 +261,19 @@ mod tests {
         assert!(!compare(BinOp::Ne, &a, &Val::Bool(true)), "no element is comparable");
         let re = regex("a|x").unwrap();
         assert!(matches(false, &a, &re) && !matches(true, &a, &re));
+    }
+
+    #[test]
+    fn all_values_have_one_order() {
+        let numbers = [9i64, 10, 100].map(Val::Int).into_iter().chain([9.5, f64::NAN, -0.0].map(Val::Float)).chain([Val::Duration(10)]);
+        let all: Vec<Val> = numbers.chain(["5", "10", "99", "nil"].map(s)).chain([Val::Nil, Val::Bool(true), Val::Other]).collect();
+        for (a, b) in all.iter().flat_map(|a| all.iter().map(move |b| (a, b))) {
+            assert_eq!(a.total_cmp(b), b.total_cmp(a).reverse(), "{a:?} {b:?}");
+            assert_eq!(a.total_cmp(b) == Ordering::Equal, format!("{a:?}") == format!("{b:?}"), "{a:?} {b:?}");
+            for c in all.iter().filter(|c| a.total_cmp(b).is_le() && b.total_cmp(c).is_le()) {
+                assert!(a.total_cmp(c).is_le(), "{a:?} {b:?} {c:?}");
+            }
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What metrics queries make of the fixture.
 
 use strandline_query::traceql::{MetricsOptions, parse, query_range};
+use strandline_storage::model::{Span, SpanId, Trace};
 
 use super::Report;
 use super::fixture::{Memory, T0, traces};
@@ -141,6 +142,23 @@ pub fn run(report: &mut Report) {
         report.check(query, outcome);
     }
     slots(&source, report);
+    too_many_values(report);
+}
+
+/// Which values of an attribute are counted where there are too many is the same each time.
+fn too_many_values(report: &mut Report) {
+    let trace = traces().swap_remove(0);
+    let spans = (0..10_100u64).map(|n| Span { name: format!("op{n}"), span_id: SpanId((n + 1).to_be_bytes()), ..trace.spans[0].clone() });
+    let source = Memory(vec![Trace::new(trace.trace_id, spans.collect())]);
+    let query = parse("{} | compare({ status = error }, 10000)").expect("valid");
+    let mut options = MetricsOptions::new(T0, T0 + MINUTE);
+    options.instant = true;
+    let answer = || query_range(&source, &query, &options).map(|r| format!("{:?}", r.series));
+    let outcome = match (answer(), answer()) {
+        (Ok(a), Ok(b)) if a == b && a.contains("__too_many_values__") => Ok(()),
+        other => Err(format!("{other:?}").chars().take(2_000).collect()),
+    };
+    report.check("too many values", outcome);
 }
 
 /// Slots are right-closed, stamped at their end, and widened to whole steps.

@@ -64,6 +64,10 @@ const METRICS: &[&str] = &[
     "{} | quantile_over_time(duration, 0.5, 0.9) by (kind)",
     "{ name = \"op0\" } >> { } | count_over_time() by (span.k)",
     "{} | max_over_time(duration) by (rootServiceName)",
+    "{ nestedSetParent < 0 } | rate() by (name, span.k)",
+    "{ nestedSetParent != -1 && status = error } | count_over_time()",
+    "{} | count_over_time() by (span.k, span.n, name, span:id)",
+    "{ kind = server } | compare({ status = error })",
 ];
 
 fn span(r: &mut Random) -> Span {

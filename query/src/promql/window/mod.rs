@@ -125,7 +125,6 @@ pub(crate) struct Scratch {
     pub(super) overlaps: Vec<usize>,
     counts: Vec<u32>,
     frames: frames::Frames,
-    stretches: rate::Stretches,
     /// The name that all series share was judged already.
     judged: bool,
 }
@@ -194,19 +193,19 @@ impl WindowSpec {
         if !clean {
             split(buf, s);
         }
-        let Scratch { ft, fv, fst, ht, hh, hst, values, marks, overlaps, counts, frames, stretches, judged } = s;
+        let Scratch { ft, fv, fst, ht, hh, hst, values, marks, overlaps, counts, frames, judged } = s;
         let (ft, fv, fst): (&[i64], &[f64], &[i64]) = if clean { (&buf.t, &buf.v, &buf.st) } else { (ft, fv, fst) };
         let (ht, hh, hst): (&[i64], &[Hist], &[i64]) = if clean { (&[], &[], &[]) } else { (ht, hh, hst) };
         let mut work = Work { values, marks, overlaps, counts };
         let any = if hh.is_empty() && self.ext.is_plain() && fst.is_empty() {
-            let (bounds, new) = frames.fit(self, ft, v.len());
-            let floats = Floats { t: ft, v: fv, bounds };
-            match self.func {
-                WindowFn::Rate | WindowFn::Increase | WindowFn::Delta => rate::floats(self, &floats, new, stretches, v, work.marks),
-                _ => match sliding::try_run(self, &floats, v, &mut work) {
+            let frame = frames.fit(self, ft, v.len());
+            if rate::is_difference(self.func) {
+                rate::floats(self, ft, fv, frame, v, work.marks)
+            } else {
+                match sliding::try_run(self, &Floats { t: ft, v: fv, bounds: &frame.bounds }, v, &mut work) {
                     Some(any) => any,
                     None => self.general([ft, ht], fv, fst, hh, hst, v, h, &mut work, name, ann)?,
-                },
+                }
             }
         } else if hh.is_empty() && self.ext.is_plain() && rate::is_difference(self.func) {
             rate::started_floats(self, [ft, fst], fv, v, &mut work, name, ann)

@@ -6,8 +6,7 @@ use super::super::annotations::{Annotations, HistogramOp};
 use super::super::eval::series::Hist;
 use super::super::histogram::arith::{self, add, sub};
 use super::super::histogram::{compact, detect_reset, equal};
-use super::frames::Cursor;
-use super::sliding::Floats;
+use super::frames::{Bounds, Cursor, Frame, Stretch};
 use super::{Name, Out, Window, WindowFn, WindowSpec, Work};
 
 /// Whether start timestamps say that the counter began anew between two samples.
@@ -155,49 +154,11 @@ impl Falls<'_> {
     }
 }
 
-/// How a step's difference is stretched, as far as the times tell.
-#[derive(Clone, Copy, Default)]
-struct Stretch {
-    gap: Gap,
-    /// The factor of a difference that zero does not hold back.
-    factor: f64,
-}
-
-/// Those of the windows met last.
-#[derive(Default)]
-pub(super) struct Stretches(Vec<Stretch>);
-
-impl Stretches {
-    fn fit(&mut self, spec: &WindowSpec, s: &Floats<'_>) {
-        self.0.clear();
-        // Where samples come as regularly as steps do, windows mostly lie over them as the one before did.
-        let (mut last_shape, mut last) = ((0, 0, 0), Stretch::default());
-        self.0.extend(s.bounds.iter().enumerate().map(|(step, b)| {
-            let &[first_t, .., last_t] = b.of(s.t) else { return Stretch::default() };
-            let end = spec.refs.at(step);
-            let start = end.saturating_sub(spec.range);
-            let shape = (first_t - start, last_t - start, b.len());
-            if shape != last_shape {
-                let gap = Gap::new((start, end), first_t, last_t, b.len());
-                (last_shape, last) = (shape, Stretch { gap, factor: gap.factor(spec) });
-            }
-            last
-        }));
-    }
-}
-
-/// All steps of a series of floats; `new` says that the windows are others than before.
-pub(super) fn floats(
-    spec: &WindowSpec,
-    s: &Floats<'_>,
-    new: bool,
-    known: &mut Stretches,
-    out: &mut [f64],
-    resets: &mut Vec<usize>,
-) -> bool {
-    let (t, v) = (s.t, s.v);
-    if new || known.0.len() != out.len() {
-        known.fit(spec, s);
+/// All steps of a series of floats, whose frame is known.
+pub(super) fn floats(spec: &WindowSpec, t: &[i64], v: &[f64], frame: &mut Frame, out: &mut [f64], resets: &mut Vec<usize>) -> bool {
+    let Frame { bounds, stretches, .. } = frame;
+    if stretches.len() != bounds.len() {
+        stretch_all(spec, t, bounds, stretches);
     }
     let counter = spec.func.is_counter();
     resets.clear();
@@ -205,7 +166,7 @@ pub(super) fn floats(
         find_resets(t, v, &[], resets, &mut Vec::new());
     }
     let (mut falls, mut any) = (Falls(resets), false);
-    for ((slot, b), f) in out.iter_mut().zip(s.bounds).zip(&known.0) {
+    for (step, ((slot, b), stretch)) in out.iter_mut().zip(&*bounds).zip(&*stretches).enumerate() {
         let (lo, hi) = (b.lo as usize, b.hi as usize);
         if hi - lo < 2 {
             continue;
@@ -214,10 +175,34 @@ pub(super) fn floats(
         let first = v[lo];
         let diff = falls.add(lo, hi - 1, v, v[hi - 1] - first);
         // Far from zero no division is needed to know that zero does not hold back.
-        let near = counter && f.gap.sampled * first <= f.gap.to_start * diff * 1.000_001;
-        *slot = diff * if near { f.gap.not_below_zero(first, diff).factor(spec) } else { f.factor };
+        let near = counter && diff > 0.0 && first <= stretch.near * diff;
+        *slot = diff * if near { gap_of(spec, t, step, *b).not_below_zero(first, diff).factor(spec) } else { stretch.factor };
     }
     any
+}
+
+/// The gap of a window of two samples and more.
+fn gap_of(spec: &WindowSpec, t: &[i64], step: usize, b: Bounds) -> Gap {
+    let end = spec.refs.at(step);
+    let w = b.of(t);
+    Gap::new((end.saturating_sub(spec.range), end), w[0], w[w.len() - 1], w.len())
+}
+
+/// How the differences of all steps are stretched.
+fn stretch_all(spec: &WindowSpec, t: &[i64], bounds: &[Bounds], out: &mut Vec<Stretch>) {
+    // Where samples come as regularly as steps do, windows mostly lie over them as the one before did.
+    let (mut last_shape, mut last) = ((0, 0, 0), Stretch::default());
+    out.clear();
+    out.extend(bounds.iter().enumerate().map(|(step, b)| {
+        let &[first_t, .., last_t] = b.of(t) else { return Stretch::default() };
+        let end = spec.refs.at(step);
+        let shape = (end - first_t, end - last_t, b.len());
+        if shape != last_shape {
+            let gap = gap_of(spec, t, step, *b);
+            (last_shape, last) = (shape, Stretch { factor: gap.factor(spec), near: gap.to_start / gap.sampled * 1.000_001 });
+        }
+        last
+    }));
 }
 
 /// Where a counter began anew, and where start timestamps contradict.

@@ -169,3 +169,29 @@ proptest! {
         }
     }
 }
+
+/// Series of targets that scrape at times of their own, some with a scrape missing, interleaved and more than are remembered.
+#[test]
+fn what_times_tell_is_remembered_of_the_right_times() {
+    let of_target = |target: i64, missing: Option<i64>, factor: f64| {
+        let mut buf = SampleBuf::default();
+        for k in (0..120).filter(|k| Some(*k) != missing) {
+            // Targets whose first and last times are equal differ in between.
+            let t = 15_000 * k + target / 2 + if k % 7 == 3 { target % 2 * 40 } else { 0 };
+            buf.push(t, (k * (target % 13)) as f64 * factor, 0);
+        }
+        buf
+    };
+    for func in [WindowFn::Rate, WindowFn::Delta, WindowFn::MaxOverTime] {
+        let s = spec(func, 300_000, Steps { start: 200_000, step: 17_000, n: 90 });
+        let mut scratch = Scratch::default();
+        for i in 0..6_000i64 {
+            let buf = of_target(i % 3_200, (i % 3 == 0).then_some(5 + i % 100), 1.0 + (i / 3_200) as f64);
+            let (mut v, mut h) = (vec![ABSENT; s.refs.steps.n], Vec::new());
+            s.run(&buf, &mut v, &mut h, &mut scratch, &mut String::new, &mut String::new, &mut Annotations::default()).unwrap();
+            let bits = |v: &[f64]| v.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+            assert_eq!(bits(&v), bits(&run(&s, &buf)), "{func:?}, series {i}");
+        }
+        assert!(scratch.frames.is_full(), "{func:?}: more room than targets");
+    }
+}

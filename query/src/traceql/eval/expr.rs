@@ -236,7 +236,10 @@ impl<'a> Rows<'a> {
             ExprNode::Neg(inner) => self.eval(inner)?.map(|v| Ok(value::negate(v)))?,
             // Not of what is no truth value is no truth value either.
             ExprNode::Not(inner) => Data::Mask(self.eval(inner)?.test(n, |v| *v == Val::Bool(false))),
-            ExprNode::Binary(op, l, r) => self.binary(*op, l, r)?,
+            ExprNode::Binary(op, l, r) => match root_test(e) {
+                Some([root, other]) => Data::Mask(self.batch.ids()?.parent.iter().map(|p| if *p == 0 { root } else { other }).collect()),
+                None => self.binary(*op, l, r)?,
+            },
         })
     }
 
@@ -303,6 +306,17 @@ impl<'a> Rows<'a> {
         self.regexes.borrow_mut().insert(pattern.to_owned(), r.clone());
         Ok(r)
     }
+}
+
+/// What a comparison holds of roots and of all other spans, if it asks no more than that, as `nestedSetParent < 0` does:
+/// roots have -1, others 0 or more, and the tree need not be known.
+pub fn root_test(e: &Expr) -> Option<[bool; 2]> {
+    let ExprNode::Binary(op, l, r) = &e.node else { return None };
+    let (ExprNode::Attr(Attr::Intrinsic(Intrinsic::NestedSetParent)), ExprNode::Static(Static::Int(c))) = (&l.node, &r.node) else {
+        return None;
+    };
+    let others_alike = *c < 0 || *c == 0 && matches!(op, BinOp::Lt | BinOp::Ge);
+    (op.is_comparison() && others_alike).then(|| [-1, 0].map(|parent| value::compare(*op, &Val::Int(parent), &Val::Int(*c))))
 }
 
 /// Ids of traces stand without leading zeros, as search shows them; literals they are compared with do too.

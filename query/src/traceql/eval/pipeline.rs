@@ -2,9 +2,9 @@
 
 use foldhash::HashMap;
 
-use super::expr::Rows;
+use super::expr::{Rows, root_test};
 use super::trace::Tree;
-use crate::traceql::ast::{Aggregate, AggregateOp, BinOp, Expr, Pipeline, Relation, Scalar, SetExpr, SetOp, Stage};
+use crate::traceql::ast::{Aggregate, AggregateOp, Attr, BinOp, Expr, ExprNode, Pipeline, Relation, Scalar, SetExpr, SetOp, Stage};
 use crate::traceql::error::{Result, TraceQlError};
 use crate::traceql::value::{self, Val};
 
@@ -198,7 +198,7 @@ fn group(rows: &Rows<'_>, e: &Expr, sets: Vec<SpanSet>) -> Result<Vec<SpanSet>> 
             groups.entry(format!("{v:?}")).or_insert_with(|| (v, Vec::new())).1.push(*r);
         }
         let mut groups: Vec<(Val, Vec<u32>)> = groups.into_values().collect();
-        groups.sort_by(|a, b| a.0.sort_key(&b.0).then_with(|| a.1.cmp(&b.1)));
+        groups.sort_by(|a, b| a.0.total_cmp(&b.0).then_with(|| a.1.cmp(&b.1)));
         for (v, group_rows) in groups {
             let mut attributes = s.attributes.clone();
             attributes.push((name.clone(), v));
@@ -230,16 +230,16 @@ fn aggregate(rows: &Rows<'_>, a: &Aggregate, of: &[u32]) -> Result<Val> {
     })
 }
 
-/// Whether a pipeline asks of a span only what the span itself holds, so that parts of traces do.
+/// Whether a pipeline asks of a span what only its whole trace tells.
 pub fn needs_whole_traces(p: &Pipeline) -> bool {
     fn expr(e: &Expr) -> bool {
-        let mut whole = false;
-        e.each_attr(&mut |a| {
-            if let crate::traceql::ast::Attr::Intrinsic(i) = a {
-                whole |= i.needs_whole_trace();
-            }
-        });
-        whole
+        match &e.node {
+            _ if root_test(e).is_some() => false,
+            ExprNode::Attr(Attr::Intrinsic(i)) => i.needs_whole_trace(),
+            ExprNode::Attr(_) | ExprNode::Static(_) => false,
+            ExprNode::Neg(e) | ExprNode::Not(e) => expr(e),
+            ExprNode::Binary(_, l, r) => expr(l) || expr(r),
+        }
     }
     p.stages.iter().any(|s| match s {
         Stage::Set(SetExpr::Filter(e)) => e.as_ref().is_some_and(expr),

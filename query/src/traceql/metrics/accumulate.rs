@@ -132,6 +132,8 @@ struct Group {
     labels: Vec<(String, Val)>,
     cells: Cells,
     exemplars: Vec<(usize, Exemplar)>,
+    /// Which slots have one.
+    has_exemplar: Vec<bool>,
 }
 
 /// Counts the spans of one metrics function.
@@ -149,19 +151,7 @@ pub(super) struct Accumulator {
 
 /// What tells values of different types apart.
 fn key_of(v: &Val) -> (u8, String) {
-    let tag = match v {
-        Val::Nil => 0,
-        Val::Str(_) => 1,
-        Val::Int(_) => 2,
-        Val::Float(_) => 3,
-        Val::Bool(_) => 4,
-        Val::Duration(_) => 5,
-        Val::Status(_) => 6,
-        Val::Kind(_) => 7,
-        Val::Array(_) => 8,
-        Val::Other => 9,
-    };
-    (tag, v.text())
+    (v.tag(), v.text())
 }
 
 /// A label's distinct values in a batch, and which each row has.
@@ -203,6 +193,35 @@ impl Label {
             LabelIdx::Same => 0,
             LabelIdx::Shared(i) => i.all()[row],
             LabelIdx::Own(i) => i[row],
+        }
+    }
+}
+
+/// No group is known of a combination of values yet.
+const NO_GROUP: u32 = u32::MAX;
+
+/// The groups of combinations of values met in a batch, which are numbers.
+enum Known {
+    Table(Vec<u32>),
+    /// Where labels have so many values that most combinations come to nothing. A batch has less than 2^25 values of a
+    /// label, and there are five labels at most.
+    Map(HashMap<u128, u32>),
+}
+
+impl Known {
+    fn new(labels: &[Label], rows: usize) -> Known {
+        let combinations = labels.iter().fold(1usize, |c, l| c.saturating_mul(l.values.len()));
+        if combinations <= rows.max(1 << 10) { Known::Table(vec![NO_GROUP; combinations]) } else { Known::Map(HashMap::default()) }
+    }
+
+    #[inline]
+    fn slot(&mut self, labels: &[Label], row: usize) -> &mut u32 {
+        match self {
+            Known::Table(t) => &mut t[labels.iter().fold(0, |c, l| c * l.values.len() + l.of(row) as usize)],
+            Known::Map(m) => {
+                let combination = labels.iter().fold(0, |c, l| c * l.values.len() as u128 + u128::from(l.of(row)));
+                m.entry(combination).or_insert(NO_GROUP)
+            }
         }
     }
 }
@@ -253,7 +272,7 @@ impl Accumulator {
             _ => Cells::Numbers(vec![NO_NUMBERS; n]),
         };
         let labels = self.query.by.iter().zip(values).map(|(a, v)| (a.to_string(), (*v).clone())).collect();
-        self.groups.push(Group { labels, cells, exemplars: Vec::new() });
+        self.groups.push(Group { labels, cells, exemplars: Vec::new(), has_exemplar: Vec::new() });
         let g = self.groups.len() as u32 - 1;
         self.by_labels.insert(key, g);
         Ok(g)
@@ -264,31 +283,15 @@ impl Accumulator {
         let n = rows.batch.len();
         let by = self.query.by.clone();
         let labels = by.iter().map(|a| Ok(Label::new(&label_data(rows, a)?, n))).collect::<Result<Vec<_>>>()?;
+        let mut known = Known::new(&labels, n);
         let mut out = vec![0u32; n];
-        if let [one] = labels.as_slice() {
-            let mut known = vec![u32::MAX; one.values.len()];
-            for r in (0..n).filter(|r| mask[*r]) {
-                let i = one.of(r) as usize;
-                if known[i] == u32::MAX {
-                    known[i] = self.group(&[&one.values[i]])?;
-                }
-                out[r] = known[i];
-            }
-            return Ok(out);
-        }
-        let mut known: HashMap<Vec<u32>, u32> = HashMap::default();
-        let mut at = vec![0u32; labels.len()];
         for r in (0..n).filter(|r| mask[*r]) {
-            at.iter_mut().zip(&labels).for_each(|(a, l)| *a = l.of(r));
-            out[r] = match known.get(&at) {
-                Some(g) => *g,
-                None => {
-                    let values: Vec<&Val> = labels.iter().zip(&at).map(|(l, i)| &l.values[*i as usize]).collect();
-                    let g = self.group(&values)?;
-                    known.insert(at.clone(), g);
-                    g
-                }
-            };
+            let g = known.slot(&labels, r);
+            if *g == NO_GROUP {
+                let values: Vec<&Val> = labels.iter().map(|l| &l.values[l.of(r) as usize]).collect();
+                *g = self.group(&values)?;
+            }
+            out[r] = *g;
         }
         Ok(out)
     }
@@ -296,7 +299,8 @@ impl Accumulator {
     fn exemplar(&mut self, g: u32, slot: usize, rows: &Rows<'_>, row: usize, start: u64, value: f64) {
         let group = &mut self.groups[g as usize];
         // One for a slot, so that they spread over the range.
-        if group.exemplars.len() < self.exemplars && group.exemplars.iter().all(|e| e.0 != slot) {
+        group.has_exemplar.resize(self.slots.count, false);
+        if group.exemplars.len() < self.exemplars && !std::mem::replace(&mut group.has_exemplar[slot], true) {
             let trace = rows.batch.traces().partition_point(|o| *o as usize <= row) - 1;
             let trace_id = rows.batch.trace_id(trace);
             group.exemplars.push((slot, Exemplar { timestamp_ms: (start / 1_000_000) as i64, value, trace_id }));

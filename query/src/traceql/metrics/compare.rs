@@ -23,15 +23,35 @@ const LABEL_TYPE: &str = "__meta_type";
 const LABEL_ERROR: &str = "__meta_error";
 const KINDS: [&str; 2] = ["baseline", "selection"];
 
-/// Spans by slot and side (baseline or selection), where there are any: most values occur in few slots.
-type Sparse = HashMap<(u32, usize), u64>;
+/// Spans by cell, where there are any: most values occur in few slots. A cell is a slot of the baseline, or behind all
+/// of those one of the selection.
+type Sparse = HashMap<u32, u64>;
 
 #[derive(Default)]
 struct Counts {
     values: HashMap<String, (Val, Sparse)>,
-    totals: [Vec<u64>; 2],
+    /// By cell.
+    totals: Vec<u64>,
     too_many: bool,
     value_bytes: usize,
+}
+
+impl Counts {
+    /// Adds a value's occurrences, sorted by cell.
+    fn add(&mut self, v: &Val, occurrences: &[(u32, u32)]) {
+        let key = format!("{v:?}");
+        if !self.values.contains_key(&key) {
+            if self.values.len() >= MAX_VALUES || self.value_bytes + key.len() > MAX_VALUE_BYTES {
+                self.too_many = true;
+                return;
+            }
+            self.value_bytes += key.len();
+        }
+        let sum = &mut self.values.entry(key).or_insert_with(|| (v.clone(), Sparse::default())).1;
+        for of_cell in occurrences.chunk_by(|a, b| a.1 == b.1) {
+            *sum.entry(of_cell[0].1).or_default() += of_cell.len() as u64;
+        }
+    }
 }
 
 /// Counts the spans of a `compare()`.
@@ -81,42 +101,25 @@ impl Sink for Comparing {
         if to > 0 {
             selected.iter_mut().zip(starts.iter()).for_each(|(s, t)| *s &= *t >= from && *t < to);
         }
-        let counted: Vec<(usize, usize)> =
-            (0..n).filter(|r| mask[*r]).filter_map(|r| self.slots.of(starts[r]).map(|slot| (r, slot))).collect();
+        let slots = self.slots.count;
+        let counted: Vec<(u32, u32)> = (0..n)
+            .filter(|r| mask[*r])
+            .filter_map(|r| self.slots.of(starts[r]).map(|slot| (r as u32, (usize::from(selected[r]) * slots + slot) as u32)))
+            .collect();
         if counted.is_empty() {
             return Ok(());
         }
+        let mut occurrences = Vec::with_capacity(counted.len());
         for (i, a) in self.attrs.iter().enumerate() {
-            let data = rows.attr(a)?;
-            if matches!(data, Data::Const(Val::Nil)) {
-                continue;
-            }
-            let slots = self.slots.count;
-            let c = self.counts.entry(i).or_insert_with(|| Counts { totals: [vec![0; slots], vec![0; slots]], ..Counts::default() });
-            // Distinct values of the batch first, so that text is made once for each.
-            let mut seen: HashMap<u32, Sparse> = HashMap::default();
-            let Data::Dict(values, idx) = &data else { continue };
-            for (r, slot) in &counted {
-                let v = idx.all()[*r];
-                if values[v as usize] == Val::Nil {
-                    continue;
-                }
-                let side = usize::from(selected[*r]);
-                c.totals[side][*slot] += 1;
-                *seen.entry(v).or_default().entry((*slot as u32, side)).or_default() += 1;
-            }
-            for (v, counts) in seen {
-                let v = &values[v as usize];
-                let key = format!("{v:?}");
-                if !c.values.contains_key(&key) {
-                    if c.values.len() >= MAX_VALUES || c.value_bytes + key.len() > MAX_VALUE_BYTES {
-                        c.too_many = true;
-                        continue;
-                    }
-                    c.value_bytes += key.len();
-                }
-                let sum = &mut c.values.entry(key).or_insert_with(|| (v.clone(), Sparse::default())).1;
-                counts.into_iter().for_each(|(at, n)| *sum.entry(at).or_default() += n);
+            let Data::Dict(values, idx) = rows.attr(a)? else { continue };
+            let c = self.counts.entry(i).or_insert_with(|| Counts { totals: vec![0; 2 * slots], ..Counts::default() });
+            let (nil, idx): (Vec<bool>, _) = (values.iter().map(|v| *v == Val::Nil).collect(), idx.all());
+            occurrences.clear();
+            occurrences.extend(counted.iter().map(|(r, cell)| (idx[*r as usize], *cell)).filter(|(v, _)| !nil[*v as usize]));
+            occurrences.iter().for_each(|(_, cell)| c.totals[*cell as usize] += 1);
+            occurrences.sort_unstable();
+            for of_value in occurrences.chunk_by(|a, b| a.0 == b.0) {
+                c.add(&values[of_value[0].0 as usize], of_value);
             }
         }
         Ok(())
@@ -133,24 +136,24 @@ impl Sink for Comparing {
         for (i, c) in self.counts {
             let name = self.attrs[i].to_string();
             for (side, kind) in KINDS.iter().enumerate() {
-                let total: u64 = c.totals[side].iter().sum();
-                if total == 0 {
+                let cells = side * self.slots.count..(side + 1) * self.slots.count;
+                let totals = &c.totals[cells.clone()];
+                if totals.iter().all(|n| *n == 0) {
                     continue;
                 }
-                let of_side = |counts: &Sparse| counts.iter().filter(|c| c.0.1 == side).map(|c| *c.1).sum();
+                let of_side = |counts: &Sparse| counts.iter().filter(|c| cells.contains(&(*c.0 as usize))).map(|c| *c.1).sum();
                 let mut values: Vec<(&Val, &Sparse, u64)> =
                     c.values.values().map(|(v, counts)| (v, counts, of_side(counts))).filter(|v| v.2 > 0).collect();
-                values.sort_by(|a, b| b.2.cmp(&a.2).then_with(|| a.0.sort_key(b.0)));
+                values.sort_by(|a, b| b.2.cmp(&a.2).then_with(|| a.0.total_cmp(b.0)));
                 for (v, counts, _) in values.iter().take(self.top) {
-                    let mut dense = vec![0; self.slots.count];
-                    counts.iter().filter(|c| c.0.1 == side).for_each(|((slot, _), n)| dense[*slot as usize] = *n);
+                    let dense: Vec<u64> = cells.clone().map(|cell| counts.get(&(cell as u32)).copied().unwrap_or(0)).collect();
                     out.push(series(vec![(LABEL_TYPE.into(), text(kind)), (name.clone(), (*v).clone())], &dense));
                 }
                 if c.too_many {
                     let labels = vec![(LABEL_ERROR.into(), text("__too_many_values__")), (name.clone(), Val::Nil)];
                     out.push(series(labels, &vec![0; self.slots.count]));
                 }
-                out.push(series(vec![(LABEL_TYPE.into(), text(&format!("{kind}_total"))), (name.clone(), Val::Nil)], &c.totals[side]));
+                out.push(series(vec![(LABEL_TYPE.into(), text(&format!("{kind}_total"))), (name.clone(), Val::Nil)], totals));
             }
         }
         out

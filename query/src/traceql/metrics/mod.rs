@@ -162,7 +162,7 @@ pub fn query_range(source: &dyn SpanSource, query: &Query, options: &MetricsOpti
     let mut stats = ScanStats::default();
     let mut series = evaluate(source, expr, &options, slots, &mut stats)?;
     series.retain(|s| s.values.iter().any(|v| !v.is_nan()));
-    series.sort_by_key(labels_text);
+    series.sort_by_key(labels_key);
     limit_exemplars(&mut series, slots, options.exemplars);
     Ok(MetricsResult { timestamps_ms: slots.timestamps_ms(), series, stats })
 }
@@ -195,8 +195,9 @@ fn limit_exemplars(series: &mut [Series], slots: Slots, most: usize) {
     series.iter_mut().zip(kept).for_each(|(s, n)| s.exemplars.truncate(n));
 }
 
-fn labels_text(s: &Series) -> Vec<(String, String)> {
-    s.labels.iter().map(|(k, v)| (k.clone(), v.text())).collect()
+/// Labels by what they read as, and then by type.
+fn labels_key(s: &Series) -> Vec<(String, String, u8)> {
+    s.labels.iter().map(|(k, v)| (k.clone(), v.text(), v.tag())).collect()
 }
 
 fn evaluate(

@@ -12,7 +12,7 @@ const NAME: &str = "__name__";
 /// At each time the `n` largest (or smallest) samples stay.
 pub(super) fn top(largest: bool, n: u64, mut series: Vec<Series>) -> Vec<Series> {
     // Of equal ones the first by labels, so that the answer is the same each time.
-    series.sort_by_key(super::labels_text);
+    series.sort_by_key(super::labels_key);
     let slots = series.first().map_or(0, |s| s.values.len());
     for slot in 0..slots {
         let mut order: Vec<usize> = (0..series.len()).filter(|s| !series[*s].values[slot].is_nan()).collect();
@@ -65,8 +65,8 @@ pub(super) fn scalar(op: BinOp, mut series: Vec<Series>, sides: impl Fn(f64) -> 
 }
 
 /// Labels beside the name, which stands in for them where there are none.
-fn key(s: &Series) -> Vec<(String, String)> {
-    let mut k: Vec<_> = super::labels_text(s).into_iter().filter(|l| l.0 != NAME).collect();
+fn key(s: &Series) -> Vec<(String, String, u8)> {
+    let mut k: Vec<_> = super::labels_key(s).into_iter().filter(|l| l.0 != NAME).collect();
     k.sort();
     k
 }
