@@ -6,7 +6,7 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{post, put};
+use axum::routing::post;
 use strandline_query::promql;
 use strandline_storage::model::TimeRange;
 
@@ -16,12 +16,12 @@ use crate::refusal::{Reason, Refusal};
 
 /// The admin routes.
 pub fn router(app: Arc<App>) -> Router {
-    let both = |r: Router<Arc<App>>, path: &str, h: axum::routing::MethodRouter<Arc<App>>| r.route(path, h);
-    let r = Router::new().route("/api/v1/admin/flush", post(flush).put(flush));
-    let r = both(r, "/api/v1/admin/tsdb/delete_series", post(delete_series).put(delete_series));
-    let r = both(r, "/api/v1/admin/tsdb/clean_tombstones", post(clean_tombstones).put(clean_tombstones));
-    let r = both(r, "/api/v1/admin/tsdb/snapshot", post(snapshot).merge(put(snapshot)));
-    r.with_state(app)
+    Router::new()
+        .route("/api/v1/admin/flush", post(flush).put(flush))
+        .route("/api/v1/admin/tsdb/delete_series", post(delete_series).put(delete_series))
+        .route("/api/v1/admin/tsdb/clean_tombstones", post(clean_tombstones).put(clean_tombstones))
+        .route("/api/v1/admin/tsdb/snapshot", post(snapshot).put(snapshot))
+        .with_state(app)
 }
 
 fn json_error(r: &Refusal) -> Response {

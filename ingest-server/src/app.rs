@@ -7,20 +7,20 @@ use axum::http::HeaderMap;
 use parking_lot::{Mutex, RwLock};
 use strandline_storage::Engine;
 use strandline_storage::metrics::ReplayProgress;
-use strandline_storage::model::Matcher;
 
 use crate::auth::{Auth, Identity, Right};
 use crate::config::{Config, DropRule};
 use crate::connections::{Bounds, Connections};
 use crate::counters::Counters;
+use crate::drop_rules::{self, Rule};
 use crate::limits::Limits;
 use crate::otlp::Translation;
 use crate::otlp::names::Strategy;
 use crate::otlp::writers::Writers;
 use crate::refusal::{Reason, Refusal};
 use crate::scrape::ScrapeTarget;
-use crate::seldom::Seldom;
 use crate::tenants::Tenants;
+use crate::throttle::OncePerMinute;
 
 /// The server's state; shared by all listeners.
 pub struct App {
@@ -42,7 +42,7 @@ pub struct App {
     pub memory_limit: u64,
     /// Users and tokens, if there is auth.
     pub auth: Option<Auth>,
-    drop_rules: RwLock<Vec<Vec<Matcher>>>,
+    drop_rules: RwLock<Arc<[Rule]>>,
     in_flight: AtomicU64,
     max_in_flight: u64,
     /// Memory is short: senders are told to wait.
@@ -57,8 +57,10 @@ pub struct App {
     pub logs_warned: AtomicBool,
     /// The `[[scrape]]` targets and how they are.
     pub targets: RwLock<Vec<ScrapeTarget>>,
-    /// When refused spans, and refused points, were last spoken of in the log.
-    pub refusals_said: [Seldom; 2],
+    /// Paces the log's lines about refused spans.
+    pub refused_spans_log: OncePerMinute,
+    /// Paces the log's lines about refused points.
+    pub refused_points_log: OncePerMinute,
     /// When the process began, Unix milliseconds.
     pub started_ms: i64,
 }
@@ -90,6 +92,11 @@ impl Drop for Room {
     }
 }
 
+/// What does not parse was told when the configuration was read.
+fn parsed_rules(rules: &[DropRule]) -> Arc<[Rule]> {
+    rules.iter().filter_map(|r| drop_rules::parse(&r.matchers).ok()).collect()
+}
+
 impl App {
     /// State over a configuration.
     pub fn new(config: Config, memory_limit: u64, auth: Option<Auth>, started_ms: i64) -> strandline_storage::Result<Arc<Self>> {
@@ -112,7 +119,7 @@ impl App {
             translation,
             memory_limit,
             auth,
-            drop_rules: RwLock::default(),
+            drop_rules: RwLock::new(parsed_rules(&config.drop)),
             in_flight: AtomicU64::new(0),
             max_in_flight,
             pressed: AtomicBool::new(false),
@@ -121,24 +128,22 @@ impl App {
             replay: Mutex::default(),
             logs_warned: AtomicBool::new(false),
             targets: RwLock::default(),
-            refusals_said: Default::default(),
+            refused_spans_log: OncePerMinute::default(),
+            refused_points_log: OncePerMinute::default(),
             started_ms,
             config,
         };
-        app.set_drop_rules(&app.config.drop.clone());
         Ok(Arc::new(app))
     }
 
     /// Replaces the `[[drop]]` rules.
     pub fn set_drop_rules(&self, rules: &[DropRule]) {
-        let parsed = rules.iter().filter_map(|r| crate::drop_rules::parse(&r.matchers).ok()).collect();
-        *self.drop_rules.write() = parsed;
+        *self.drop_rules.write() = parsed_rules(rules);
     }
 
-    /// Whether any series is to be shed.
-    pub fn drops(&self) -> Option<Vec<Vec<Matcher>>> {
-        let r = self.drop_rules.read();
-        if r.is_empty() { None } else { Some(r.clone()) }
+    /// The `[[drop]]` rules in force.
+    pub fn drop_rules(&self) -> Arc<[Rule]> {
+        self.drop_rules.read().clone()
     }
 
     /// Room for a request of which nothing is known yet.

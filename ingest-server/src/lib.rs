@@ -1,32 +1,33 @@
 //! The strandline server: protocols in, query APIs out.
+//!
+//! The door is [`cli::main`]. Decoders and the configuration are public for benches and fuzz targets.
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
 
-pub mod admin;
-pub mod app;
-pub mod auth;
-pub mod body;
+mod admin;
+mod app;
+mod auth;
+mod body;
 pub mod cli;
 pub mod config;
-pub mod connections;
-pub mod counters;
-pub mod drop_rules;
-pub mod http_client;
-pub mod limits;
-pub mod load;
-pub mod memory;
-pub mod near;
+mod connections;
+mod counters;
+mod drop_rules;
+mod http_client;
+mod landing;
+mod limits;
+mod load;
+mod memory;
 pub mod otlp;
-pub mod params;
-pub mod prometheus;
-pub mod query_apis;
-pub mod refusal;
+mod params;
+mod prometheus;
+mod query_apis;
+mod refusal;
 pub mod remote_write;
-pub mod scrape;
-pub mod seldom;
-pub mod serve;
-pub mod shed;
-pub mod signpost;
-pub mod status;
-pub mod tempo;
-pub mod tenants;
+mod scrape;
+mod serve;
+mod status;
+mod suggest;
+mod tempo;
+mod tenants;
+mod throttle;

@@ -13,8 +13,8 @@ use strandline_wal::fs::{Fs, RealFs};
 use crate::app::App;
 use crate::counters::Counters;
 
-fn read(path: &str) -> Option<String> {
-    // /proc and /sys files have no length: they are read as streams, not through the mapped Fs.
+/// The text of a file of `/proc` or `/sys`. These have no length, so they are read as streams, not through the mapped `Fs`.
+pub(crate) fn read_proc(path: &str) -> Option<String> {
     #[allow(clippy::disallowed_methods)]
     std::fs::read(path).ok().and_then(|b| String::from_utf8(b).ok())
 }
@@ -23,10 +23,10 @@ fn read(path: &str) -> Option<String> {
 pub fn default_limit_bytes() -> u64 {
     let cgroup = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"]
         .iter()
-        .filter_map(|p| read(p)?.trim().parse::<u64>().ok())
+        .filter_map(|p| read_proc(p)?.trim().parse::<u64>().ok())
         .filter(|n| *n < 1 << 50)
         .min();
-    let machine = read("/proc/meminfo").and_then(|t| kib(&t, "MemTotal:")).map(|k| k * 1024);
+    let machine = read_proc("/proc/meminfo").and_then(|t| kib(&t, "MemTotal:")).map(|k| k * 1024);
     let total = match (cgroup, machine) {
         (Some(a), Some(b)) => a.min(b),
         (a, b) => a.or(b).unwrap_or(2 << 30),
@@ -40,7 +40,7 @@ fn kib(text: &str, key: &str) -> Option<u64> {
 
 /// Anonymous memory of this process, where the system tells.
 pub fn anon_bytes() -> Option<u64> {
-    read("/proc/self/status").and_then(|t| kib(&t, "RssAnon:")).map(|k| k * 1024)
+    read_proc("/proc/self/status").and_then(|t| kib(&t, "RssAnon:")).map(|k| k * 1024)
 }
 
 /// Shares of memory_limit, in hundredths.

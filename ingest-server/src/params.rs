@@ -4,33 +4,49 @@
 pub fn pairs(raw: &str) -> impl Iterator<Item = (String, String)> + '_ {
     raw.split('&').filter(|p| !p.is_empty()).map(|p| {
         let (k, v) = p.split_once('=').unwrap_or((p, ""));
-        (decode(k), decode(v))
+        (percent_decode(k, Plus::IsSpace), percent_decode(v, Plus::IsSpace))
     })
 }
 
-fn decode(s: &str) -> String {
+/// What a plus stands for: in query strings and forms a space, in paths itself.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Plus {
+    /// A space.
+    IsSpace,
+    /// A plus.
+    IsPlus,
+}
+
+/// Percent-decoding. What is no escape stays as it is; bytes that are no UTF-8 become U+FFFD.
+pub fn percent_decode(s: &str, plus: Plus) -> String {
     let b = s.as_bytes();
-    let mut out = Vec::with_capacity(b.len());
-    let mut i = 0;
+    let (mut out, mut i) = (Vec::with_capacity(b.len()), 0);
     while i < b.len() {
-        match b[i] {
-            b'+' => out.push(b' '),
-            b'%' => match s.get(i + 1..i + 3).and_then(|h| u8::from_str_radix(h, 16).ok()) {
-                Some(x) => {
-                    out.push(x);
-                    i += 2;
-                }
-                None => out.push(b'%'),
-            },
-            c => out.push(c),
+        let escaped = b.get(i + 1).and_then(|h| hex_digit(*h)).zip(b.get(i + 2).and_then(|l| hex_digit(*l)));
+        match (b[i], escaped) {
+            (b'%', Some((high, low))) => {
+                out.push(high << 4 | low);
+                i += 2;
+            }
+            (b'+', _) if plus == Plus::IsSpace => out.push(b' '),
+            (c, _) => out.push(c),
         }
         i += 1;
     }
     String::from_utf8_lossy(&out).into_owned()
 }
 
-/// Text as part of a URL's query.
-pub fn encode(s: &str) -> String {
+/// The value of a hexadecimal digit.
+pub fn hex_digit(b: u8) -> Option<u8> {
+    char::from(b).to_digit(16).map(|d| d as u8)
+}
+
+/// Pairs as a query string, without the question mark.
+pub fn query_string(pairs: &[(&str, String)]) -> String {
+    pairs.iter().map(|(k, v)| format!("{k}={}", percent_encode(v))).collect::<Vec<_>>().join("&")
+}
+
+fn percent_encode(s: &str) -> String {
     s.bytes().fold(String::new(), |mut out, b| {
         if b.is_ascii_alphanumeric() || b"-_.~".contains(&b) {
             out.push(b as char)
@@ -83,7 +99,9 @@ mod tests {
 
     #[test]
     fn encoded_pairs() {
-        let p: Vec<_> = pairs("match%5B%5D=%7Ba%3D%22b+c%22%7D&x&y=%zz").collect();
-        assert_eq!(p, [("match[]".into(), "{a=\"b c\"}".into()), ("x".into(), "".into()), ("y".into(), "%zz".into())]);
+        let p: Vec<_> = pairs("match%5B%5D=%7Ba%3D%22b+c%22%7D&x&y=%zz%+1").collect();
+        assert_eq!(p, [("match[]".into(), "{a=\"b c\"}".into()), ("x".into(), "".into()), ("y".into(), "%zz% 1".into())]);
+        assert_eq!(percent_decode("a+b%2Bc", Plus::IsPlus), "a+b+c");
+        assert_eq!(query_string(&[("q", "{ .a }".into()), ("start", "1".into())]), "q=%7B%20.a%20%7D&start=1");
     }
 }

@@ -30,7 +30,7 @@ pub fn main_router(app: &Arc<App>) -> Router {
     let write = write.nest("/api/v1/otlp", otlp()).nest("/otlp", otlp());
     let api = Router::new().merge(write).merge(crate::admin::router(app.clone())).merge(crate::query_apis::router(app));
     let all = Router::new().merge(crate::status::router(app.clone())).merge(otlp_router(app)).merge(api.clone()).nest("/prometheus", api);
-    crate::signpost::put_up(all, app)
+    crate::landing::with_landing(all, app)
 }
 
 /// OTLP by both transports: an SDK that is pointed at the other one's port is served all the same.
@@ -76,14 +76,14 @@ async fn serve(config: Config) -> Result<(), String> {
             label: "otlp_grpc",
             flag: "--otlp-grpc",
             address: app.config.otlp_grpc.clone(),
-            router: crate::signpost::put_up(otlp_router(&app), &app),
+            router: crate::landing::with_landing(otlp_router(&app), &app),
         },
         Port {
             name: "OTLP HTTP",
             label: "otlp_http",
             flag: "--otlp-http",
             address: app.config.otlp_http.clone(),
-            router: crate::signpost::put_up(otlp_router(&app), &app),
+            router: crate::landing::with_landing(otlp_router(&app), &app),
         },
     ];
     let tls = tls_config(&app.config).await?;

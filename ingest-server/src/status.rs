@@ -9,7 +9,8 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use strandline_storage::metrics::ReplayProgress;
+use strandline_storage::Engine;
+use strandline_storage::metrics::{ReplayProgress, StoreStats};
 
 use crate::app::App;
 use crate::config::format_size;
@@ -47,8 +48,7 @@ impl Page {
     fn value(&mut self, name: &str, labels: &[(&str, &str)], v: f64) {
         let _ = write!(self.0, "strandline_{name}");
         if !labels.is_empty() {
-            let all: Vec<String> =
-                labels.iter().map(|(n, v)| format!("{n}=\"{}\"", v.replace('\\', "\\\\").replace('"', "\\\""))).collect();
+            let all: Vec<String> = labels.iter().map(|(n, v)| format!("{n}=\"{}\"", escaped(v))).collect();
             let _ = write!(self.0, "{{{}}}", all.join(","));
         }
         let _ = writeln!(self.0, " {v}");
@@ -57,6 +57,11 @@ impl Page {
         self.family(name, kind, help);
         self.value(name, &[], v);
     }
+}
+
+/// A label's value in Prometheus' text format. Names of jobs come from senders and may hold anything.
+fn escaped(v: &str) -> String {
+    v.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
 /// The page in Prometheus' text format.
@@ -122,34 +127,54 @@ fn connections(app: &App, p: &mut Page) {
     p.value("connections_refused_total", &[("reason", "files")], by_system as f64);
 }
 
+/// What one tenant's metrics are made of, read once for all of them.
+struct Figures {
+    metrics: StoreStats,
+    live_spans: u64,
+    live_span_bytes: usize,
+    block_spans: u64,
+    incomplete: bool,
+}
+
+impl Figures {
+    fn of(e: &Engine) -> Self {
+        let (metrics, t) = (e.metrics().stats(), e.traces());
+        Figures {
+            metrics,
+            live_spans: t.live_spans(),
+            live_span_bytes: t.live_bytes(),
+            block_spans: t.block_spans(),
+            incomplete: !e.incomplete().is_empty(),
+        }
+    }
+}
+
 fn tenants(app: &App, p: &mut Page) {
-    type Get = fn(&strandline_storage::Engine) -> f64;
-    let per: [(&str, &str, &str, Get); 15] = [
-        ("head_series", "gauge", "Series in memory.", |e| e.metrics().stats().head.series as f64),
-        ("head_chunks", "gauge", "Chunks in the head.", |e| e.metrics().stats().head.chunks as f64),
-        ("metric_blocks", "gauge", "Metric blocks that queries see.", |e| e.metrics().stats().blocks as f64),
-        ("metric_block_bytes", "gauge", "Their bytes.", |e| e.metrics().stats().block_bytes as f64),
-        ("metric_blocks_to_upload", "gauge", "Metric blocks that the bucket does not hold yet.", |e| {
-            e.metrics().stats().blocks_to_upload as f64
+    type Get = fn(&Figures) -> f64;
+    let families: [(&str, &str, &str, Get); 15] = [
+        ("head_series", "gauge", "Series in memory.", |f| f.metrics.head.series as f64),
+        ("head_chunks", "gauge", "Chunks in the head.", |f| f.metrics.head.chunks as f64),
+        ("metric_blocks", "gauge", "Metric blocks that queries see.", |f| f.metrics.blocks as f64),
+        ("metric_block_bytes", "gauge", "Their bytes.", |f| f.metrics.block_bytes as f64),
+        ("metric_blocks_to_upload", "gauge", "Metric blocks that the bucket does not hold yet.", |f| f.metrics.blocks_to_upload as f64),
+        ("bucket_up", "gauge", "1 if the bucket answered last.", |f| f.metrics.bucket_error.is_none() as u8 as f64),
+        ("answers_incomplete", "gauge", "1 if answers could miss data: a bucket never reached, or a block that can't be read.", |f| {
+            f.incomplete as u8 as f64
         }),
-        ("bucket_up", "gauge", "1 if the bucket answered last.", |e| e.metrics().stats().bucket_error.is_none() as u8 as f64),
-        ("answers_incomplete", "gauge", "1 if answers could miss data: a bucket never reached, or a block that can't be read.", |e| {
-            !e.incomplete().is_empty() as u8 as f64
-        }),
-        ("metric_wal_bytes", "gauge", "Bytes of the metric log.", |e| e.metrics().stats().wal_bytes as f64),
-        ("metric_wal_commits_total", "counter", "Commits of the metric log.", |e| e.metrics().stats().wal.commits as f64),
-        ("metric_wal_syncs_total", "counter", "fsyncs of the metric log.", |e| e.metrics().stats().wal.syncs as f64),
-        ("metric_wal_sync_seconds_total", "counter", "Time spent in them.", |e| e.metrics().stats().wal.sync_nanos as f64 / 1e9),
-        ("metric_wal_failures_total", "counter", "Commits that failed.", |e| e.metrics().stats().wal.failures as f64),
-        ("live_spans", "gauge", "Spans in memory.", |e| e.traces().live_spans() as f64),
-        ("live_span_bytes", "gauge", "Memory of live spans.", |e| e.traces().live_bytes() as f64),
-        ("block_spans", "gauge", "Spans in blocks.", |e| e.traces().block_spans() as f64),
+        ("metric_wal_bytes", "gauge", "Bytes of the metric log.", |f| f.metrics.wal_bytes as f64),
+        ("metric_wal_commits_total", "counter", "Commits of the metric log.", |f| f.metrics.wal.commits as f64),
+        ("metric_wal_syncs_total", "counter", "fsyncs of the metric log.", |f| f.metrics.wal.syncs as f64),
+        ("metric_wal_sync_seconds_total", "counter", "Time spent in them.", |f| f.metrics.wal.sync_nanos as f64 / 1e9),
+        ("metric_wal_failures_total", "counter", "Commits that failed.", |f| f.metrics.wal.failures as f64),
+        ("live_spans", "gauge", "Spans in memory.", |f| f.live_spans as f64),
+        ("live_span_bytes", "gauge", "Memory of live spans.", |f| f.live_span_bytes as f64),
+        ("block_spans", "gauge", "Spans in blocks.", |f| f.block_spans as f64),
     ];
-    let all = app.tenants.all();
-    for (name, kind, help, get) in per {
+    let all: Vec<(String, Figures)> = app.tenants.all().into_iter().map(|(name, e)| (name, Figures::of(&e))).collect();
+    for (name, kind, help, get) in families {
         p.family(name, kind, help);
-        for (tenant, engine) in &all {
-            p.value(name, &[("tenant", tenant)], get(engine));
+        for (tenant, figures) in &all {
+            p.value(name, &[("tenant", tenant)], get(figures));
         }
     }
 }
@@ -164,6 +189,13 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use tower::ServiceExt;
+
+    #[test]
+    fn labels_can_not_break_the_page() {
+        let mut p = Page(String::new());
+        p.value("x", &[("job", "a\"b\\c\nd")], 1.0);
+        assert_eq!(p.0, "strandline_x{job=\"a\\\"b\\\\c\\nd\"} 1\n");
+    }
 
     #[tokio::test]
     async fn not_ready_until_the_log_is_replayed() {

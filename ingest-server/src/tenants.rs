@@ -11,8 +11,8 @@ use strandline_storage::clock::{Clock, SystemClock};
 use strandline_storage::metrics::{MetricOptions, ReplayProgress};
 use strandline_storage::traces::TraceStoreOptions;
 use strandline_storage::{Engine, EngineOptions, Error, ErrorKind, Result};
+use strandline_wal::WalOptions;
 use strandline_wal::fs::{Fs, IoMode, OverlayFs, RealFs};
-use strandline_wal::{SyncMode, WalOptions};
 
 use crate::config::Config;
 
@@ -87,7 +87,7 @@ impl Tenants {
             if !self.state.lock().turns.get(tenant).is_some_and(|t| Arc::ptr_eq(t, &turn)) {
                 continue;
             }
-            let opened = Engine::open_with(self.options(tenant), progress);
+            let opened = self.options(tenant).and_then(|o| Engine::open_with(o, progress));
             let mut s = self.state.lock();
             s.turns.remove(tenant);
             let engine = opened?;
@@ -104,7 +104,7 @@ impl Tenants {
         let memory_limit = crate::memory::default_limit_bytes();
         let config = Arc::new(config);
         let t = Tenants { config, fs: below, clock: Arc::new(SystemClock), bucket, memory_limit, state: Mutex::default() };
-        Engine::open_read_only(t.options(tenant))
+        Engine::open_read_only(t.options(tenant)?)
     }
 
     /// All that are open.
@@ -148,16 +148,9 @@ impl Tenants {
         done.into_iter().collect()
     }
 
-    fn options(&self, tenant: &str) -> EngineOptions {
+    fn options(&self, tenant: &str) -> Result<EngineOptions> {
         let c = &self.config;
-        let sync = match c.wal_sync.as_str() {
-            "never" => SyncMode::Never,
-            "always" => SyncMode::Always,
-            interval => {
-                let ms = interval.trim_start_matches("interval:").trim_end_matches("ms").parse().unwrap_or(1000);
-                SyncMode::Interval(Duration::from_millis(ms))
-            }
-        };
+        let sync = crate::config::parse_sync(&c.wal_sync).map_err(|e| Error::new(ErrorKind::Invalid, format!("wal.sync: {e}")))?;
         let wal = WalOptions { sync, segment_size_bytes: c.wal_segment_bytes.max(1 << 20), ..WalOptions::default() };
         let mut m = MetricOptions::new(self.fs.clone(), self.clock.clone(), self.dir(tenant));
         m.tenant = tenant.to_owned();
@@ -166,6 +159,7 @@ impl Tenants {
         m.rules.out_of_order_window_ms = c.out_of_order_window_ms;
         m.rules.max_sample_age_ms = c.max_sample_age_ms;
         m.rules.xor2 = c.chunk_encoding == "xor2";
+        m.rules.start_timestamps = c.start_timestamps;
         m.limits.max_series = c.max_series as usize;
         m.limits.max_labels = c.max_labels as usize;
         m.limits.max_label_value_bytes = c.max_label_value_bytes as usize;
@@ -196,7 +190,7 @@ impl Tenants {
         let live = if c.traces_max_live_bytes > 0 { c.traces_max_live_bytes } else { self.memory_limit / 12 };
         t.flush_bytes = live as usize;
         t.max_live_bytes = (live * 3).min(self.memory_limit / 2).max(live) as usize;
-        EngineOptions { metrics: m, traces: t, background: true }
+        Ok(EngineOptions { metrics: m, traces: t, background: true })
     }
 }
 

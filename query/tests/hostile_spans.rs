@@ -257,7 +257,7 @@ fn texts_to_complete_and_group_by() {
     let options = TagOptions { start_nano: NOW, end_nano: NOW + 1_000, limit: 0, partial: false };
     let range = MetricsOptions::new(NOW, NOW + 1_000_000_000);
     everywhere(&store, &clock, &|when| {
-        let found = tag_values(&store, &parse_tag("span.prompt").unwrap(), None, &options).unwrap();
+        let found = tag_values(&store, &parse_tag("span.prompt"), None, &options).unwrap();
         let bytes: usize = found.iter().map(|v| v.value.len()).sum();
         assert!((4 << 20..=8 << 20).contains(&bytes), "{when}: {bytes} bytes of {} values", found.len());
         let by = query_range(&store, &parse("{} | rate() by (span.prompt)").unwrap(), &range);

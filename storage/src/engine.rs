@@ -26,7 +26,7 @@ pub struct EngineOptions {
     /// The span store's options.
     #[cfg(feature = "traces")]
     pub traces: TraceStoreOptions,
-    /// Keep a thread for each store that flushes, compacts, uploads and retains. Without them, call
+    /// Keep two threads for each store: one that flushes, and one that compacts, uploads and retains. Without them, call
     /// [`Engine::maintain`].
     pub background: bool,
 }
@@ -72,12 +72,11 @@ impl Engine {
             lock: Mutex::new(Some(lock)),
         }));
         if options.background {
-            // One each: a slow bucket or a long merge of one store does not keep the other's memory from being flushed.
+            // Flushes have threads of their own: neither a slow bucket nor a long merge keeps memory from being flushed.
             engine.spawn_upkeep("samples", |e| e.0.metrics.flush_due())?;
             engine.spawn_upkeep("metrics", |e| e.0.metrics.tend())?;
             #[cfg(feature = "traces")]
             {
-                // Nor does its own keep spans from being flushed.
                 engine.spawn_upkeep("spans", |e| e.0.traces.flush_due())?;
                 engine.spawn_upkeep("traces", |e| e.0.traces.tend())?;
             }

@@ -10,10 +10,9 @@ use crate::config::format_size;
 
 /// A GET, from outside any runtime.
 pub fn get(base: &str, path: &str, params: &[(&str, String)]) -> Result<(u16, String), String> {
-    let query: Vec<String> = params.iter().map(|(k, v)| format!("{k}={}", crate::params::encode(v))).collect();
     let mut url = format!("{}{path}", base.trim_end_matches('/'));
-    if !query.is_empty() {
-        url = format!("{url}?{}", query.join("&"));
+    if !params.is_empty() {
+        url = format!("{url}?{}", crate::params::query_string(params));
     }
     let rt = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     rt.block_on(async {
@@ -50,7 +49,7 @@ pub fn run(a: &ServeArgs) -> Result<(), String> {
             format!("{} free on its disk (storage.min_free is {})", format_size(free), format_size(c.min_free_bytes)),
         );
     }
-    if let Some(m) = mount(dir) {
+    if let Some(m) = file_system(dir) {
         let network = ["nfs", "cifs", "fuse", "9p", "virtiofs"].iter().any(|n| m.starts_with(n));
         line(
             !network,
@@ -107,11 +106,8 @@ fn running(page: &str, line: &mut dyn FnMut(bool, String)) {
 }
 
 /// The type of the file system that holds a path, where the system tells.
-fn mount(dir: &Path) -> Option<String> {
-    let bytes = RealFs::new(strandline_wal::fs::IoMode::Pread);
-    let _ = &bytes;
-    #[allow(clippy::disallowed_methods)]
-    let text = std::fs::read("/proc/mounts").ok().and_then(|b| String::from_utf8(b).ok())?;
+fn file_system(dir: &Path) -> Option<String> {
+    let text = crate::memory::read_proc("/proc/mounts")?;
     let full = dir.canonicalize().or_else(|_| Path::new(".").canonicalize()).ok()?;
     text.lines()
         .filter_map(|l| {

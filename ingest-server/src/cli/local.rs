@@ -43,7 +43,6 @@ pub fn open_store(c: &Config) -> Result<(MetricStore, Box<dyn Send + Sync>), Str
     o.bucket = Some(crate::tenants::open_bucket(c, &fs).map_err(|e| e.to_string())?);
     o.rules.xor2 = c.chunk_encoding == "xor2";
     o.external_labels = c.external_labels.clone();
-    o.max_block_range_ms = o.max_block_range_ms.max(1);
     let store = MetricStore::open(o).map_err(|e| e.to_string())?;
     Ok((store, lock))
 }

@@ -165,18 +165,19 @@ pub(crate) fn configure(a: &ServeArgs) -> Result<Config, String> {
 
 fn serve(a: &ServeArgs) -> Result<(), String> {
     let config = configure(a)?;
-    start_log(&config);
+    start_log(&config)?;
     crate::serve::run(config)
 }
 
-fn start_log(c: &Config) {
-    let filter = tracing_subscriber::EnvFilter::try_new(&c.log_level).unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+fn start_log(c: &Config) -> Result<(), String> {
+    let filter = tracing_subscriber::EnvFilter::try_new(&c.log_level).map_err(|e| format!("log.level = {:?}: {e}", c.log_level))?;
     let b = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     if c.log_format == "json" {
         b.json().init();
     } else {
         b.with_ansi(std::io::stderr().is_terminal()).init();
     }
+    Ok(())
 }
 
 fn check_config(file: &std::path::Path) -> Result<(), String> {

@@ -8,7 +8,7 @@ use toml::de::{DeTable, DeValue};
 use super::schema::{KEYS, Key, Kind, Parsed};
 use super::units::{parse_duration_ms, parse_size};
 use super::{Config, DropRule, ScrapeJob};
-use crate::near::nearest;
+use crate::suggest::did_you_mean;
 
 /// A mistake in the file (or an environment variable).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,7 +69,7 @@ fn from_env(name: &str, value: &str, c: &mut Config, mistakes: &mut Vec<Mistake>
             }
         }
         None => {
-            let near = nearest(name, KEYS.iter().map(|k| k.env()));
+            let near = did_you_mean(name, KEYS.iter().map(|k| k.env()));
             mistakes.push(Mistake { at: (0, 0), text: format!("environment variable {name} is no setting{near}") });
         }
     }
@@ -99,6 +99,9 @@ fn cross_checks(c: &Config, mistakes: &mut Vec<Mistake>) {
             ));
         }
     }
+    if let Err(e) = tracing_subscriber::EnvFilter::try_new(&c.log_level) {
+        add(&format!("log.level = {:?} is neither a level (error, warn, info, debug, trace) nor a filter by module: {e}", c.log_level));
+    }
     if !valid_tenant(&c.default_tenant) {
         add("tenants.default must be 1 to 128 of the characters a-z A-Z 0-9 - _ .");
     }
@@ -107,7 +110,7 @@ fn cross_checks(c: &Config, mistakes: &mut Vec<Mistake>) {
 /// Names that can be part of a path and a key.
 pub(crate) fn valid_tenant(t: &str) -> bool {
     let fine = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
-    !t.is_empty() && t.len() <= 128 && t.bytes().all(fine) && t != "." && t != ".." && !t.starts_with('.')
+    !t.is_empty() && t.len() <= 128 && t.bytes().all(fine) && !t.starts_with('.')
 }
 
 fn is_loopback(a: &str) -> bool {
@@ -181,7 +184,7 @@ fn set(f: &mut File<'_>, c: &mut Config, name: &str, at: usize, v: Value<'_>) {
         let sections: std::collections::BTreeSet<String> =
             KEYS.iter().filter_map(|k| k.name.split_once('.').map(|(s, _)| s.to_owned())).chain(["scrape".into(), "drop".into()]).collect();
         let all = KEYS.iter().map(|k| k.name.to_owned()).chain(sections);
-        return f.wrong(at, format!("unknown key {name}{}", nearest(name, all)));
+        return f.wrong(at, format!("unknown key {name}{}", did_you_mean(name, all)));
     };
     let value_at = v.span().start;
     match read(k, v.into_inner()) {
@@ -194,7 +197,7 @@ fn read(k: &Key, v: DeValue<'_>) -> Result<Parsed, String> {
     let expected = || format!("expected {}", k.kind.describe());
     let number = |i: &toml::de::DeInteger<'_>| u64::from_str_radix(i.as_str(), i.radix()).map_err(|_| expected());
     match (k.kind, v) {
-        (Kind::Text | Kind::Path | Kind::Address | Kind::OneOf(_), DeValue::String(s)) => k.check_text(s.into_owned()),
+        (Kind::Text | Kind::Path | Kind::Address | Kind::OneOf(_) | Kind::Sync, DeValue::String(s)) => k.check_text(s.into_owned()),
         (Kind::Switch, DeValue::Boolean(b)) => Ok(Parsed::Bool(b)),
         (Kind::Duration, DeValue::String(s)) => Ok(Parsed::Number(parse_duration_ms(&s)?.max(0) as u64)),
         (Kind::Duration, DeValue::Integer(i)) if i.as_str() == "0" => Ok(Parsed::Number(0)),
@@ -284,7 +287,9 @@ fn scrape(f: &mut File<'_>, c: &mut Config, t: DeTable<'_>, at: usize) {
                     },
                 }
             }
-            other => f.wrong(key_at, format!("unknown key scrape.{other}{}", nearest(other, SCRAPE_KEYS.iter().map(|s| s.to_string())))),
+            other => {
+                f.wrong(key_at, format!("unknown key scrape.{other}{}", did_you_mean(other, SCRAPE_KEYS.iter().map(|s| s.to_string()))))
+            }
         }
     }
     if f.mistakes.len() == before {

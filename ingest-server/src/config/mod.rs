@@ -12,6 +12,7 @@ use std::path::PathBuf;
 pub use check::{Mistake, load};
 pub(crate) use check::{read_file, valid_tenant};
 pub use schema::{KEYS, Key, Kind, reference};
+pub(crate) use units::parse_sync;
 pub use units::{format_size, parse_duration_ms, parse_size};
 pub use yaml::yaml;
 

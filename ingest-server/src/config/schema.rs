@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::units::{parse_duration_ms, parse_size};
-use super::{Config, DropRule, ScrapeJob};
+use super::Config;
+use super::units::{parse_duration_ms, parse_size, parse_sync};
 
 /// What a key holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +17,7 @@ pub enum Kind {
     Size,
     Count,
     OneOf(&'static [&'static str]),
+    Sync,
     List,
     Labels,
 }
@@ -33,6 +34,7 @@ impl Kind {
             Kind::Size => "size (64MiB, 2GB; 0 for none)".into(),
             Kind::Count => "whole number".into(),
             Kind::OneOf(v) => format!("one of {}", v.join(", ")),
+            Kind::Sync => "one of always, never, interval:<ms>".into(),
             Kind::List => "list of texts".into(),
             Kind::Labels => "table of texts".into(),
         }
@@ -101,7 +103,7 @@ impl Key {
     /// Sets it from text, as the environment and the table's defaults give it.
     pub fn apply_text(&self, c: &mut Config, text: &str) -> Result<(), String> {
         let v = match self.kind {
-            Kind::Text | Kind::Path | Kind::Address | Kind::OneOf(_) => self.check_text(text.to_owned())?,
+            Kind::Text | Kind::Path | Kind::Address | Kind::OneOf(_) | Kind::Sync => self.check_text(text.to_owned())?,
             Kind::Switch => match text {
                 "true" => Parsed::Bool(true),
                 "false" => Parsed::Bool(false),
@@ -123,10 +125,8 @@ impl Key {
 
     pub(super) fn check_text(&self, text: String) -> Result<Parsed, String> {
         match self.kind {
-            Kind::OneOf(all) if self.name == "wal.sync" && text.starts_with("interval:") => {
-                let ms = text["interval:".len()..].trim_end_matches("ms");
-                ms.parse::<u32>().map_err(|_| format!("{text:?}: expected interval:<milliseconds>"))?;
-                let _ = all;
+            Kind::Sync => {
+                parse_sync(&text)?;
             }
             Kind::OneOf(all) if !all.contains(&text.as_str()) => {
                 return Err(format!("{text:?} is not one of {}", all.join(", ")));
@@ -147,6 +147,11 @@ macro_rules! keys {
             name: $name, kind: $kind, default: $default, doc: $doc, set: |c, v| c.$field = v.$get(),
             get: |c| (&c.$field).into(),
         }),*];
+
+        /// Every field empty; `Config::default` fills them from the table.
+        pub(super) fn blank() -> Config {
+            Config { $($field: Default::default(),)* scrape: Vec::new(), drop: Vec::new() }
+        }
     };
 }
 
@@ -157,7 +162,7 @@ keys! {
     "server.listen" Kind::Address, "127.0.0.1:9090", "Prometheus and Tempo APIs, remote write, OTLP over HTTP. Flag: --listen.", listen = text;
     "server.otlp_grpc" Kind::Address, "127.0.0.1:4317", "OTLP over gRPC; empty: off. Flag: --otlp-grpc.", otlp_grpc = text;
     "server.otlp_http" Kind::Address, "127.0.0.1:4318", "OTLP over HTTP; empty: off. Flag: --otlp-http.", otlp_http = text;
-    "server.max_body" Kind::Size, "64MiB", "The largest request, unpacked; never more than an eighth of memory_limit (but 4 MiB).", max_body_bytes = n;
+    "server.max_body" Kind::Size, "64MiB", "The largest request, unpacked; never more than an eighth of memory_limit, or 4 MiB where that is less.", max_body_bytes = n;
     "server.max_in_flight" Kind::Size, "0", "Bytes of requests being worked on at once; above it senders are told to retry. 0: an eighth of memory_limit.", max_in_flight_bytes = n;
     "server.max_connections" Kind::Count, "512", "Connections at once, over all listeners. A new one takes the place of one without a request; if all are at work it is refused. Each needs a file (LimitNOFILE). 0: no limit.", max_connections = n;
     "server.read_timeout" Kind::Duration, "10s", "How long a client may take for a TLS handshake, for a request's head, and for the next part of its body.", read_timeout_ms = ms;
@@ -167,7 +172,7 @@ keys! {
     "server.tls_cert" Kind::Path, "", "Certificate chain (PEM) for every listener.", tls_cert = path;
     "server.tls_key" Kind::Path, "", "Its private key (PEM).", tls_key = path;
     "auth.file" Kind::Path, "", "Users and tokens: see docs/operations.md. Without it there is no auth.", auth_file = path;
-    "wal.sync" Kind::OneOf(&["always", "never", "interval:<ms>"]), "always", "When an answer is given: after fsync (always), or after handing over to the system, with fsync each interval or never.", wal_sync = text;
+    "wal.sync" Kind::Sync, "always", "When an answer is given: after fsync (always), or after handing over to the system, with fsync each interval or never.", wal_sync = text;
     "wal.segment_size" Kind::Size, "64MiB", "A log segment is closed at this size.", wal_segment_bytes = n;
     "storage.io" Kind::OneOf(&["mmap", "pread"]), "mmap", "How files are read. mmap copies nothing, but an I/O error of the disk ends the process.", io = text;
     "storage.min_free" Kind::Size, "256MiB", "Refuse writes when the disk has less free.", min_free_bytes = n;
@@ -232,92 +237,12 @@ impl Parsed {
     }
 }
 
-pub(super) fn blank() -> Config {
-    Config {
-        data_dir: PathBuf::new(),
-        memory_limit_bytes: 0,
-        insecure: false,
-        listen: String::new(),
-        otlp_grpc: String::new(),
-        otlp_http: String::new(),
-        max_body_bytes: 0,
-        max_in_flight_bytes: 0,
-        max_connections: 0,
-        read_timeout_ms: 0,
-        body_timeout_ms: 0,
-        write_timeout_ms: 0,
-        idle_timeout_ms: 0,
-        tls_cert: None,
-        tls_key: None,
-        auth_file: None,
-        wal_sync: String::new(),
-        wal_segment_bytes: 0,
-        io: String::new(),
-        bucket_url: String::new(),
-        bucket_endpoint: String::new(),
-        bucket_region: String::new(),
-        bucket_access_key_id: String::new(),
-        bucket_secret_access_key: String::new(),
-        bucket_session_token: String::new(),
-        bucket_instance_metadata: false,
-        bucket_ca_file: None,
-        bucket_timeout_ms: 0,
-        bucket_cache_bytes: 0,
-        bucket_disk_cache_bytes: 0,
-        metrics_retention_ms: 0,
-        metrics_retention_bytes: 0,
-        local_retention_ms: 0,
-        out_of_order_window_ms: 0,
-        max_sample_age_ms: 0,
-        chunk_encoding: String::new(),
-        start_timestamps: false,
-        max_series: 0,
-        max_labels: 0,
-        max_label_value_bytes: 0,
-        max_exemplars: 0,
-        max_label_name_bytes: 0,
-        samples_per_second: 0,
-        spans_per_second: 0,
-        total_samples_per_second: 0,
-        total_spans_per_second: 0,
-        max_span_bytes: 0,
-        max_span_attributes: 0,
-        max_span_attribute_bytes: 0,
-        max_span_events: 0,
-        external_labels: Vec::new(),
-        traces_retention_ms: 0,
-        traces_retention_bytes: 0,
-        traces_flush_age_ms: 0,
-        traces_max_live_bytes: 0,
-        compaction: false,
-        min_free_bytes: 0,
-        query_timeout_ms: 0,
-        query_max_samples: 0,
-        query_max_series: 0,
-        query_concurrency: 0,
-        query_lookback_ms: 0,
-        otlp_strategy: String::new(),
-        otlp_promote: Vec::new(),
-        otlp_promote_all: false,
-        otlp_scope_labels: false,
-        otlp_histograms_as_nhcb: false,
-        otlp_target_info: false,
-        tenants_from_header: false,
-        default_tenant: String::new(),
-        max_tenants: 0,
-        log_level: String::new(),
-        log_format: String::new(),
-        scrape: Vec::<ScrapeJob>::new(),
-        drop: Vec::<DropRule>::new(),
-    }
-}
-
 /// The keys as Markdown: docs/configuration.md is this text, and a test keeps it so.
 pub fn reference() -> String {
     let mut out = String::from(
         "# Configuration\n\nOne TOML file (`strandline serve --config FILE`), with `version = 1` at its top. Every key can also be set by the\n\
          environment variable beside it, which wins over the file; flags win over both. `strandline check-config FILE` names every mistake.\n\n\
-         `*_file` variants are not needed for secrets: the environment variable may be set from a file by whatever starts the process.\n",
+         Keep secrets out of the file: give them by their environment variables.\n",
     );
     let mut section = None;
     for k in KEYS {

@@ -1,4 +1,8 @@
-//! Sizes and durations as people write them.
+//! Sizes, durations and the log's sync mode as people write them.
+
+use std::time::Duration;
+
+use strandline_wal::SyncMode;
 
 /// `512`, `64KiB`, `1.5GB`, `auto` is not one. Bytes.
 pub fn parse_size(s: &str) -> Result<u64, String> {
@@ -51,6 +55,22 @@ pub fn parse_duration_ms(s: &str) -> Result<i64, String> {
         rest = &rest[end..];
     }
     Ok(total as i64)
+}
+
+/// `always`, `never`, `interval:<ms>`.
+pub(crate) fn parse_sync(s: &str) -> Result<SyncMode, String> {
+    match s {
+        "always" => Ok(SyncMode::Always),
+        "never" => Ok(SyncMode::Never),
+        _ => {
+            let interval = s.strip_prefix("interval:").ok_or_else(|| format!("{s:?} is not one of always, never, interval:<ms>"))?;
+            let ms: u32 = interval
+                .trim_end_matches("ms")
+                .parse()
+                .map_err(|_| format!("{s:?}: expected interval:<milliseconds>, like interval:200"))?;
+            Ok(SyncMode::Interval(Duration::from_millis(ms.into())))
+        }
+    }
 }
 
 /// `96.0 MiB`.

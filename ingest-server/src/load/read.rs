@@ -73,8 +73,8 @@ impl<'r> Api<'r> {
     }
 
     fn json(&self, path: &str, params: &[(&str, String)]) -> Result<Json, String> {
-        let query: Vec<String> = params.iter().map(|(k, v)| format!("{k}={}", crate::params::encode(v))).collect();
-        let (status, body) = self.runtime.block_on(self.get(format!("{path}?{}", query.join("&")), "application/json"))?;
+        let url = format!("{path}?{}", crate::params::query_string(params));
+        let (status, body) = self.runtime.block_on(self.get(url, "application/json"))?;
         if status != 200 {
             return Err(format!("{path} {params:?} was answered {status}: {}", String::from_utf8_lossy(&body)));
         }

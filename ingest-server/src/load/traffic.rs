@@ -1,4 +1,4 @@
-//! Traces of one tick, a pure function of seed, tick and time.
+//! Traces of one tick, a pure function of seed, tick and time. A cell is one process of the workload: an instance of a service.
 
 use super::rng::Rng;
 use super::services::{Call, MODELS, OPERATIONS, QUERIES, ROOTS, SERVICES};

@@ -189,14 +189,4 @@ impl LabelSet {
     pub fn len(&self) -> usize {
         self.pairs.len()
     }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.pairs.is_empty()
-    }
-
-    /// The value of a label.
-    pub fn get(&self, name: &str) -> Option<&str> {
-        self.pairs.iter().find(|p| p.0 == name).map(|p| p.2.as_str())
-    }
 }

@@ -8,12 +8,12 @@ use strandline_storage::Engine;
 use strandline_storage::codec::protobuf::{Fields, WireError};
 use strandline_storage::metrics::head::Refusal as Why;
 
-use super::metrics::translate;
+use super::metrics::{MAX_REASONS, translate};
 use crate::app::{App, Room};
 use crate::counters::Counters;
 use crate::limits::Unit;
 use crate::refusal::{Reason, Refusal};
-use crate::seldom::Seldom;
+use crate::throttle::OncePerMinute;
 
 /// What became of an export.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,7 +35,7 @@ pub async fn metrics(app: &Arc<App>, engine: Engine, body: Bytes, mut room: Room
     app.limits.admit(&engine, Unit::Samples)?;
     let mut t = translate(&body, &app.translation).map_err(undecodable)?;
     app.writers.look(&t);
-    crate::shed::apply(app, &mut t.batch, Some(&mut t.point_of_item));
+    crate::drop_rules::apply(app, &mut t.batch, Some(&mut t.point_of_item));
     let appended = engine.metrics().append(&t.batch)?;
     let mut refused_points = std::collections::BTreeSet::new();
     let mut reasons = t.reasons;
@@ -46,10 +46,10 @@ pub async fn metrics(app: &Arc<App>, engine: Engine, body: Bytes, mut room: Room
             refused_points.insert(point);
         }
         let mut text = r.detail.as_deref().unwrap_or(r.why.message()).to_owned();
-        if r.why == Why::SeriesLimit && reasons.len() < 5 {
+        if r.why == Why::SeriesLimit && reasons.len() < MAX_REASONS {
             text = format!("{text}; {}", app.limits.offenders(&engine));
         }
-        if reasons.len() < 5 && !reasons.contains(&text) {
+        if reasons.len() < MAX_REASONS && !reasons.contains(&text) {
             reasons.push(text);
         }
     }
@@ -61,7 +61,7 @@ pub async fn metrics(app: &Arc<App>, engine: Engine, body: Bytes, mut room: Room
     app.counters.refuse("otlp", "untranslatable", t.refused);
     let rejected = t.refused + refused_points.len() as u64;
     let message = if rejected > 0 { reasons.join("; ") } else { String::new() };
-    say(&app.refusals_said[1], "data points", rejected, &message);
+    log_refused(&app.refused_points_log, "data points", rejected, &message);
     Ok(Outcome { rejected, message })
 }
 
@@ -77,13 +77,13 @@ pub async fn traces(app: &Arc<App>, engine: Engine, body: Bytes, mut room: Room)
     Counters::add(&app.counters.spans, accepted);
     app.counters.refuse("otlp_traces", "invalid_span", rejected);
     let message = reasons.join("; ");
-    say(&app.refusals_said[0], "spans", rejected, &message);
+    log_refused(&app.refused_spans_log, "spans", rejected, &message);
     Ok(Outcome { rejected, message })
 }
 
-/// Most SDKs pass over the words of a partial success: the log has them too, once a minute.
-fn say(said: &Seldom, what: &str, rejected: u64, why: &str) {
-    if rejected > 0 && said.due() {
+/// Most SDKs ignore the message of a partial success, so the log has it too, once a minute.
+fn log_refused(pace: &OncePerMinute, what: &str, rejected: u64, why: &str) {
+    if rejected > 0 && pace.due() {
         tracing::warn!(
             "{rejected} {what} of an OTLP request were refused, the rest is stored: {why}; said once a minute, all are counted in strandline_refused_total"
         );

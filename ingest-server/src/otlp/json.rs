@@ -7,6 +7,8 @@ use serde_json::{Map, Value};
 
 use strandline_storage::codec::protobuf::Writer;
 
+use crate::params::hex_digit;
+
 /// A request that is not OTLP/JSON, with the path to what is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{path}: {what}")]
@@ -327,11 +329,12 @@ fn kind_of(v: &Value) -> &'static str {
 }
 
 /// Hex digits as bytes.
-pub fn unhex(s: &str) -> Option<Vec<u8>> {
-    if !s.len().is_multiple_of(2) || !s.is_ascii() {
+fn unhex(s: &str) -> Option<Vec<u8>> {
+    let (pairs, rest) = s.as_bytes().as_chunks::<2>();
+    if !rest.is_empty() {
         return None;
     }
-    (0..s.len()).step_by(2).map(|i| u8::from_str_radix(&s[i..i + 2], 16).ok()).collect()
+    pairs.iter().map(|[high, low]| Some(hex_digit(*high)? << 4 | hex_digit(*low)?)).collect()
 }
 
 /// Base64 of either alphabet, padded or not.

@@ -48,7 +48,21 @@ pub struct Translated {
     pub without_instance: Vec<(String, std::ops::Range<usize>)>,
 }
 
-const MAX_REASONS: usize = 5;
+/// Reasons told of a request's refusals; more would only make the answer long.
+pub(super) const MAX_REASONS: usize = 5;
+
+/// The fields of a `Metric` that hold data points, by their numbers.
+mod shape {
+    pub const GAUGE: u32 = 5;
+    pub const SUM: u32 = 7;
+    pub const HISTOGRAM: u32 = 9;
+    pub const EXPONENTIAL: u32 = 10;
+    pub const SUMMARY: u32 = 11;
+}
+
+/// `AggregationTemporality`.
+const UNSPECIFIED: u64 = 0;
+const DELTA: u64 = 1;
 
 struct Translator<'t> {
     t: &'t Translation,
@@ -217,13 +231,13 @@ fn metric(x: &mut Translator<'_>, m: &[u8], base: &Base, newest_ms: &mut i64) ->
             1 => name = f.text().unwrap_or(""),
             2 => help = f.text().unwrap_or(""),
             3 => unit = f.text().unwrap_or(""),
-            5 | 7 | 9 | 10 | 11 => data = Some((n, f.bytes())),
+            shape::GAUGE | shape::SUM | shape::HISTOGRAM | shape::EXPONENTIAL | shape::SUMMARY => data = Some((n, f.bytes())),
             _ => {}
         }
     }
     let Some((shape, data)) = data else { return Ok(()) };
     let mut points: Vec<&[u8]> = Vec::new();
-    let (mut temporality, mut monotonic) = (0, false);
+    let (mut temporality, mut monotonic) = (UNSPECIFIED, false);
     let mut r = Fields::new(data);
     while let Some((n, f)) = r.next()? {
         match n {
@@ -234,14 +248,15 @@ fn metric(x: &mut Translator<'_>, m: &[u8], base: &Base, newest_ms: &mut i64) ->
         }
     }
     let (kind, name_kind) = match shape {
-        7 if monotonic => (MetricKind::Counter, NameKind::Counter),
-        5 | 7 => (MetricKind::Gauge, NameKind::Gauge),
-        11 => (MetricKind::Summary, NameKind::Other),
+        shape::SUM if monotonic => (MetricKind::Counter, NameKind::Counter),
+        shape::SUM => (MetricKind::Gauge, NameKind::Other),
+        shape::GAUGE => (MetricKind::Gauge, NameKind::Gauge),
+        shape::SUMMARY => (MetricKind::Summary, NameKind::Other),
         _ => (MetricKind::Histogram, NameKind::Other),
     };
-    let name_kind = if shape == 7 && !monotonic { NameKind::Other } else { name_kind };
     let family = metric_name(name, unit, name_kind, x.t.strategy);
-    if family.is_empty() || (shape != 5 && shape != 11 && temporality == 0) {
+    let has_temporality = !matches!(shape, shape::GAUGE | shape::SUMMARY);
+    if family.is_empty() || (has_temporality && temporality == UNSPECIFIED) {
         let why =
             if family.is_empty() { "the metric has no name".to_owned() } else { format!("metric {name}: no aggregation temporality") };
         x.points += points.len() as u64;
@@ -250,14 +265,14 @@ fn metric(x: &mut Translator<'_>, m: &[u8], base: &Base, newest_ms: &mut i64) ->
     }
     x.out.metadata(family.clone(), MetricMetadata { kind, help: help.to_owned(), unit: unit_name(unit) });
     let m = Metric { name, family, parts: OnceCell::new(), base };
-    let delta = temporality == 1;
+    let delta = temporality == DELTA;
     for p in points {
         x.points += 1;
         match shape {
-            5 => points::number(x, &m, p, false, newest_ms)?,
-            7 => points::number(x, &m, p, delta, newest_ms)?,
-            9 => points::histogram(x, &m, p, delta, newest_ms)?,
-            10 => points::exponential(x, &m, p, delta, newest_ms)?,
+            shape::GAUGE => points::number(x, &m, p, false, newest_ms)?,
+            shape::SUM => points::number(x, &m, p, delta, newest_ms)?,
+            shape::HISTOGRAM => points::histogram(x, &m, p, delta, newest_ms)?,
+            shape::EXPONENTIAL => points::exponential(x, &m, p, delta, newest_ms)?,
             _ => points::summary(x, &m, p, newest_ms)?,
         }
     }

@@ -32,7 +32,7 @@ use strandline_storage::read::SeriesSource;
 
 use crate::refusal::Refusal;
 use crate::scrape::ScrapeTarget;
-pub use gate::{Gate, Permit};
+use gate::Gate;
 pub use stores::state_of;
 
 /// Whose data a request is about.

@@ -95,7 +95,7 @@ async fn serve(app: &Arc<App>, headers: &HeaderMap, raw: axum::body::Body) -> Re
     room.grow(body.len())?;
     let decoded = if v2 { v2::decode(&body) } else { v1::decode(body) };
     let (mut batch, mut written) = decoded.map_err(|e| Refusal::new(Reason::Invalid, e))?;
-    crate::shed::apply(app, &mut batch, None);
+    crate::drop_rules::apply(app, &mut batch, None);
     let appended = engine.metrics().append(&batch)?;
     written.exemplars = appended.exemplars;
     let histograms = |r: &&Rejected| is_histogram(&batch, r.item);

@@ -3,7 +3,7 @@
 pub mod text;
 
 use std::collections::HashSet;
-use std::hash::{BuildHasher, Hasher};
+use std::hash::Hasher;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -110,12 +110,12 @@ impl Target {
             }
         };
         // Targets are spread over the interval, each always at the same offset.
-        let mut h = foldhash_of(&self.job.job, &self.target);
-        h %= self.job.interval_ms as u64;
-        let now = SystemClock.now_ms() as u64;
-        let wait = (h + self.job.interval_ms as u64 - now % self.job.interval_ms as u64) % self.job.interval_ms as u64;
+        let interval_ms = self.job.interval_ms as u64;
+        let offset_ms = hash_of(&self.job.job, &self.target) % interval_ms;
+        let now_ms = SystemClock.now_ms() as u64;
+        let wait = (offset_ms + interval_ms - now_ms % interval_ms) % interval_ms;
         tokio::time::sleep(Duration::from_millis(wait)).await;
-        let mut turn = tokio::time::interval(Duration::from_millis(self.job.interval_ms as u64));
+        let mut turn = tokio::time::interval(Duration::from_millis(interval_ms));
         turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         loop {
             turn.tick().await;
@@ -236,7 +236,7 @@ impl Target {
             b.metadata(family, m);
         }
         let mut batch = b.finish();
-        crate::shed::apply(&self.app, &mut batch, None);
+        crate::drop_rules::apply(&self.app, &mut batch, None);
         let app = self.app.clone();
         app.admit_write().map_err(|r| r.message)?;
         let engine = app.tenants.get(&app.config.default_tenant).map_err(|e| e.to_string())?;
@@ -258,8 +258,9 @@ fn with_causes(e: &(dyn std::error::Error + 'static)) -> String {
     causes.join(": ")
 }
 
-fn foldhash_of(a: &str, b: &str) -> u64 {
-    let mut h = std::hash::BuildHasherDefault::<std::collections::hash_map::DefaultHasher>::default().build_hasher();
+/// The same in every process, so that a restart keeps a target's offset.
+fn hash_of(a: &str, b: &str) -> u64 {
+    let mut h = std::collections::hash_map::DefaultHasher::new();
     h.write(a.as_bytes());
     h.write(b.as_bytes());
     h.finish()

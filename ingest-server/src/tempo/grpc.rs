@@ -178,7 +178,10 @@ async fn search(state: TempoState, headers: HeaderMap, r: proto::SearchRequest) 
     let defaults = SearchOptions::default();
     let options = SearchOptions {
         limit: if r.limit == 0 { defaults.limit } else { r.limit as usize },
-        spans_per_set: if r.spans_per_span_set == 0 { defaults.spans_per_set } else { r.spans_per_span_set.min(100) as usize },
+        spans_per_set: match u64::from(r.spans_per_span_set) {
+            0 => defaults.spans_per_set,
+            n => n.min(search::MAX_SPANS_PER_SET) as usize,
+        },
         start_nano: nanos(r.start),
         end_nano: if r.end == 0 { u64::MAX } else { nanos(r.end) },
         max_trace_nano: state.max_trace_nano,

@@ -6,37 +6,10 @@ use super::TempoError;
 #[derive(Clone, Debug, Default)]
 pub struct Params(Vec<(String, String)>);
 
-fn hex(b: u8) -> Option<u8> {
-    char::from(b).to_digit(16).map(|d| d as u8)
-}
-
-/// Percent-decoding; in queries a plus is a space.
-pub fn percent_decode(s: &str, plus: bool) -> String {
-    let b = s.as_bytes();
-    let (mut out, mut i) = (Vec::with_capacity(b.len()), 0);
-    while i < b.len() {
-        let pair = b.get(i + 1).and_then(|h| hex(*h)).zip(b.get(i + 2).and_then(|l| hex(*l)));
-        match (b[i], pair) {
-            (b'%', Some((h, l))) => {
-                out.push(h << 4 | l);
-                i += 2;
-            }
-            (b'+', _) if plus => out.push(b' '),
-            (c, _) => out.push(c),
-        }
-        i += 1;
-    }
-    String::from_utf8_lossy(&out).into_owned()
-}
-
 impl Params {
-    /// Of a raw query string.
+    /// Parses a raw query string.
     pub fn parse(query: Option<&str>) -> Self {
-        let pairs = query.unwrap_or("").split('&').filter(|p| !p.is_empty()).map(|p| {
-            let (k, v) = p.split_once('=').unwrap_or((p, ""));
-            (percent_decode(k, true), percent_decode(v, true))
-        });
-        Params(pairs.collect())
+        Params(crate::params::pairs(query.unwrap_or("")).collect())
     }
 
     /// The first value of a parameter, if it is not empty.
@@ -81,7 +54,7 @@ impl Params {
         }
     }
 
-    /// All of them, but those of these names.
+    /// All that are not empty, except those of these names.
     pub fn others<'a>(&'a self, names: &'a [&str]) -> impl Iterator<Item = (&'a str, &'a str)> {
         let own = |p: &&(String, String)| !names.contains(&p.0.as_str()) && !p.1.is_empty();
         self.0.iter().filter(own).map(|(k, v)| (k.as_str(), v.as_str()))

@@ -14,7 +14,7 @@ use super::params::{Params, parse_duration};
 use super::{TempoError, TempoState};
 
 /// Spans shown of a set at most.
-const MAX_SPANS_PER_SET: u64 = 100;
+pub const MAX_SPANS_PER_SET: u64 = 100;
 
 /// Parameters that are no tags.
 const OWN_PARAMS: [&str; 9] = ["q", "tags", "minDuration", "maxDuration", "limit", "spss", "start", "end", "partial_response"];

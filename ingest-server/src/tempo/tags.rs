@@ -8,8 +8,9 @@ use strandline_query::traceql::{self, Root, TagOptions, TagValue};
 use strandline_storage::read::SpanSource;
 
 use super::http::{blocking, json_response};
-use super::params::{Params, percent_decode};
+use super::params::Params;
 use super::{TempoError, TempoState};
+use crate::params::{Plus, percent_decode};
 
 /// Without a range the last hours are listed.
 const DEFAULT_RANGE_MS: i64 = 6 * 3_600_000;
@@ -20,36 +21,6 @@ pub fn options(range: Option<(u64, u64)>, limit: u64, state: &TempoState) -> Tag
     let recent = || ((now_ms - DEFAULT_RANGE_MS).max(0) as u64 * 1_000_000, (now_ms as u64 + 3_600_000) * 1_000_000);
     let (start_nano, end_nano) = range.unwrap_or_else(recent);
     TagOptions { start_nano, end_nano, limit: usize::try_from(limit).unwrap_or(0), partial: false }
-}
-
-/// The condition of a filter as it is while being typed: what is complete of it, joined by `&&`.
-fn condition(filter: &str) -> Option<traceql::Query> {
-    if let Ok(q) = traceql::parse(filter) {
-        return Some(q);
-    }
-    let inner = filter.split_once('{')?.1;
-    let inner = inner.rsplit_once('}').map_or(inner, |i| i.0);
-    let mut parts = vec![String::new()];
-    let (mut quote, mut escaped, mut last) = (None, false, ' ');
-    for c in inner.chars() {
-        match quote {
-            Some(q) if c == q && !escaped => quote = None,
-            None if c == '"' || c == '`' => quote = Some(c),
-            _ => {}
-        }
-        escaped = quote == Some('"') && c == '\\' && !escaped;
-        if let Some(part) = parts.last_mut() {
-            part.push(c);
-            if quote.is_none() && c == '&' && last == '&' {
-                part.truncate(part.len() - 2);
-                parts.push(String::new());
-            }
-        }
-        last = c;
-    }
-    let whole = parts.iter().map(|p| p.trim()).filter(|p| !p.is_empty() && traceql::parse(&format!("{{ {p} }}")).is_ok());
-    let whole: Vec<String> = whole.map(|p| format!("({p})")).collect();
-    traceql::parse(&format!("{{ {} }}", whole.join(" && "))).ok()
 }
 
 fn pipeline(query: Option<&traceql::Query>) -> Option<&traceql::ast::Pipeline> {
@@ -71,7 +42,7 @@ pub fn names(
     {
         return Err(TempoError::bad_request(format!("invalid scope: {s}")));
     }
-    let query = filter.and_then(condition);
+    let query = filter.and_then(traceql::parse_unfinished);
     Ok(traceql::tag_names(source, scope, pipeline(query.as_ref()), o)?)
 }
 
@@ -85,8 +56,8 @@ pub fn flat(scope: &str, scopes: Vec<(String, Vec<String>)>) -> Vec<String> {
 
 /// Refuses what is no attribute of TraceQL: the second API takes no bare names.
 pub fn identifier(tag: &str) -> Result<(), TempoError> {
-    match traceql::parse_tag(tag)? {
-        traceql::ast::Attr::Attribute(_, traceql::Scope::Any, key) if key == tag => {
+    match traceql::parse_tag(tag) {
+        traceql::ast::Attr::Attribute { scope: traceql::Scope::Any, key, .. } if key == tag => {
             Err(TempoError::bad_request(format!("please provide a valid tagName: {tag:?} has no scope and is no intrinsic")))
         }
         _ => Ok(()),
@@ -95,8 +66,8 @@ pub fn identifier(tag: &str) -> Result<(), TempoError> {
 
 /// Values of a tag. Of a filter that is being typed, what is complete counts.
 pub fn values(source: &dyn SpanSource, tag: &str, filter: Option<&str>, o: &TagOptions) -> Result<Vec<TagValue>, TempoError> {
-    let query = filter.and_then(condition);
-    Ok(traceql::tag_values(source, &traceql::parse_tag(tag)?, pipeline(query.as_ref()), o)?)
+    let query = filter.and_then(traceql::parse_unfinished);
+    Ok(traceql::tag_values(source, &traceql::parse_tag(tag), pipeline(query.as_ref()), o)?)
 }
 
 async fn list_names(state: TempoState, headers: HeaderMap, p: Params) -> Result<Vec<(String, Vec<String>)>, TempoError> {
@@ -132,7 +103,7 @@ fn tag_of(path: String, p: &Params) -> String {
     let mut tag = p.get("tag").map_or(path, str::to_owned);
     for _ in 0..2 {
         if tag.contains('%') {
-            tag = percent_decode(&tag, false);
+            tag = percent_decode(&tag, Plus::IsPlus);
         }
     }
     tag

@@ -98,6 +98,39 @@ fn optional_float(v: Option<f64>, out: &mut String) {
     }
 }
 
+fn binary(b: &Binary, out: &mut String) {
+    out.push_str("{\"type\":\"binaryExpr\",\"op\":");
+    string(b.op.as_str(), out);
+    out.push_str(",\"lhs\":");
+    expr(&b.lhs, out);
+    out.push_str(",\"rhs\":");
+    expr(&b.rhs, out);
+    out.push_str(",\"matching\":");
+    match &b.matching {
+        None => out.push_str("null"),
+        Some(m) => matching(m, out),
+    }
+    let _ = write!(out, ",\"bool\":{}}}", b.return_bool);
+}
+
+fn matching(m: &Matching, out: &mut String) {
+    let card = match m.card {
+        Cardinality::OneToOne => "one-to-one",
+        Cardinality::ManyToOne => "many-to-one",
+        Cardinality::OneToMany => "one-to-many",
+        Cardinality::ManyToMany => "many-to-many",
+    };
+    let _ = write!(out, "{{\"card\":\"{card}\",\"labels\":");
+    strings(&m.labels, out);
+    let _ = write!(out, ",\"on\":{},\"include\":", m.on);
+    strings(&m.include, out);
+    out.push_str(",\"fillValues\":{\"lhs\":");
+    optional_float(m.fill_left, out);
+    out.push_str(",\"rhs\":");
+    optional_float(m.fill_right, out);
+    out.push_str("}}");
+}
+
 fn expr(e: &Expr, out: &mut String) {
     match &e.kind {
         ExprKind::Number(n) => {
@@ -131,36 +164,7 @@ fn expr(e: &Expr, out: &mut String) {
             expr(inner, out);
             out.push('}');
         }
-        ExprKind::Binary(b) => {
-            out.push_str("{\"type\":\"binaryExpr\",\"op\":");
-            string(b.op.as_str(), out);
-            out.push_str(",\"lhs\":");
-            expr(&b.lhs, out);
-            out.push_str(",\"rhs\":");
-            expr(&b.rhs, out);
-            out.push_str(",\"matching\":");
-            match &b.matching {
-                None => out.push_str("null"),
-                Some(m) => {
-                    let card = match m.card {
-                        Cardinality::OneToOne => "one-to-one",
-                        Cardinality::ManyToOne => "many-to-one",
-                        Cardinality::OneToMany => "one-to-many",
-                        Cardinality::ManyToMany => "many-to-many",
-                    };
-                    let _ = write!(out, "{{\"card\":\"{card}\",\"labels\":");
-                    strings(&m.labels, out);
-                    let _ = write!(out, ",\"on\":{},\"include\":", m.on);
-                    strings(&m.include, out);
-                    out.push_str(",\"fillValues\":{\"lhs\":");
-                    optional_float(m.fill_left, out);
-                    out.push_str(",\"rhs\":");
-                    optional_float(m.fill_right, out);
-                    out.push_str("}}");
-                }
-            }
-            let _ = write!(out, ",\"bool\":{}}}", b.return_bool);
-        }
+        ExprKind::Binary(b) => binary(b, out),
         ExprKind::Call(c) => {
             out.push_str("{\"type\":\"call\",\"func\":{\"name\":");
             string(c.func.name, out);

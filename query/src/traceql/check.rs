@@ -68,7 +68,7 @@ fn type_of_intrinsic(i: Intrinsic) -> Type {
 fn is_never_nil(e: &Expr) -> bool {
     match &e.node {
         ExprNode::Attr(Attr::Intrinsic(_)) => true,
-        ExprNode::Attr(Attr::Attribute(false, Scope::Resource, k)) => k == "service.name",
+        ExprNode::Attr(Attr::Attribute { parent: false, scope: Scope::Resource, key }) => key == "service.name",
         _ => false,
     }
 }
@@ -117,16 +117,20 @@ impl Checker<'_> {
 
     fn set(&self, s: &SetExpr) -> Result<()> {
         match s {
-            SetExpr::Filter(None) => Ok(()),
-            SetExpr::Filter(Some(e)) => match self.expr(e)? {
-                Type::Bool | Type::Any => Ok(()),
-                t => self.invalid(e.at, format!("a filter must be a truth value, and this is {}", t.name())),
-            },
+            SetExpr::Filter(e) => self.filter(e.as_ref()),
             SetExpr::Op(_, l, r) => {
                 self.set(l)?;
                 self.set(r)
             }
             SetExpr::Wrapped(p) => self.pipeline(p),
+        }
+    }
+
+    fn filter(&self, e: Option<&Expr>) -> Result<()> {
+        let Some(e) = e else { return Ok(()) };
+        match self.expr(e)? {
+            Type::Bool | Type::Any => Ok(()),
+            t => self.invalid(e.at, format!("a filter must be a truth value, and this is {}", t.name())),
         }
     }
 
@@ -157,7 +161,7 @@ impl Checker<'_> {
 
     fn attr(&self, a: &Attr, at: usize) -> Result<()> {
         match a {
-            Attr::Attribute(true, ..) | Attr::Intrinsic(Intrinsic::Parent) => self.reserved(at, "parent is reserved"),
+            Attr::Attribute { parent: true, .. } | Attr::Intrinsic(Intrinsic::Parent) => self.reserved(at, "parent is reserved"),
             _ => Ok(()),
         }
     }
@@ -175,7 +179,7 @@ impl Checker<'_> {
             ExprNode::Attr(a) => {
                 self.attr(a, e.at)?;
                 match a {
-                    Attr::Attribute(..) => Type::Any,
+                    Attr::Attribute { .. } => Type::Any,
                     Attr::Intrinsic(i) => type_of_intrinsic(*i),
                 }
             }
@@ -239,14 +243,14 @@ impl Checker<'_> {
                 self.metrics(l, true)?;
                 self.metrics(r, true)
             }
-            MetricsExpr::TopK(_, n, inner, at) => {
-                self.metrics(inner, true)?;
+            MetricsExpr::TopK { n, of, at, .. } => {
+                self.metrics(of, true)?;
                 if *n == 0 {
                     return self.invalid(*at, "the number of series must be above 0");
                 }
                 Ok(())
             }
-            MetricsExpr::Filter(_, _, inner, _) => self.metrics(inner, true),
+            MetricsExpr::Filter { of, .. } => self.metrics(of, true),
             MetricsExpr::Query(q) => self.query(q, further),
         }
     }
@@ -262,12 +266,12 @@ impl Checker<'_> {
             return self.reserved(q.at, format!("at most {most} labels, and there are {}", q.by.len()));
         }
         match &q.op {
-            MetricsOp::Compare(selection, top, from, to) => {
-                self.set(&SetExpr::Filter(selection.clone()))?;
-                if *top == 0 {
+            MetricsOp::Compare(c) => {
+                self.filter(c.selection.as_ref())?;
+                if c.top == 0 {
                     return self.invalid(q.at, "the number of values must be above 0");
                 }
-                if (*from, *to) != (0, 0) && (*from == 0 || to <= from) {
+                if (c.start_nano, c.end_nano) != (0, 0) && (c.start_nano == 0 || c.end_nano <= c.start_nano) {
                     return self.invalid(q.at, "the end of the selection must lie after its start");
                 }
                 if further {

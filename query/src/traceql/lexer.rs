@@ -19,13 +19,34 @@ pub enum Scope {
     Instrumentation,
 }
 
+impl Scope {
+    const NAMED: [(Scope, &str); 5] = [
+        (Scope::Span, "span"),
+        (Scope::Resource, "resource"),
+        (Scope::Event, "event"),
+        (Scope::Link, "link"),
+        (Scope::Instrumentation, "instrumentation"),
+    ];
+
+    /// By the word before the dot.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::NAMED.iter().find(|s| s.1 == word).map(|s| s.0)
+    }
+
+    /// The word before the dot; empty for [`Scope::Any`].
+    pub fn name(self) -> &'static str {
+        Self::NAMED.iter().find(|s| s.0 == self).map_or("", |s| s.1)
+    }
+}
+
 /// A token.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Tok {
     /// A keyword, function or intrinsic; scoped intrinsics with their colon.
     Ident(String),
-    /// An attribute: whether of the parent, its scope, its name.
-    Attribute(bool, Scope, String),
+    /// An attribute, of the span or of its parent.
+    #[allow(missing_docs)]
+    Attribute { parent: bool, scope: Scope, key: String },
     /// Text.
     Str(String),
     /// Integer.
@@ -238,17 +259,6 @@ impl<'a> Lexer<'a> {
         Ok(Tok::Duration(exact.unwrap_or(total as i64)))
     }
 
-    fn scope(word: &str) -> Option<Scope> {
-        Some(match word {
-            "span" => Scope::Span,
-            "resource" => Scope::Resource,
-            "event" => Scope::Event,
-            "link" => Scope::Link,
-            "instrumentation" => Scope::Instrumentation,
-            _ => return None,
-        })
-    }
-
     fn word(&self) -> &'a str {
         let rest = self.rest();
         &rest[..rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_alphanumeric() || c == '_').len()]
@@ -258,21 +268,21 @@ impl<'a> Lexer<'a> {
         let word = self.word();
         self.at += word.len();
         let mut parent = false;
-        let mut scope = Self::scope(word);
+        let mut scope = Scope::parse(word);
         if word == "parent" && self.rest().starts_with('.') {
             parent = true;
             self.at += 1;
             let next = self.word();
-            scope = Self::scope(next);
+            scope = Scope::parse(next);
             if scope.is_some() && self.rest()[next.len()..].starts_with('.') {
                 self.at += next.len();
             } else {
-                return Ok(Tok::Attribute(true, Scope::Any, self.name()?));
+                return Ok(Tok::Attribute { parent: true, scope: Scope::Any, key: self.name()? });
             }
         }
-        if let Some(s) = scope.filter(|_| self.rest().starts_with('.')) {
+        if let Some(scope) = scope.filter(|_| self.rest().starts_with('.')) {
             self.at += 1;
-            return Ok(Tok::Attribute(parent, s, self.name()?));
+            return Ok(Tok::Attribute { parent, scope, key: self.name()? });
         }
         if self.rest().starts_with(':') {
             self.at += 1;
@@ -314,7 +324,7 @@ impl<'a> Lexer<'a> {
                 Tok::Float(skipped[..1 + digits].parse().unwrap_or(0.0))
             } else {
                 self.at += 1;
-                Tok::Attribute(false, Scope::Any, self.name()?)
+                Tok::Attribute { parent: false, scope: Scope::Any, key: self.name()? }
             }
         } else if c == '"' || c == '`' {
             Tok::Str(self.quoted()?)
@@ -337,17 +347,31 @@ impl<'a> Lexer<'a> {
 
 /// All tokens, the end included.
 pub fn tokens(text: &str) -> Result<Vec<Token>> {
+    let (tokens, failed) = leading_tokens(text);
+    match failed {
+        Some(e) => Err(e),
+        None => Ok(tokens),
+    }
+}
+
+/// The tokens before the first mistake, or all of them, the end included.
+pub fn leading_tokens(text: &str) -> (Vec<Token>, Option<TraceQlError>) {
     if text.len() > MAX_QUERY_BYTES {
-        return Err(TraceQlError::at(TraceQlErrorKind::Parse, text, 0, format!("a query of more than {MAX_QUERY_BYTES} bytes")));
+        let too_long = TraceQlError::at(TraceQlErrorKind::Parse, text, 0, format!("a query of more than {MAX_QUERY_BYTES} bytes"));
+        return (Vec::new(), Some(too_long));
     }
     let mut l = Lexer { text, at: 0 };
     let mut out = Vec::new();
     loop {
-        let t = l.next()?;
-        let end = t.tok == Tok::End;
-        out.push(t);
-        if end {
-            return Ok(out);
+        match l.next() {
+            Ok(t) => {
+                let end = t.tok == Tok::End;
+                out.push(t);
+                if end {
+                    return (out, None);
+                }
+            }
+            Err(e) => return (out, Some(e)),
         }
     }
 }
@@ -362,13 +386,13 @@ mod tests {
 
     #[test]
     fn attribute_names_take_all_but_a_few_characters() {
-        let any = |n: &str| Tok::Attribute(false, Scope::Any, n.into());
+        let any = |n: &str| Tok::Attribute { parent: false, scope: Scope::Any, key: n.into() };
         assert_eq!(lex(".a+1"), [any("a+1"), Tok::End]);
         assert_eq!(lex(".a +1")[..3], [any("a"), Tok::Op("+"), Tok::Int(1)]);
         assert_eq!(lex(r#"."foo bar"=1"#)[..2], [any("foo bar"), Tok::Op("=")]);
-        assert_eq!(lex(r#"span.a."b c".d"#)[0], Tok::Attribute(false, Scope::Span, "a.b c.d".into()));
-        assert_eq!(lex("parent.resource.a")[0], Tok::Attribute(true, Scope::Resource, "a".into()));
-        assert_eq!(lex("parent.span")[0], Tok::Attribute(true, Scope::Any, "span".into()));
+        assert_eq!(lex(r#"span.a."b c".d"#)[0], Tok::Attribute { parent: false, scope: Scope::Span, key: "a.b c.d".into() });
+        assert_eq!(lex("parent.resource.a")[0], Tok::Attribute { parent: true, scope: Scope::Resource, key: "a".into() });
+        assert_eq!(lex("parent.span")[0], Tok::Attribute { parent: true, scope: Scope::Any, key: "span".into() });
         assert_eq!(lex("trace:duration")[0], Tok::Ident("trace:duration".into()));
     }
 
@@ -404,7 +428,7 @@ mod tests {
         for wrong in [r#""\q""#, r#""\'""#, "\"a\nb\"", r#"."a\n""#, r#"."a"#, "/* x"] {
             assert!(tokens(wrong).is_err(), "{wrong}");
         }
-        assert_eq!(lex(r#"."a\"b\\c""#)[0], Tok::Attribute(false, Scope::Any, "a\"b\\c".into()));
+        assert_eq!(lex(r#"."a\"b\\c""#)[0], Tok::Attribute { parent: false, scope: Scope::Any, key: "a\"b\\c".into() });
         assert_eq!(lex("1 // one\n/* two\n*/ 3"), [Tok::Int(1), Tok::Int(3), Tok::End]);
         assert_eq!(lex("span: name")[0], Tok::Ident("span:name".into()));
     }

@@ -113,7 +113,7 @@ fn gather(e: &Expr, out: &mut Vec<Condition>) {
     }
     let (ExprNode::Attr(a), ExprNode::Static(s)) = (&l.node, &r.node) else { return };
     let field = match a {
-        Attr::Attribute(false, Scope::Span, k) => Field::Attribute(AttributeScope::Span, k.clone()),
+        Attr::Attribute { parent: false, scope: Scope::Span, key } => Field::Attribute(AttributeScope::Span, key.clone()),
         Attr::Intrinsic(i @ (Intrinsic::Name | Intrinsic::Status | Intrinsic::Kind)) => match i.field() {
             Some(f) => f,
             None => return,
@@ -187,8 +187,8 @@ fn is_shown_anyway(a: &Attr) -> bool {
     matches!(a, Attr::Intrinsic(Name | Duration | SpanId | TraceId | TraceDuration | RootName | RootService))
 }
 
-/// The newest traces that `pipeline` selects. `found` is called with each batch of candidates' number, and may stop the
-/// search.
+/// The newest traces that `pipeline` selects. Scans from the newest spans back, until no older trace can be among them; then
+/// reads each trace that is shown once more, by its id.
 pub fn search(source: &dyn SpanSource, pipeline: &Pipeline, options: &SearchOptions) -> Result<SearchResult> {
     let mut request = ScanRequest::new(options.start_nano, options.end_nano);
     request.max_trace_nano = options.max_trace_nano;

@@ -144,33 +144,21 @@ pub struct TagValue {
 }
 
 /// The attribute a tag name stands for: scoped, dotted, an intrinsic, or (as older callers write it) bare.
-pub fn parse_tag(name: &str) -> Result<Attr> {
-    let bare = || Attr::Attribute(false, Scope::Any, name.to_owned());
+pub fn parse_tag(name: &str) -> Attr {
+    let attribute = |scope, key: &str| Attr::Attribute { parent: false, scope, key: key.to_owned() };
     if let Some(i) = Intrinsic::parse(name) {
-        return Ok(Attr::Intrinsic(i));
+        return Attr::Intrinsic(i);
     }
-    let scopes = ["span.", "resource.", "event.", "link.", "instrumentation.", "."];
-    if !scopes.iter().any(|s| name.starts_with(s)) {
-        return Ok(bare());
-    }
+    let Some((scope, key)) = name.split_once('.').filter(|(s, _)| s.is_empty() || Scope::parse(s).is_some()) else {
+        return attribute(Scope::Any, name);
+    };
     match tokens(name).as_deref() {
         Ok([t, end]) if end.tok == Tok::End => match &t.tok {
-            Tok::Attribute(parent, scope, key) => Ok(Attr::Attribute(*parent, *scope, key.clone())),
-            _ => Ok(bare()),
+            Tok::Attribute { parent, scope, key } => Attr::Attribute { parent: *parent, scope: *scope, key: key.clone() },
+            _ => attribute(Scope::Any, name),
         },
         // Characters that would have to be quoted in a query.
-        _ => {
-            let (scope, key) = name.split_once('.').unwrap_or(("", name));
-            let scope = match scope {
-                "span" => Scope::Span,
-                "resource" => Scope::Resource,
-                "event" => Scope::Event,
-                "link" => Scope::Link,
-                "instrumentation" => Scope::Instrumentation,
-                _ => Scope::Any,
-            };
-            Ok(Attr::Attribute(false, scope, key.to_owned()))
-        }
+        _ => attribute(Scope::parse(scope).unwrap_or(Scope::Any), key),
     }
 }
 

@@ -49,6 +49,7 @@ impl Store {
             let mut o = MetricOptions::new(fs, Arc::new(ManualClock::new(YEARS / 2)), "/data");
             o.wal = WalOptions { background: false, ..WalOptions::default() };
             o.rules.xor2 = true;
+            o.rules.start_timestamps = true;
             o.rules.max_sample_age_ms = YEARS;
             o.rules.out_of_order_window_ms = YEARS;
             o.rules.range_ms = 1000 * 86_400_000;

@@ -141,6 +141,16 @@ impl Body<'_> {
             Body::Plain { .. } => Encoding::PLAIN,
         }
     }
+    /// Appends the values of a data page: `n` from `from` on; indices are packed `width` bits wide.
+    fn put_values(&self, from: usize, n: usize, width: u32, out: &mut Vec<u8>) {
+        match self {
+            Body::Dictionary { ids, .. } => {
+                out.push(width as u8);
+                hybrid(&ids[from..from + n], width, out);
+            }
+            Body::Plain { bytes, width } => out.extend_from_slice(&bytes[from * width..(from + n) * width]),
+        }
+    }
 }
 
 /// What is said of a column beside its values.
@@ -171,6 +181,35 @@ fn put_levels(levels: &[i16], max: i16, out: &mut Vec<u8>) {
     hybrid(levels, 16 - (max as u16).leading_zeros(), out);
     let len = (out.len() - at - 4) as u32;
     out[at..at + 4].copy_from_slice(&len.to_le_bytes());
+}
+
+/// What the pages of a column chunk came to.
+struct Sizes {
+    entries: usize,
+    compressed: usize,
+    uncompressed: usize,
+    /// Where the first data page begins.
+    data_offset: u64,
+}
+
+fn metadata(descr: &ColumnDescPtr, packed: bool, level: i32, statistics: Option<Statistics>, sizes: Sizes) -> Result<ColumnChunkMetaData> {
+    let (compression, encodings) = if packed {
+        (Compression::ZSTD(ZstdLevel::try_new(level)?), vec![Encoding::PLAIN, Encoding::RLE, Encoding::RLE_DICTIONARY])
+    } else {
+        (Compression::UNCOMPRESSED, vec![Encoding::PLAIN, Encoding::RLE])
+    };
+    let mut metadata = ColumnChunkMetaData::builder(descr.clone())
+        .set_compression(compression)
+        .set_encodings(encodings)
+        .set_total_compressed_size(sizes.compressed as i64)
+        .set_total_uncompressed_size(sizes.uncompressed as i64)
+        .set_num_values(sizes.entries as i64)
+        .set_dictionary_page_offset(packed.then_some(0))
+        .set_data_page_offset(sizes.data_offset as i64);
+    if let Some(s) = statistics {
+        metadata = metadata.set_statistics(s);
+    }
+    metadata.build()
 }
 
 /// A column chunk and its metadata, offsets counted from its own first byte. `def` and `rep` are the entries' levels,
@@ -216,13 +255,7 @@ pub fn column(
         put_levels(page_rep, max_rep, &mut plain);
         put_levels(page_def, max_def, &mut plain);
         let present = if max_def > 0 { page_def.iter().filter(|d| **d == max_def).count() } else { n };
-        match body {
-            Body::Dictionary { ids, .. } => {
-                plain.push(width as u8);
-                hybrid(&ids[value..value + present], width, &mut plain);
-            }
-            Body::Plain { bytes, width } => plain.extend_from_slice(&bytes[value * width..(value + present) * width]),
-        }
+        body.put_values(value, present, width, &mut plain);
         let page = Page::DataPage {
             buf: squeeze(&plain, compressor)?,
             num_values: n as u32,
@@ -242,22 +275,8 @@ pub fn column(
         value += present;
         rows += page_row_count;
     }
-    let mut metadata = ColumnChunkMetaData::builder(descr.clone())
-        .set_compression(if packed { Compression::ZSTD(ZstdLevel::try_new(compressor.level)?) } else { Compression::UNCOMPRESSED })
-        .set_encodings(if packed {
-            vec![Encoding::PLAIN, Encoding::RLE, Encoding::RLE_DICTIONARY]
-        } else {
-            vec![Encoding::PLAIN, Encoding::RLE]
-        })
-        .set_total_compressed_size(compressed as i64)
-        .set_total_uncompressed_size(uncompressed as i64)
-        .set_num_values(entries as i64)
-        .set_dictionary_page_offset(packed.then_some(0))
-        .set_data_page_offset(data_offset.unwrap_or(0) as i64);
-    if let Some(s) = about.statistics {
-        metadata = metadata.set_statistics(s);
-    }
-    let metadata = metadata.build()?;
+    let sizes = Sizes { entries, compressed, uncompressed, data_offset: data_offset.unwrap_or(0) };
+    let metadata = metadata(descr, packed, compressor.level, about.statistics, sizes)?;
     let bytes = Bytes::from(sink.into_inner()?);
     let close = ColumnCloseResult {
         bytes_written: bytes.len() as u64,

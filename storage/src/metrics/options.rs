@@ -84,6 +84,7 @@ impl MetricOptions {
                 max_sample_age_ms: 24 * hour,
                 max_future_ms: 600_000,
                 xor2: false,
+                start_timestamps: false,
             },
             limits: HeadLimits::default(),
             external_labels: Vec::new(),

@@ -22,6 +22,7 @@ pub fn open(fs: Arc<dyn Fs>, dir: &str, xor2: bool) -> MetricStore {
     o.bucket = Some(Arc::new(LocalBucket::open(fs, format!("{dir}/bucket")).unwrap()));
     o.wal.background = false;
     o.rules.xor2 = xor2;
+    o.rules.start_timestamps = xor2;
     MetricStore::open(o).unwrap()
 }
 

@@ -66,7 +66,7 @@ pub(super) fn check_params(plan: &Plan<'_>, ann: &mut Annotations) -> Result<boo
     Ok(true)
 }
 
-/// The chosen of one group at one step. `worst` is the index of the one that goes first.
+/// The chosen of one group at one step; of topk and bottomk a heap with the worst on top.
 #[derive(Clone, Default)]
 struct Chosen {
     entries: Vec<Entry>,
@@ -82,7 +82,7 @@ struct Entry {
 struct State {
     groups: Groups,
     chosen: Vec<Vec<Chosen>>,
-    /// Of each group and step the value that a float must be better than; NaN where that is not so simple.
+    /// [`Choice::limit`] of each group and step.
     limits: Vec<Vec<f64>>,
 }
 
@@ -136,38 +136,86 @@ impl Chosen {
     }
 }
 
-pub(super) fn choose(plan: &Plan<'_>, pipe: &Pipe, ann: &mut Annotations) -> Result<Vec<Series>> {
-    let n = plan.steps.n;
-    let (op, flip) = (plan.op, plan.op == AggregateOp::BottomK);
-    let by_value = matches!(op, AggregateOp::TopK | AggregateOp::BottomK);
-    let total = pipe.len();
-    let k_at = |i: usize| (plan.param[i].max(0.0) as usize).min(total);
-    let take = |c: &mut Chosen, i: usize, e: Entry, offset: f64| -> bool {
-        match op {
+/// Which entries of a group stay.
+struct Choice<'p> {
+    op: AggregateOp,
+    /// k, or the ratio, of each step.
+    param: &'p [f64],
+    /// Series of the input: no more can stay.
+    total: usize,
+}
+
+impl Choice<'_> {
+    /// Whether samples are compared, which histograms can't be.
+    fn by_value(&self) -> bool {
+        matches!(self.op, AggregateOp::TopK | AggregateOp::BottomK)
+    }
+
+    fn flip(&self) -> bool {
+        self.op == AggregateOp::BottomK
+    }
+
+    fn k(&self, step: usize) -> usize {
+        (self.param[step].max(0.0) as usize).min(self.total)
+    }
+
+    /// What a value must be better than, NaN where that is not so simple.
+    fn limit(&self, c: &Chosen, step: usize) -> f64 {
+        match c.entries.first() {
+            Some(worst) if self.by_value() && c.entries.len() >= self.k(step) => worst.v,
+            _ => f64::NAN,
+        }
+    }
+
+    #[inline]
+    fn is_out(&self, v: f64, limit: f64) -> bool {
+        if self.flip() { v >= limit } else { v <= limit }
+    }
+
+    /// Takes an entry of a step, if it is to stay; `offset` is that of its series for limit_ratio.
+    fn take(&self, c: &mut Chosen, step: usize, e: Entry, offset: f64) {
+        let stays = match self.op {
             AggregateOp::LimitRatio => {
-                let r = plan.param[i].clamp(-1.0, 1.0);
-                let keep = r != 0.0 && ((r >= 0.0 && offset < r) || (r < 0.0 && offset >= 1.0 + r));
-                if keep {
-                    c.entries.push(e);
-                }
-                keep
+                let r = self.param[step].clamp(-1.0, 1.0);
+                r != 0.0 && ((r >= 0.0 && offset < r) || (r < 0.0 && offset >= 1.0 + r))
             }
-            AggregateOp::LimitK => {
-                let keep = c.entries.len() < k_at(i);
-                if keep {
-                    c.entries.push(e);
-                }
-                keep
-            }
+            AggregateOp::LimitK => c.entries.len() < self.k(step),
             _ => {
-                let k = k_at(i);
+                let k = self.k(step);
                 if k > 0 {
-                    c.offer(k, e, flip);
+                    c.offer(k, e, self.flip());
                 }
-                true
+                return;
+            }
+        };
+        if stays {
+            c.entries.push(e);
+        }
+    }
+
+    /// Joins the groups of two partitions. What limit_ratio chose is chosen, whatever else there is.
+    fn join(&self, a: &mut State, b: State) {
+        for (to, chosen) in a.groups.join(b.groups).into_iter().zip(b.chosen) {
+            if to == a.chosen.len() {
+                a.chosen.push(chosen);
+                continue;
+            }
+            for (step, c) in chosen.into_iter().enumerate() {
+                let into = &mut a.chosen[to][step];
+                if self.op == AggregateOp::LimitRatio {
+                    into.entries.extend(c.entries);
+                } else {
+                    c.entries.into_iter().for_each(|e| self.take(into, step, e, 0.0));
+                }
             }
         }
-    };
+    }
+}
+
+pub(super) fn choose(plan: &Plan<'_>, pipe: &Pipe, ann: &mut Annotations) -> Result<Vec<Series>> {
+    let n = plan.steps.n;
+    let choice = Choice { op: plan.op, param: &plan.param, total: pipe.len() };
+    let by_value = choice.by_value();
     let state = partition(
         plan,
         pipe,
@@ -180,11 +228,10 @@ pub(super) fn choose(plan: &Plan<'_>, pipe: &Pipe, ann: &mut Annotations) -> Res
                 s.chosen.push(vec![Chosen::default(); n]);
                 s.limits.push(vec![f64::NAN; n]);
             }
-            let limits = &mut s.limits[g];
-            let offset = if op == AggregateOp::LimitRatio { sampling_offset(&item.labels()) } else { 0.0 };
-            for i in 0..n {
+            let offset = if choice.op == AggregateOp::LimitRatio { sampling_offset(&item.labels()) } else { 0.0 };
+            for (i, limit) in s.limits[g].iter_mut().enumerate() {
                 // Most values are none of the chosen, which is told without looking at those.
-                if if flip { item.v[i] >= limits[i] } else { item.v[i] <= limits[i] } {
+                if choice.is_out(item.v[i], *limit) {
                     continue;
                 }
                 let h = item.hist(i);
@@ -192,44 +239,32 @@ pub(super) fn choose(plan: &Plan<'_>, pipe: &Pipe, ann: &mut Annotations) -> Res
                     continue;
                 }
                 if by_value && h.is_some() {
-                    if k_at(i) > 0 {
-                        ann.histogram_ignored_in_aggregation(op.as_str(), plan.span);
+                    if choice.k(i) > 0 {
+                        ann.histogram_ignored_in_aggregation(choice.op.as_str(), plan.span);
                     }
                     continue;
                 }
                 let chosen = &mut s.chosen[g][i];
-                take(chosen, i, Entry { series: item.index, v: item.v[i], h: h.cloned() }, offset);
-                if by_value && chosen.entries.len() >= k_at(i) {
-                    limits[i] = chosen.entries.first().map_or(f64::NAN, |worst| worst.v);
-                }
+                choice.take(chosen, i, Entry { series: item.index, v: item.v[i], h: h.cloned() }, offset);
+                *limit = choice.limit(chosen, i);
             }
             Ok(())
         },
-        |a, b, _| {
-            for (to, chosen) in a.groups.join(b.groups).into_iter().zip(b.chosen) {
-                if to == a.chosen.len() {
-                    a.chosen.push(chosen);
-                    continue;
-                }
-                for (i, c) in chosen.into_iter().enumerate() {
-                    for e in c.entries {
-                        if op == AggregateOp::LimitRatio {
-                            a.chosen[to][i].entries.push(e);
-                        } else {
-                            take(&mut a.chosen[to][i], i, e, 0.0);
-                        }
-                    }
-                }
-            }
-        },
+        |a, b, _| choice.join(a, b),
     )?;
+    rows(plan, pipe, &choice, state)
+}
+
+/// The chosen as series, in the order in which the steps name them first.
+fn rows(plan: &Plan<'_>, pipe: &Pipe, choice: &Choice<'_>, state: State) -> Result<Vec<Series>> {
+    let n = plan.steps.n;
     let mut index: hashbrown::HashMap<usize, usize, foldhash::fast::RandomState> = Default::default();
     let mut out: Vec<Series> = Vec::new();
     for steps in state.chosen {
         plan.ctx.release(n);
         for (i, mut c) in steps.into_iter().enumerate() {
-            if by_value {
-                c.entries.sort_by(|a, b| rank(a.v, b.v, flip));
+            if choice.by_value() {
+                c.entries.sort_by(|a, b| rank(a.v, b.v, choice.flip()));
             }
             for e in c.entries {
                 let row = *index.entry(e.series).or_insert_with(|| {

@@ -98,17 +98,7 @@ impl Parser<'_> {
 
     /// What follows `offset`: one signed operand, so that `m offset 5 + 2` adds 2 to the sample.
     pub(super) fn offset_duration(&mut self) -> PResult<DurationExpr> {
-        let neg = match self.peek().tok {
-            Tok::Sub => {
-                self.bump();
-                true
-            }
-            Tok::Add => {
-                self.bump();
-                false
-            }
-            _ => false,
-        };
+        let neg = self.sign();
         let t = self.peek();
         if !matches!(t.tok, Tok::Number | Tok::Duration | Tok::LParen | Tok::Ident) {
             return self.unexpected("offset", "number, duration, step(), or range()");

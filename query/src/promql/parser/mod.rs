@@ -259,18 +259,17 @@ impl<'a> Parser<'a> {
         Ok((return_bool, m))
     }
 
+    /// Takes a sign, if there is one; whether it is a minus.
+    fn sign(&mut self) -> bool {
+        let negative = self.peek().tok == Tok::Sub;
+        if negative || self.peek().tok == Tok::Add {
+            self.bump();
+        }
+        negative
+    }
+
     fn signed_number(&mut self, context: &str) -> PResult<f64> {
-        let neg = match self.peek().tok {
-            Tok::Sub => {
-                self.bump();
-                true
-            }
-            Tok::Add => {
-                self.bump();
-                false
-            }
-            _ => false,
-        };
+        let neg = self.sign();
         let v = self.number(context)?.value;
         Ok(if neg { -v } else { v })
     }

@@ -133,8 +133,9 @@ impl Intrinsic {
 /// What an expression refers to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Attr {
-    /// An attribute: whether the parent's, its scope, its key.
-    Attribute(bool, Scope, String),
+    /// An attribute, of the span or of its parent.
+    #[allow(missing_docs)]
+    Attribute { parent: bool, scope: Scope, key: String },
     /// An intrinsic.
     Intrinsic(Intrinsic),
 }
@@ -143,7 +144,7 @@ impl Attr {
     /// The attribute's key or the intrinsic's name, as results show it.
     pub fn short_name(&self) -> &str {
         match self {
-            Attr::Attribute(_, _, k) => k,
+            Attr::Attribute { key, .. } => key,
             Attr::Intrinsic(i) => i.name(),
         }
     }
@@ -277,8 +278,9 @@ pub enum SetOp {
     And,
     /// `||`.
     Or,
-    /// A relation: which, whether negated, whether both sides are kept.
-    Relation(Relation, bool, bool),
+    /// A relation; `!` negates it, `&` keeps the spans of both sides.
+    #[allow(missing_docs)]
+    Relation { relation: Relation, negated: bool, union: bool },
 }
 
 /// How spans of the right side relate to those of the left.
@@ -312,14 +314,14 @@ impl SetOp {
             b'&' => (&op[1..], false, true),
             _ => (op, false, false),
         };
-        RELATIONS.iter().find(|r| r.0 == bare).map(|r| SetOp::Relation(r.1, negated, union))
+        RELATIONS.iter().find(|r| r.0 == bare).map(|r| SetOp::Relation { relation: r.1, negated, union })
     }
     fn text(self) -> String {
         match self {
             SetOp::And => "&&".into(),
             SetOp::Or => "||".into(),
-            SetOp::Relation(r, negated, union) => {
-                let bare = RELATIONS.iter().find(|x| x.1 == r).map_or("", |x| x.0);
+            SetOp::Relation { relation, negated, union } => {
+                let bare = RELATIONS.iter().find(|r| r.1 == relation).map_or("", |x| x.0);
                 format!("{}{bare}", if negated { "!" } else { if union { "&" } else { "" } })
             }
         }
@@ -438,8 +440,20 @@ pub enum MetricsOp {
     SumOverTime(Attr),
     QuantileOverTime(Attr, Vec<f64>),
     HistogramOverTime(Attr),
-    /// Selection, number of values kept for each attribute, start and end of the selection (Unix nanoseconds, 0: all).
-    Compare(Option<Expr>, u64, u64, u64),
+    Compare(Comparison),
+}
+
+/// `compare({selection}, top, start, end)`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Comparison {
+    /// Spans to be compared with all the others; none: all.
+    pub selection: Option<Expr>,
+    /// Values kept of each attribute.
+    pub top: u64,
+    /// Start of the selection, Unix nanoseconds; 0 with `end_nano` 0: all of the query's range.
+    pub start_nano: u64,
+    /// End of the selection, Unix nanoseconds.
+    pub end_nano: u64,
 }
 
 /// A pipeline whose spans a metrics function counts.
@@ -464,10 +478,12 @@ pub enum MetricsExpr {
     Const(f64),
     /// `a op b`.
     Math(BinOp, Box<MetricsExpr>, Box<MetricsExpr>),
-    /// The `n` largest (true) or smallest series at each time.
-    TopK(bool, u64, Box<MetricsExpr>, usize),
-    /// Samples that satisfy a comparison.
-    Filter(BinOp, f64, Box<MetricsExpr>, usize),
+    /// `topk(n)` or `bottomk(n)`: the `n` largest or smallest series at each time. `at` is its byte offset.
+    #[allow(missing_docs)]
+    TopK { largest: bool, n: u64, of: Box<MetricsExpr>, at: usize },
+    /// Samples that satisfy a comparison with a number.
+    #[allow(missing_docs)]
+    Filter { op: BinOp, bound: f64, of: Box<MetricsExpr> },
 }
 
 /// What a query asks for.

@@ -74,21 +74,14 @@ pub fn kind_name(kind: i64) -> &'static str {
 
 impl fmt::Display for Attr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Attr::Attribute(parent, scope, key) = self else { return f.write_str(self.short_name()) };
+        let Attr::Attribute { parent, scope, key } = self else { return f.write_str(self.short_name()) };
         if *parent {
             f.write_str("parent")?;
             if *scope != Scope::Any {
                 f.write_str(".")?;
             }
         }
-        f.write_str(match scope {
-            Scope::Any => "",
-            Scope::Span => "span",
-            Scope::Resource => "resource",
-            Scope::Event => "event",
-            Scope::Link => "link",
-            Scope::Instrumentation => "instrumentation",
-        })?;
+        f.write_str(scope.name())?;
         if key.contains(|c: char| c.is_whitespace() || "{}()=~!<>&|^,\"".contains(c)) {
             return write!(f, ".\"{}\"", key.replace('\\', "\\\\").replace('"', "\\\""));
         }

@@ -146,7 +146,7 @@ impl<'a> Rows<'a> {
             return Ok(d.clone());
         }
         let d = match a {
-            Attr::Attribute(_, scope, key) => self.attribute(Attr::scopes(*scope), key)?,
+            Attr::Attribute { scope, key, .. } => self.attribute(Attr::scopes(*scope), key)?,
             Attr::Intrinsic(i) => self.intrinsic(*i)?,
         };
         self.loaded.borrow_mut().insert(a.clone(), d.clone());

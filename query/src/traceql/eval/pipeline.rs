@@ -143,7 +143,7 @@ fn set(rows: &Rows<'_>, e: &SetExpr, from: &[bool]) -> Result<Vec<bool>> {
         SetExpr::Op(op, l, r) => {
             let left = set(rows, l, from)?;
             // Nothing on the left leaves nothing, but for `||` and negations.
-            let vain = !left.contains(&true) && !matches!(op, SetOp::Or | SetOp::Relation(_, true, _));
+            let vain = !left.contains(&true) && !matches!(op, SetOp::Or | SetOp::Relation { negated: true, .. });
             if vain {
                 return Ok(left);
             }
@@ -151,7 +151,7 @@ fn set(rows: &Rows<'_>, e: &SetExpr, from: &[bool]) -> Result<Vec<bool>> {
             match op {
                 SetOp::Or => Ok(left.iter().zip(&right).map(|(l, r)| l | r).collect()),
                 SetOp::And => Ok(both(rows.batch.traces(), &left, &right)),
-                SetOp::Relation(relation, negated, union) => related(rows, (*relation, *negated, *union), &left, &right),
+                SetOp::Relation { relation, negated, union } => related(rows, (*relation, *negated, *union), &left, &right),
             }
         }
     }

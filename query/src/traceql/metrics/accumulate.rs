@@ -229,7 +229,7 @@ impl Known {
 /// An attribute as a label or measured value: unscoped ones on the span, then on the resource.
 pub(super) fn label_data(rows: &Rows<'_>, a: &Attr) -> Result<Data> {
     match a {
-        Attr::Attribute(_, scope, key) => rows.attribute(label_scopes(*scope), key),
+        Attr::Attribute { scope, key, .. } => rows.attribute(label_scopes(*scope), key),
         Attr::Intrinsic(_) => rows.attr(a),
     }
 }
@@ -248,8 +248,8 @@ impl Accumulator {
         }
     }
 
-    fn group(&mut self, values: &[&Val]) -> Result<u32> {
-        let key: Vec<(u8, String)> = values.iter().map(|v| key_of(v)).collect();
+    fn group<'v>(&mut self, values: impl Iterator<Item = &'v Val> + Clone) -> Result<u32> {
+        let key: Vec<(u8, String)> = values.clone().map(key_of).collect();
         if let Some(g) = self.by_labels.get(&key) {
             return Ok(*g);
         }
@@ -271,7 +271,7 @@ impl Accumulator {
             MetricsOp::QuantileOverTime(..) | MetricsOp::HistogramOverTime(_) => Cells::Histograms(vec![BTreeMap::new(); n]),
             _ => Cells::Numbers(vec![NO_NUMBERS; n]),
         };
-        let labels = self.query.by.iter().zip(values).map(|(a, v)| (a.to_string(), (*v).clone())).collect();
+        let labels = self.query.by.iter().zip(values).map(|(a, v)| (a.to_string(), v.clone())).collect();
         self.groups.push(Group { labels, cells, exemplars: Vec::new(), has_exemplar: Vec::new() });
         let g = self.groups.len() as u32 - 1;
         self.by_labels.insert(key, g);
@@ -288,8 +288,7 @@ impl Accumulator {
         for r in (0..n).filter(|r| mask[*r]) {
             let g = known.slot(&labels, r);
             if *g == NO_GROUP {
-                let values: Vec<&Val> = labels.iter().map(|l| &l.values[l.of(r) as usize]).collect();
-                *g = self.group(&values)?;
+                *g = self.group(labels.iter().map(|l| &l.values[l.of(r) as usize]))?;
             }
             out[r] = *g;
         }

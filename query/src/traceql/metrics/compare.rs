@@ -7,7 +7,7 @@ use foldhash::HashMap;
 use strandline_storage::read::AttributeScope;
 
 use super::{Series, Sink, Slots};
-use crate::traceql::ast::{Attr, Expr, Intrinsic};
+use crate::traceql::ast::{Attr, Comparison, Expr, Intrinsic};
 use crate::traceql::error::Result;
 use crate::traceql::eval::expr::{Data, Rows};
 use crate::traceql::lexer::Scope;
@@ -55,7 +55,7 @@ impl Counts {
 }
 
 /// Counts the spans of a `compare()`.
-pub(super) struct Comparison {
+pub(super) struct Comparing {
     selection: Option<Expr>,
     top: usize,
     /// Selected spans start within, Unix nanoseconds, the end excluded; 0: anywhere.
@@ -65,14 +65,8 @@ pub(super) struct Comparison {
     slots: Slots,
 }
 
-impl Comparison {
-    pub(super) fn new(
-        selection: Option<Expr>,
-        top: u64,
-        window: (u64, u64),
-        keys: Vec<(AttributeScope, Vec<String>)>,
-        slots: Slots,
-    ) -> Self {
+impl Comparing {
+    pub(super) fn new(c: &Comparison, keys: Vec<(AttributeScope, Vec<String>)>, slots: Slots) -> Self {
         use Intrinsic::*;
         let mut attrs: Vec<Attr> = [Name, Kind, Status, StatusMessage, RootName, RootService].map(Attr::Intrinsic).to_vec();
         for (scope, keys) in keys {
@@ -82,14 +76,20 @@ impl Comparison {
                 // Values of events and links are many to a span.
                 _ => continue,
             };
-            attrs.extend(keys.into_iter().map(|k| Attr::Attribute(false, scope, k)));
+            attrs.extend(keys.into_iter().map(|k| Attr::Attribute { parent: false, scope, key: k }));
         }
-        let top = usize::try_from(top).unwrap_or(usize::MAX);
-        Comparison { selection, top, window, attrs, counts: BTreeMap::new(), slots }
+        Comparing {
+            selection: c.selection.clone(),
+            top: usize::try_from(c.top).unwrap_or(usize::MAX),
+            window: (c.start_nano, c.end_nano),
+            attrs,
+            counts: BTreeMap::new(),
+            slots,
+        }
     }
 }
 
-impl Sink for Comparison {
+impl Sink for Comparing {
     fn add(&mut self, rows: &Rows<'_>, mask: &[bool]) -> Result<()> {
         let n = mask.len();
         let starts: Arc<Vec<u64>> = rows.batch.starts()?;

@@ -210,8 +210,8 @@ fn evaluate(
     Ok(match expr {
         MetricsExpr::Query(q) => count(source, q, options, slots, stats)?,
         MetricsExpr::Const(_) => return Err(TraceQlError::evaluation("a number alone is no series")),
-        MetricsExpr::TopK(top, n, inner, _) => second::top(*top, *n, evaluate(source, inner, options, slots, stats)?),
-        MetricsExpr::Filter(op, bound, inner, _) => second::filter(*op, *bound, evaluate(source, inner, options, slots, stats)?),
+        MetricsExpr::TopK { largest, n, of, .. } => second::top(*largest, *n, evaluate(source, of, options, slots, stats)?),
+        MetricsExpr::Filter { op, bound, of } => second::filter(*op, *bound, evaluate(source, of, options, slots, stats)?),
         MetricsExpr::Math(op, l, r) => match (&**l, &**r) {
             (MetricsExpr::Const(c), r) => second::scalar(*op, evaluate(source, r, options, slots, stats)?, |v| (*c, v)),
             (l, MetricsExpr::Const(c)) => second::scalar(*op, evaluate(source, l, options, slots, stats)?, |v| (v, *c)),
@@ -230,10 +230,10 @@ fn count(source: &dyn SpanSource, q: &MetricsQuery, options: &MetricsOptions, sl
     request.conditions = conditions(&q.pipeline);
     request.partial = options.partial;
     let mut sink: Box<dyn Sink> = match &q.op {
-        MetricsOp::Compare(selection, top, from, to) => {
+        MetricsOp::Compare(c) => {
             let keys = source.attribute_keys(request.min_nano, request.max_nano)?;
             request.whole_traces = true;
-            Box::new(compare::Comparison::new(selection.clone(), *top, (*from, *to), keys, slots))
+            Box::new(compare::Comparing::new(c, keys, slots))
         }
         _ => Box::new(Accumulator::new(q, slots, options)),
     };

@@ -76,7 +76,7 @@ impl Parser<'_> {
         }
         let node = match (self.literal(), self.peek()) {
             (Some(s), _) => ExprNode::Static(s),
-            (None, Tok::Attribute(..) | Tok::Ident(_)) => return Ok(Expr { node: ExprNode::Attr(self.attr()?), at }),
+            (None, Tok::Attribute { .. } | Tok::Ident(_)) => return Ok(Expr { node: ExprNode::Attr(self.attr()?), at }),
             _ => return self.fail("expected a value"),
         };
         self.advance();
@@ -108,7 +108,7 @@ impl Parser<'_> {
 
     pub(super) fn attr(&mut self) -> Result<Attr> {
         let a = match self.peek() {
-            Tok::Attribute(parent, scope, key) => Attr::Attribute(*parent, *scope, key.clone()),
+            Tok::Attribute { parent, scope, key } => Attr::Attribute { parent: *parent, scope: *scope, key: key.clone() },
             Tok::Ident(name) => match Intrinsic::parse(name) {
                 Some(i) => Attr::Intrinsic(i),
                 None => return self.fail(format!("{name:?} is no intrinsic; attributes begin with a dot or a scope")),

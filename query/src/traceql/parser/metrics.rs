@@ -106,18 +106,17 @@ impl Parser<'_> {
 
     fn compare(&mut self) -> Result<MetricsOp> {
         let selection = self.filter()?;
-        let mut numbers = [10u64, 0, 0];
-        let mut n = 0;
-        while n < 3 && self.eat(",") {
-            let Tok::Int(i) = *self.peek() else { return self.fail("expected a whole number") };
-            self.advance();
-            numbers[n] = u64::try_from(i).unwrap_or(0);
-            n += 1;
+        let mut numbers = Vec::new();
+        while numbers.len() < 3 && self.eat(",") {
+            numbers.push(self.whole_number()?);
         }
-        if n == 2 {
-            return self.fail("compare() takes a start and an end, or neither");
-        }
-        Ok(MetricsOp::Compare(selection, numbers[0], numbers[1], numbers[2]))
+        let (top, start_nano, end_nano) = match numbers[..] {
+            [] => (10, 0, 0),
+            [top] => (top, 0, 0),
+            [top, start, end] => (top, start, end),
+            _ => return self.fail("compare() takes a start and an end, or neither"),
+        };
+        Ok(MetricsOp::Compare(Comparison { selection, top, start_nano, end_nano }))
     }
 
     pub(super) fn metrics(&mut self, pipeline: Pipeline, op: MetricsOp, at: usize) -> Result<MetricsExpr> {
@@ -139,15 +138,21 @@ impl Parser<'_> {
         };
         self.advance();
         self.expect("(")?;
+        let n = self.whole_number()?;
+        self.expect(")")?;
+        Ok(MetricsExpr::TopK { largest, n, of: Box::new(of), at })
+    }
+
+    /// What is below 0 counts as 0, which the check refuses.
+    fn whole_number(&mut self) -> Result<u64> {
         let Tok::Int(n) = *self.peek() else { return self.fail("expected a whole number") };
         self.advance();
-        self.expect(")")?;
-        Ok(MetricsExpr::TopK(largest, u64::try_from(n).unwrap_or(0), Box::new(of), at))
+        Ok(u64::try_from(n).unwrap_or(0))
     }
 
     pub(super) fn metrics_filter(&mut self, of: MetricsExpr, op: BinOp, at: usize) -> Result<MetricsExpr> {
         match self.operand_chain(ADDITION)? {
-            Node::Const(c) => Ok(MetricsExpr::Filter(op, plain(&c), Box::new(of), at)),
+            Node::Const(c) => Ok(MetricsExpr::Filter { op, bound: plain(&c), of: Box::new(of) }),
             _ => self.fail_at(at, "series can be compared with numbers only"),
         }
     }

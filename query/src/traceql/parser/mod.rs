@@ -5,7 +5,7 @@ mod metrics;
 
 use super::ast::*;
 use super::error::{Result, TraceQlError, TraceQlErrorKind};
-use super::lexer::{Tok, Token, tokens};
+use super::lexer::{Tok, Token, leading_tokens, tokens};
 use super::value::{self, Val};
 
 /// Nesting deeper than this is refused.
@@ -35,6 +35,23 @@ pub fn parse(text: &str) -> Result<Query> {
         Node::Scalar(_) | Node::Piped(_) | Node::Closing(..) => return p.fail("an aggregate must be compared with a number"),
     };
     Ok(Query { root, hints })
+}
+
+/// The texts between the `&&` of the first filter, whether they can be read or not; the filter may lack its end. None without a filter.
+pub fn conditions_in(text: &str) -> Option<Vec<&str>> {
+    let (tokens, _) = leading_tokens(text);
+    let open = tokens.iter().position(|t| t.tok == Tok::Op("{"))?;
+    let inner = &tokens[open + 1..];
+    let close = inner.iter().rposition(|t| t.tok == Tok::Op("}"));
+    let end = close.map_or(text.len(), |i| inner[i].at);
+    let mut out = Vec::new();
+    let mut start = tokens[open].at + 1;
+    for t in inner.iter().filter(|t| t.tok == Tok::Op("&&") && t.at < end) {
+        out.push(&text[start..t.at]);
+        start = t.at + 2;
+    }
+    out.push(&text[start..end]);
+    Some(out.iter().map(|c| c.trim()).filter(|c| !c.is_empty()).collect())
 }
 
 /// What a part of a query turned out to be. The grammar tells them apart by their parentheses: whole pipelines are

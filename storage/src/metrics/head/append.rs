@@ -338,7 +338,7 @@ impl Head {
                 x.logged = true;
                 x.pending = x.pending.saturating_add(1);
             }
-            let st = if self.rules.xor2 { item.st } else { 0 };
+            let st = if self.rules.start_timestamps { item.st } else { 0 };
             match &item.value {
                 Value::Float(v) => floats.push(FloatRecord { id, t: item.t, st, v: *v }),
                 Value::Delta(v) => deltas.push(FloatRecord { id, t: item.t, st: item.st, v: *v }),

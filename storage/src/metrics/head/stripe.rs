@@ -21,8 +21,10 @@ pub struct HeadRules {
     pub max_sample_age_ms: i64,
     /// How far ahead of the clock a sample may be.
     pub max_future_ms: i64,
-    /// Encode floats as XOR2, with start timestamps.
+    /// Encode floats as XOR2.
     pub xor2: bool,
+    /// Keep start timestamps; XOR2 alone has room for them.
+    pub start_timestamps: bool,
 }
 
 /// Why a sample was not taken.

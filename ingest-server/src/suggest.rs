@@ -1,7 +1,8 @@
-//! What somebody probably meant.
+//! Suggestions for misspelt names.
 
-/// `; did you mean X?`, if something is near.
-pub fn nearest(name: &str, all: impl Iterator<Item = String>) -> String {
+/// `; did you mean X?` for the most similar of `all`, or nothing if none is similar enough. A dotted key is compared by its last
+/// part too. The work grows with the product of the lengths: callers bound them.
+pub fn did_you_mean(name: &str, all: impl Iterator<Item = String>) -> String {
     let last = name.rsplit('.').next().unwrap_or(name);
     let score = |k: &String| distance(name, k).min(distance(last, k.rsplit('.').next().unwrap_or(k)) + 1);
     match all.map(|k| (score(&k), k)).min() {
@@ -10,7 +11,7 @@ pub fn nearest(name: &str, all: impl Iterator<Item = String>) -> String {
     }
 }
 
-/// Edit distance.
+/// Levenshtein distance.
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();

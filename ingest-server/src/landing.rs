@@ -1,4 +1,4 @@
-//! For who comes to the wrong path, by the wrong method, or to `/`: where things are.
+//! The page at `/`, and answers to requests for unknown paths and methods: where things are.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -10,10 +10,10 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
 use crate::app::App;
-use crate::near::nearest;
 use crate::prometheus::answer::ApiError;
+use crate::suggest::did_you_mean;
 
-/// What clients are pointed at; a path that is near one of them was probably meant to be it.
+/// Paths to suggest: a similar one was probably meant.
 const PATHS: [&str; 18] = [
     "/v1/traces",
     "/v1/metrics",
@@ -35,14 +35,14 @@ const PATHS: [&str; 18] = [
     "/-/ready",
 ];
 
-/// Longer paths are not compared with those above: the work would grow with them.
+/// Longer paths get no suggestion: comparing costs time that grows with their length.
 const MAX_COMPARED: usize = 100;
 
-/// gRPC's code for a method that nobody serves.
+/// gRPC's status code for an unknown method.
 const UNIMPLEMENTED: HeaderValue = HeaderValue::from_static("12");
 
-/// `/`, and answers in words to whatever no route takes.
-pub fn put_up(router: Router, app: &Arc<App>) -> Router {
+/// Adds `/`, and answers in words to requests that no route takes.
+pub fn with_landing(router: Router, app: &Arc<App>) -> Router {
     let landing = Router::new().route("/", get(landing)).with_state(app.clone());
     router.merge(landing).fallback(unknown).method_not_allowed_fallback(wrong_method)
 }
@@ -78,7 +78,7 @@ async fn unknown(method: Method, uri: Uri, headers: HeaderMap) -> Response {
         )
             .into_response();
     }
-    let near = if path.len() <= MAX_COMPARED { nearest(path, PATHS.iter().map(|p| p.to_string())) } else { String::new() };
+    let near = if path.len() <= MAX_COMPARED { did_you_mean(path, PATHS.iter().map(|p| p.to_string())) } else { String::new() };
     // Most of those who read it expect the shape of Prometheus' errors, and Grafana looks for the first three words.
     ApiError::not_found(format!("page not found: nothing is served at {method} {}{near} (GET / tells where things are)", shown(path)))
         .into_response()
@@ -107,8 +107,8 @@ mod tests {
     use tower::ServiceExt;
 
     #[tokio::test]
-    async fn tells_the_way() {
-        let data_dir = std::env::temp_dir().join(format!("strandline-signpost-{}", std::process::id()));
+    async fn unknown_paths_are_told_the_way() {
+        let data_dir = std::env::temp_dir().join(format!("strandline-landing-{}", std::process::id()));
         let app = App::new(Config { data_dir: data_dir.clone(), ..Config::default() }, 64 << 20, None, 0).unwrap();
         let routes = crate::serve::main_router(&app);
         let ask = |method: &str, path: &str, kind: &str| {
