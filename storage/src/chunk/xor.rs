@@ -187,16 +187,13 @@ fn each(data: &[u8], n: usize, max_ms: i64, mut f: impl FnMut(i64, u64)) -> Opti
     let mut bits = Words::new(data, r.position());
     let mut window = Window::default();
     let mut w = bits.peek();
-    let mut used = 0;
     for left in (1..n).rev() {
         t = t.wrapping_add(delta);
         // At most 24 of the 57 bits at hand are used: the value's control bits and window are there too.
-        w <<= used;
         if w >> 63 == 0 {
-            bits.skip(used + 1);
+            bits.skip(1);
         } else {
-            used += if w >> 62 == 0b10 { 2 } else { window.set(w)? };
-            bits.skip(used);
+            bits.skip(if w >> 62 == 0b10 { 2 } else { window.set(w)? });
             v ^= window.take(&mut bits)?;
         }
         if t > max_ms {
@@ -208,15 +205,15 @@ fn each(data: &[u8], n: usize, max_ms: i64, mut f: impl FnMut(i64, u64)) -> Opti
         }
         w = bits.peek();
         if w >> 63 == 0 {
-            used = 1;
+            bits.skip(1);
+            w <<= 1;
         } else if w >> 62 == 0b10 {
             // What comes a few milliseconds early or late.
-            used = 16;
+            bits.skip(16);
             delta = delta.wrapping_add(signed(w << 2 >> 50, 14));
+            w <<= 16;
         } else {
-            let dod;
-            (dod, used) = large_dod(&mut bits, w);
-            delta = delta.wrapping_add(dod);
+            delta = delta.wrapping_add(large_dod(&mut bits, w));
             w = bits.peek();
         }
     }
@@ -229,17 +226,19 @@ fn signed(raw: u64, width: u32) -> i64 {
     raw.wrapping_sub(((raw > 1 << (width - 1)) as u64) << width) as i64
 }
 
-/// A dod of more than 14 bits, and how many of the bits at hand it took.
+/// Takes a dod of more than 14 bits.
 #[cold]
-fn large_dod(bits: &mut Words<'_>, w: u64) -> (i64, u32) {
-    match w >> 60 {
+fn large_dod(bits: &mut Words<'_>, w: u64) -> i64 {
+    let (dod, used) = match w >> 60 {
         0b1100 | 0b1101 => (signed(w << 3 >> 47, 17), 20),
         0b1110 => (signed(w << 4 >> 44, 20), 24),
         _ => {
             bits.skip(4);
             (bits.take(64) as i64, 0)
         }
-    }
+    };
+    bits.skip(used);
+    dod
 }
 
 /// Where the bits of a value that changed lie.

@@ -269,16 +269,17 @@ impl<'a> Words<'a> {
     /// `n` bits, `n` in 1..=64.
     #[inline(always)]
     pub fn take(&mut self, n: u32) -> u64 {
-        if n > 57 {
-            let high = self.peek() >> 32;
-            self.bit += 32;
-            let low = self.peek() >> (96 - n);
-            self.bit += n as usize - 32;
-            return high << (n - 32) | low;
-        }
-        let v = self.peek() >> (64 - n);
+        let v = if n > 57 { self.wide(n) } else { self.peek() >> (64 - n) };
         self.bit += n as usize;
         v
+    }
+
+    /// The next `n` bits, more than a peek shows.
+    #[cold]
+    fn wide(&self, n: u32) -> u64 {
+        let high = self.peek() >> 32;
+        let low = Words { data: self.data, bit: self.bit + 32 }.peek() >> (96 - n);
+        high << (n - 32) | low
     }
 
     /// `None` if more was read than there is.
