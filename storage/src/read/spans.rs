@@ -75,7 +75,7 @@ pub enum Value {
 
 impl Value {
     /// Whether the two are one and the same, to the sign of a zero. Arrays only if shared: it is asked of neighbours.
-    fn is(&self, other: &Value) -> bool {
+    pub(crate) fn is(&self, other: &Value) -> bool {
         match (self, other) {
             (Value::Float(a), Value::Float(b)) => a.to_bits() == b.to_bits(),
             (Value::Array(a), Value::Array(b)) => Arc::ptr_eq(a, b),

@@ -226,7 +226,13 @@ impl LiveBody {
         RawSpan::read(span.at.get(&self.bytes)).map_err(invalid)
     }
 
-    fn group_parts(&self, group: u32) -> [&[u8]; 4] {
+    /// The number of a span's resource and scope in this request.
+    pub fn group_of(&self, span: &LiveSpan) -> u32 {
+        span.group
+    }
+
+    /// The messages of a resource and a scope, each followed by its schema URL.
+    pub fn group_parts(&self, group: u32) -> [&[u8]; 4] {
         let g = &self.groups[group as usize];
         [g.resource, g.resource_url, g.scope, g.scope_url].map(|s| s.get(&self.bytes))
     }

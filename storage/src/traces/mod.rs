@@ -7,6 +7,7 @@ mod flush;
 mod keys;
 pub mod limits;
 mod live;
+mod live_batch;
 mod maintain;
 mod manifest;
 mod merged;

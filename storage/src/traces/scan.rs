@@ -10,6 +10,7 @@ use super::block::reader::OpenBlock;
 use super::block::rows::Rows;
 use super::blocks::BlockHandle;
 use super::live::{LiveBody, Owner};
+use super::live_batch::{LiveBatch, LiveRef};
 use super::merged::{MergedBatch, Place};
 use super::shared::{At, Groups, Ids, Shared, TracesOfGroup};
 use super::store::TraceStore;
@@ -70,9 +71,6 @@ pub(super) fn trace_in(handle: &BlockHandle, id: TraceId) -> Result<Vec<Span>> {
 pub(super) fn fetch_trace(blocks: &[Arc<BlockHandle>], id: TraceId) {
     together::fetch(blocks, |b| b.groups_with(id).into_iter().map(|g| b.group_range(g)).collect());
 }
-
-/// A live span: its trace, its start, and where it lies.
-type LiveRef = (u128, u64, u32, u32);
 
 /// What a scan reads, taken at one moment.
 struct Snapshot {
@@ -272,7 +270,6 @@ impl Scan<'_> {
 
     /// Traces that lie among the live spans alone.
     fn live(&mut self, both: &Shared) -> Result<bool> {
-        let mut owner = Owner::default();
         let mut some: Vec<LiveRef> = Vec::new();
         let snapshot = self.snapshot;
         for t in snapshot.live.chunk_by(|a, b| a.0 == b.0) {
@@ -280,14 +277,13 @@ impl Scan<'_> {
                 some.extend_from_slice(t);
             }
             if some.len() >= LIVE_BATCH_SPANS {
-                let batch = RowBatch::new(snapshot.live_traces(&std::mem::take(&mut some), &mut owner)?);
-                if self.show(&batch, || 0)? {
+                if self.show(&LiveBatch::new(&snapshot.bodies, &some)?, || 0)? {
                     return Ok(true);
                 }
+                some.clear();
             }
         }
-        let batch = RowBatch::new(snapshot.live_traces(&some, &mut owner)?);
-        self.show(&batch, || 0)
+        self.show(&LiveBatch::new(&snapshot.bodies, &some)?, || 0)
     }
 
     /// Traces that lie in several places: a range of ids after the other, so that each row is read once or twice.
