@@ -102,9 +102,18 @@ fn cross_checks(c: &Config, mistakes: &mut Vec<Mistake>) {
     if let Err(e) = tracing_subscriber::EnvFilter::try_new(&c.log_level) {
         add(&format!("log.level = {:?} is neither a level (error, warn, info, debug, trace) nor a filter by module: {e}", c.log_level));
     }
+    for o in c.otlp_cors_origins.iter().filter(|o| !is_origin(o)) {
+        add(&format!("otlp.cors_origins: {o:?} is no origin: write http://host, https://host:port, or * for any"));
+    }
     if !valid_tenant(&c.default_tenant) {
         add("tenants.default must be 1 to 128 of the characters a-z A-Z 0-9 - _ .");
     }
+}
+
+/// As browsers send it: scheme, host and port, nothing behind them.
+fn is_origin(o: &str) -> bool {
+    let host = o.strip_prefix("https://").or_else(|| o.strip_prefix("http://"));
+    o == "*" || host.is_some_and(|h| !h.is_empty() && h.bytes().all(|b| b.is_ascii_graphic() && !b"/?#*@".contains(&b)))
 }
 
 /// Names that can be part of a path and a key.

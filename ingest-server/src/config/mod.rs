@@ -85,6 +85,7 @@ pub struct Config {
     pub otlp_strategy: String,
     pub otlp_promote: Vec<String>,
     pub otlp_promote_all: bool,
+    pub otlp_cors_origins: Vec<String>,
     pub otlp_scope_labels: bool,
     pub otlp_histograms_as_nhcb: bool,
     pub otlp_target_info: bool,

@@ -1,15 +1,17 @@
 //! OTLP over HTTP: protobuf and JSON, gzip and zstd.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use bytes::Bytes;
 use strandline_storage::codec::protobuf::Writer;
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 use super::ingest::{self, Outcome};
 use super::json::{Signal, to_protobuf};
@@ -18,13 +20,31 @@ use crate::auth::Right;
 use crate::body;
 use crate::refusal::{Reason, Refusal};
 
+/// How long a browser may remember what it was told.
+const CORS_MAX_AGE: Duration = Duration::from_secs(7200);
+
 /// The routes of OTLP over HTTP.
 pub fn router(app: Arc<App>) -> Router {
+    let origins = app.config.otlp_cors_origins.clone();
+    let of = |signal: Signal| {
+        let send = post(move |s, r| export(s, r, signal));
+        // Answered by the layer: without a method of its own the page of unknown methods would be.
+        if origins.is_empty() { send } else { send.options(StatusCode::NO_CONTENT).layer(cors(&origins)) }
+    };
     Router::new()
-        .route("/v1/metrics", post(|s, r| export(s, r, Signal::Metrics)))
-        .route("/v1/traces", post(|s, r| export(s, r, Signal::Traces)))
-        .route("/v1/logs", post(|s, r| export(s, r, Signal::Logs)))
+        .route("/v1/metrics", of(Signal::Metrics))
+        .route("/v1/traces", of(Signal::Traces))
+        .route("/v1/logs", of(Signal::Logs))
         .with_state(app)
+}
+
+/// Lets the pages of some origins send from browsers, with whatever headers: nobody's cookies count here.
+fn cors(origins: &[String]) -> CorsLayer {
+    let layer = CorsLayer::new().allow_methods([Method::POST]).allow_headers(AllowHeaders::mirror_request()).max_age(CORS_MAX_AGE);
+    if origins.iter().any(|o| o == "*") {
+        return layer.allow_origin(AllowOrigin::any());
+    }
+    layer.allow_origin(AllowOrigin::list(origins.iter().filter_map(|o| HeaderValue::from_str(o).ok())))
 }
 
 /// Handles one export; also used for Prometheus' and Mimir's paths.

@@ -20,9 +20,13 @@ struct Served {
 
 impl Served {
     async fn start(name: &str) -> Served {
+        Self::start_with(name, Config::default()).await
+    }
+
+    async fn start_with(name: &str, config: Config) -> Served {
         let data_dir = std::env::temp_dir().join(format!("strandline-otlp-{name}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&data_dir);
-        let config = Config { data_dir, ..Config::default() };
+        let config = Config { data_dir, ..config };
         let app = App::new(config.clone(), 256 << 20, None, 0).unwrap();
         let opening = app.clone();
         tokio::task::spawn_blocking(move || opening.tenants.get(&opening.config.default_tenant).unwrap()).await.unwrap();
@@ -151,4 +155,37 @@ async fn pages_about_the_server_are_for_who_may_read() {
         assert_eq!(served.ask(ask("Bearer tok")).await.0, StatusCode::OK, "{page}");
     }
     let _ = (std::fs::remove_file(path), std::fs::remove_dir_all(data_dir));
+}
+
+#[tokio::test]
+async fn pages_of_named_origins_may_send() {
+    let preflight = |origin: &str| {
+        let asked = "content-type,x-scope-orgid";
+        let r = Request::options("/v1/traces").header("origin", origin).header("access-control-request-method", "POST");
+        r.header("access-control-request-headers", asked).body(Body::empty()).unwrap()
+    };
+    let post = |origin: &str| {
+        let r = Request::post("/v1/traces").header("origin", origin).header("content-type", "application/json");
+        r.body(Body::from("{}")).unwrap()
+    };
+    let page = "http://localhost:3000";
+    for (name, origins, origin, allowed) in [
+        ("cors-none", vec![], page, None),
+        ("cors-some", vec!["https://shop.example".to_owned(), page.to_owned()], page, Some(page)),
+        ("cors-other", vec!["https://shop.example".to_owned()], page, None),
+        ("cors-any", vec!["*".to_owned()], page, Some("*")),
+    ] {
+        let s = Served::start_with(name, Config { otlp_cors_origins: origins.clone(), ..Config::default() }).await;
+        for request in [preflight(origin), post(origin)] {
+            let asks = request.method() == "OPTIONS";
+            let answer = crate::serve::main_router(&s.app).oneshot(request).await.unwrap();
+            let header = |n: &str| answer.headers().get(n).and_then(|v| v.to_str().ok());
+            assert_eq!(header("access-control-allow-origin"), allowed, "{name}");
+            assert_eq!(answer.status() == StatusCode::OK, !asks || !origins.is_empty(), "{name}: {}", answer.status());
+            if asks && allowed.is_some() {
+                assert_eq!(header("access-control-allow-headers"), Some("content-type,x-scope-orgid"));
+            }
+        }
+        s.end().await;
+    }
 }

@@ -55,6 +55,8 @@ fn wrong_files() {
         ("version = 1\n[query]\ntimeout = \"2 minutes\"", &["query.timeout"]),
         ("version = 1\n[otlp]\ntranslation = \"Underscores\"", &["otlp.translation"]),
         ("version = 1\n[otlp]\npromote_resource_attributes = \"a\"", &["expected list of texts"]),
+        ("version = 1\n[otlp]\ncors_origins = [\"localhost:3000\"]", &["\"localhost:3000\" is no origin: write http://host"]),
+        ("version = 1\n[otlp]\ncors_origins = [\"http://a/\"]", &["\"http://a/\" is no origin"]),
         ("version = 1\n[tenants]\ndefault = \"../x\"", &["tenants.default must be"]),
         ("version = 1\n[log]\nformat = \"xml\"", &["log.format: \"xml\" is not one of text, json"]),
         ("version = 1\n[scrape]\njob = \"x\"", &["scrape is a list of tables: write [[scrape]]"]),
