@@ -5,7 +5,7 @@ use std::sync::Arc;
 use foldhash::HashMap;
 
 use super::live::{LiveBody, Owner};
-use super::otlp::{RawSpan, RawValue, WireError, attributes, events, is_root, links, text};
+use super::otlp::{KeyValues, RawSpan, RawValue, WireError, attributes, events, is_root, links, text};
 use crate::error::{Error, Result};
 use crate::model::TraceId;
 use crate::read::{AttributeScope, Column, Field, SpanBatch, SpanIds, Value};
@@ -130,10 +130,10 @@ impl<'a> LiveBatch<'a> {
             Field::Attribute(AttributeScope::Resource, key) => self.of_groups(|resource, _, d| attribute(resource, 1, key, d)),
             Field::Attribute(AttributeScope::Instrumentation, key) => self.of_groups(|_, scope, d| attribute(scope, 3, key, d)),
             Field::Attribute(AttributeScope::Event, key) => {
-                self.each(|s, d| d.list(events(s.buf).map(|e| first_value(attributes(e?.buf, 3), key))))
+                self.each(|s, d| d.list(events(s.buf).map(|e| owned_value(attributes(e?.buf, 3), key))))
             }
             Field::Attribute(AttributeScope::Link, key) => {
-                self.each(|s, d| d.list(links(s.buf).map(|l| first_value(attributes(l?.buf, 4), key))))
+                self.each(|s, d| d.list(links(s.buf).map(|l| owned_value(attributes(l?.buf, 4), key))))
             }
             Field::Name => self.each(|s, d| d.text(s.name)),
             Field::Kind => self.each(|s, d| Ok(d.value(Value::Int(s.kind.into())))),
@@ -161,14 +161,8 @@ fn hex(id: &[u8]) -> Value {
     Value::String(id.iter().map(|b| format!("{b:02x}")).collect::<String>().into())
 }
 
-/// The value of a key; of one sent twice the first.
-fn first<'a>(mut all: impl Iterator<Item = Wire<(&'a [u8], RawValue<'a>)>>, key: &str) -> Wire<Option<RawValue<'a>>> {
-    let found = all.find(|kv| kv.as_ref().map_or(true, |(k, _)| *k == key.as_bytes()));
-    found.transpose().map(|kv| kv.map(|kv| kv.1))
-}
-
-fn first_value<'a>(all: impl Iterator<Item = Wire<(&'a [u8], RawValue<'a>)>>, key: &str) -> Wire<Value> {
-    first(all, key)?.map_or(Ok(Value::Nil), |v| Ok(Value::from(&v.owned(0)?)))
+fn owned_value(all: KeyValues<'_>, key: &str) -> Wire<Value> {
+    all.value_of(key.as_bytes())?.map_or(Ok(Value::Nil), |v| Ok(Value::from(&v.owned(0)?)))
 }
 
 /// A column in the making. Each text stands in it once.
@@ -204,8 +198,8 @@ impl<'a> Dictionary<'a> {
         self.column.values.len() as u32 - 1
     }
 
-    fn attribute(&mut self, all: impl Iterator<Item = Wire<(&'a [u8], RawValue<'a>)>>, key: &str) -> Wire<u32> {
-        match first(all, key)? {
+    fn attribute(&mut self, all: KeyValues<'a>, key: &str) -> Wire<u32> {
+        match all.value_of(key.as_bytes())? {
             None => Ok(0),
             Some(RawValue::Str(s)) => self.text(s),
             Some(v) => Ok(self.value(Value::from(&v.owned(0)?))),

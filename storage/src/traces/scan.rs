@@ -19,8 +19,8 @@ use crate::error::Result;
 use crate::model::{Span, Trace, TraceId};
 use crate::read::{AttributeScope, RowBatch, ScanRequest, ScanStats, SpanBatch, SpanSource, Visit, Warnings};
 
-/// Spans of a batch of live ones, about.
-const LIVE_BATCH_SPANS: usize = 16 << 10;
+/// Spans of a batch of live ones, about: few enough for their bytes to stay near while one column after the other is read.
+const LIVE_BATCH_SPANS: usize = 2 << 10;
 /// Row groups whose columns are read ahead together.
 const AHEAD: usize = 4;
 /// Rows that are read to put traces of several places together, at a time.

@@ -161,14 +161,22 @@ pub fn array_values(array: &[u8]) -> impl Iterator<Item = Result<RawValue<'_>, W
     elements(array)
 }
 
-/// A `KeyValue` message.
+/// A short key and then its value, as encoders write them.
 #[inline(always)]
-fn key_value(kv: &[u8]) -> Result<(&[u8], RawValue<'_>), WireError> {
-    // A short key and then its value, as encoders write them.
+fn short_key_value(kv: &[u8]) -> Option<(&[u8], &[u8])> {
     if let [0x0a, n @ ..=0x7f, rest @ ..] = kv
         && let Some((key, [0x12, len @ ..=0x7f, value @ ..])) = rest.split_at_checked(*n as usize)
         && *len as usize == value.len()
     {
+        return Some((key, value));
+    }
+    None
+}
+
+/// A `KeyValue` message.
+#[inline(always)]
+fn key_value(kv: &[u8]) -> Result<(&[u8], RawValue<'_>), WireError> {
+    if let Some((key, value)) = short_key_value(kv) {
         return Ok((key, RawValue::read(value)?));
     }
     let mut c = Fields::new(kv);
@@ -192,6 +200,26 @@ pub fn attributes(buf: &[u8], number: u32) -> KeyValues<'_> {
 /// See [`attributes`]. A type of its own, so that a step of it is compiled into the loops that all spans go through.
 #[derive(Clone, Debug)]
 pub struct KeyValues<'a>(Repeated<'a>);
+
+impl<'a> KeyValues<'a> {
+    /// The value of a key; of one sent twice the first. Values of other keys are not read.
+    pub fn value_of(self, key: &[u8]) -> Result<Option<RawValue<'a>>, WireError> {
+        for kv in self.0 {
+            let kv = kv?;
+            match short_key_value(kv) {
+                Some((k, v)) if k == key => return RawValue::read(v).map(Some),
+                Some(_) => {}
+                None => {
+                    let (k, v) = key_value(kv)?;
+                    if k == key {
+                        return Ok(Some(v));
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+}
 
 impl<'a> Iterator for KeyValues<'a> {
     type Item = Result<(&'a [u8], RawValue<'a>), WireError>;
