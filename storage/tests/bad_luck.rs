@@ -21,6 +21,8 @@ struct Meddling {
     inner: SimFs,
     /// Happens once, after the folder of this name was listed.
     listed: Mutex<Option<Happening>>,
+    /// Happens once, before a link is made.
+    linking: Mutex<Option<Box<dyn FnOnce() + Send>>>,
     /// No file can be made below it.
     full: Option<&'static str>,
 }
@@ -45,6 +47,8 @@ impl Fs for Meddling {
         self.inner.rename(from, to)
     }
     fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let happens = self.linking.lock().unwrap().take();
+        happens.into_iter().for_each(|what| what());
         self.inner.hard_link(from, to)
     }
     fn remove_file(&self, path: &Path) -> io::Result<()> {
@@ -192,7 +196,8 @@ fn a_store_opens_on_a_disk_too_full_for_its_scratch() {
     (0..300).for_each(|k| append(&s, 20, T0 + k * 1000));
     s.close().unwrap();
     drop(s);
-    let fs: Arc<dyn Fs> = Arc::new(Meddling { inner: w.fs.clone(), listed: Mutex::default(), full: Some("/data/metrics/head") });
+    let fs: Arc<dyn Fs> =
+        Arc::new(Meddling { inner: w.fs.clone(), listed: Mutex::default(), linking: Mutex::default(), full: Some("/data/metrics/head") });
     let mut o = MetricOptions::new(fs, Arc::new(w.clock.clone()), "/data");
     (o.wal.background, o.spill_bytes) = (false, 1);
     let s = MetricStore::open(o).unwrap();
@@ -204,6 +209,19 @@ fn a_store_opens_on_a_disk_too_full_for_its_scratch() {
     assert!(s.maintain().is_err());
     assert_eq!((all(&s), s.blocks().len()), (6020, 2));
     s.maintain().unwrap();
+}
+
+#[test]
+fn two_that_put_the_same_object_into_a_shared_folder_are_told_who_was_first() {
+    use strandline_storage::bucket::Bucket;
+    let fs = SimFs::new();
+    let other = LocalBucket::open(Arc::new(fs.clone()), "/b").unwrap();
+    // In the midst of the one's put the other's, which has the same process id.
+    let meanwhile = Box::new(move || assert!(other.put_if_absent("d/1", "theirs".into()).unwrap()));
+    let one = Meddling { inner: fs, listed: Mutex::default(), linking: Mutex::new(Some(meanwhile)), full: None };
+    let one = LocalBucket::open(Arc::new(one), "/b").unwrap();
+    assert!(!one.put_if_absent("d/1", "ours".into()).unwrap());
+    assert_eq!(one.get("d/1").unwrap(), "theirs");
 }
 
 #[cfg(feature = "traces")]
@@ -229,7 +247,12 @@ fn a_reader_opens_while_a_flush_removes_what_it_wrote_to_blocks() {
     w.fs.write_atomic(&segment, &kept).unwrap();
     let disk = w.fs.clone();
     let removal = Box::new(move || disk.remove_file(&segment).unwrap());
-    let fs = Arc::new(Meddling { inner: w.fs.clone(), listed: Mutex::new(Some(("/data/wal/metrics", removal))), full: None });
+    let fs = Arc::new(Meddling {
+        inner: w.fs.clone(),
+        listed: Mutex::new(Some(("/data/wal/metrics", removal))),
+        linking: Mutex::default(),
+        full: None,
+    });
     let reader = Engine::open_read_only(options(fs)).unwrap();
     assert_eq!(all(reader.metrics()), 20);
 }

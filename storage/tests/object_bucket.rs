@@ -507,3 +507,44 @@ fn blocks_of_thanos_and_mimir_are_taken_over_from_their_bucket() {
     theirs.down.store(true, Ordering::SeqCst);
     assert!(ours.import_from(&theirs, &of(&names[0]), &[]).is_err());
 }
+
+#[cfg(feature = "traces")]
+#[test]
+fn half_a_merged_span_block_is_removed_from_the_bucket() {
+    use strandline_storage::model::{Span, SpanId, TraceId};
+    use strandline_storage::traces::{TraceStore, TraceStoreOptions};
+    for restart in [false, true] {
+        let (fs, clock) = (SimFs::new(), ManualClock::new(T0));
+        let b = bucket(&fs);
+        let open = || {
+            let mut o = TraceStoreOptions::new(Arc::new(fs.clone()), Arc::new(clock.clone()), "/a", Arc::new(b.clone()));
+            o.compact_blocks = 2;
+            TraceStore::open(o).unwrap()
+        };
+        let mut s = open();
+        for n in 1..=2u8 {
+            let start_unix_nano = T0 as u64 * 1_000_000;
+            let span = Span {
+                trace_id: TraceId([n; 16]),
+                span_id: SpanId([n; 8]),
+                start_unix_nano,
+                end_unix_nano: start_unix_nano + 1,
+                ..Span::default()
+            };
+            s.append(&[span]).unwrap().ticket.wait().unwrap();
+            s.flush().unwrap();
+        }
+        // The spans are there, the description is not.
+        b.fail_put.store(2, Ordering::SeqCst);
+        assert!(s.maintain().is_err());
+        assert_eq!(b.list_folders("traces/anonymous").unwrap().len(), 3);
+        if restart {
+            drop(s);
+            s = open();
+        }
+        s.maintain().unwrap();
+        clock.advance(2 * 3_600_000);
+        s.maintain().unwrap();
+        assert_eq!((s.blocks().len(), b.list_folders("traces/anonymous").unwrap().len()), (1, 1), "restart: {restart}");
+    }
+}

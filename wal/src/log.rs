@@ -22,6 +22,9 @@ use crate::ticket::Ticket;
 /// So much is zeroed ahead of the frames: their syncs then write data alone, without the file's new length.
 const ROOM_BYTES: usize = 256 << 10;
 
+/// So many failed ranges are remembered for those who ask late.
+const MAX_FAILED: usize = 1024;
+
 /// A segmented log; clones share it.
 #[derive(Clone)]
 pub struct Wal(Arc<Handle>);
@@ -70,6 +73,8 @@ struct Queue {
     decided: u64,
     /// Failed ranges, both ends included, oldest first.
     failed: VecDeque<(u64, u64, WalError)>,
+    /// Up to here failed ranges may have been forgotten: who asks only now is told of a failure, whatever came of it.
+    forgotten: u64,
     wakers: Vec<(u64, Waker)>,
     on_hold: Option<WalError>,
     wanted: bool,
@@ -408,7 +413,12 @@ impl Queue {
         if seq > self.decided {
             return None;
         }
-        let failed = self.failed.iter().find(|(a, b, _)| (*a..=*b).contains(&seq));
+        if seq <= self.forgotten {
+            let text = "what became of this record is no longer known: too many commits have failed since";
+            return Some(Err(WalError::new(WalErrorKind::Unavailable, text)));
+        }
+        let at = self.failed.partition_point(|(_, last, _)| *last < seq);
+        let failed = self.failed.get(at).filter(|(first, _, _)| *first <= seq);
         Some(failed.map_or(Ok(()), |(_, _, e)| Err(e.clone())))
     }
 
@@ -425,8 +435,10 @@ impl Queue {
             }
             _ => self.failed.push_back((first_seq, last, e.clone())),
         }
-        if self.failed.len() > 64 {
-            self.failed.pop_front();
+        if self.failed.len() > MAX_FAILED
+            && let Some((_, last, _)) = self.failed.pop_front()
+        {
+            self.forgotten = last;
         }
         if hold {
             self.on_hold = Some(e);

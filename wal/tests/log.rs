@@ -281,6 +281,21 @@ fn failure_fails_what_is_queued_behind_and_holds_until_resumed() {
 }
 
 #[test]
+fn who_asks_late_is_never_told_that_a_failed_record_was_written() {
+    let fs = SimFs::new();
+    let (w, _) = Wal::open(Arc::new(fs.clone()), Path::new(DIR), options(1 << 20), &mut |_, _| Ok(())).unwrap();
+    let mut failed = Vec::new();
+    for _ in 0..1200 {
+        fs.set_failing(Some(FaultKind::Enospc));
+        failed.push(w.append(b"lost").unwrap());
+        assert!(w.commit().is_err());
+        fs.set_failing(None);
+        w.append(b"kept").unwrap().wait().unwrap();
+    }
+    assert!(failed.into_iter().all(|t| t.wait().is_err()));
+}
+
+#[test]
 fn concurrent_appenders_share_fsyncs_on_the_real_disk() {
     let dir = std::env::temp_dir().join(format!("strandline-wal-{}", std::process::id()));
     let (w, _) = Wal::open(Arc::new(RealFs::default()), &dir, WalOptions::default(), &mut |_, _| Ok(())).unwrap();

@@ -1,5 +1,7 @@
 //! A bucket that is a folder: objects are files, published by link or rename, so that no byte is written twice.
 
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
 use std::io::ErrorKind as Io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -45,6 +47,14 @@ impl LocalBucket {
     fn sync_parent(&self, p: &Path) -> Result<()> {
         let dir = p.parent().unwrap_or(&self.root);
         self.fs.sync_dir(dir).map_err(|e| Error::io("syncing a bucket folder", dir, e))
+    }
+
+    /// Removes a folder in which kills have left nothing but unfinished files. Whoever is at one just now tries again.
+    fn remove_remains(&self, dir: &Path) -> bool {
+        let Ok(left) = self.fs.read_dir(dir) else { return false };
+        let removed =
+            left.iter().all(|e| !e.is_dir && e.name().ends_with(".tmp")) && left.iter().all(|e| self.fs.remove_file(&e.path).is_ok());
+        removed && self.fs.remove_empty_dir(dir).is_ok()
     }
 
     fn walk(&self, dir: &Path, out: &mut Vec<ObjectInfo>) -> Result<()> {
@@ -99,12 +109,13 @@ impl Bucket for LocalBucket {
     fn put_if_absent(&self, key: &str, content: Bytes) -> Result<bool> {
         let p = self.prepare(key)?;
         let mut tmp = p.clone().into_os_string();
-        tmp.push(format!(".{}.tmp", std::process::id()));
+        // Two containers on a shared folder may both be process 1.
+        tmp.push(format!(".{:016x}.tmp", RandomState::new().build_hasher().finish()));
         let tmp = PathBuf::from(tmp);
         let err = |e| Error::io("writing an object", &tmp, e);
         let written = self.fs.create(&tmp).and_then(|mut f| f.write_all(&content).and_then(|()| f.sync()));
         let linked = written.as_ref().ok().map(|()| self.fs.hard_link(&tmp, &p));
-        // Whatever came of it: the name is this process' own, and nobody else would remove it.
+        // Whatever came of it: the name is this call's own, and nobody else would remove it.
         let removed = self.fs.remove_file(&tmp);
         written.map_err(err)?;
         removed.map_err(err)?;
@@ -176,7 +187,7 @@ impl Bucket for LocalBucket {
         }
         // A folder goes with its last object, as in a store that has no folders: each listing would look into it for ever.
         for dir in p.ancestors().skip(1).take_while(|d| *d != self.root && d.starts_with(&self.root)) {
-            if self.fs.remove_empty_dir(dir).is_err() {
+            if self.fs.remove_empty_dir(dir).is_err() && !self.remove_remains(dir) {
                 break;
             }
         }
@@ -209,6 +220,11 @@ mod tests {
         b.delete("m/t/Y/meta.json").unwrap();
         assert_eq!(b.list_folders("").unwrap(), none);
         assert!(fs.exists(Path::new("/b")));
+        // A kill has left unfinished files.
+        b.put("m/t/Z/meta.json", content()).unwrap();
+        fs.create(Path::new("/b/m/t/Z/index.tmp")).unwrap();
+        b.delete("m/t/Z/meta.json").unwrap();
+        assert_eq!((b.list_folders("").unwrap(), fs.files().len()), (none.clone(), 0));
 
         assert!(b.put_if_absent("d/1", content()).unwrap());
         let before = fs.files();

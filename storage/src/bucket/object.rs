@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::TryStreamExt;
+use futures_util::lock::Mutex;
 use object_store::aws::{AmazonS3Builder, S3ConditionalPut};
 use object_store::client::{HttpClient, HttpConnector};
 use object_store::path::Path as Key;
@@ -272,15 +273,26 @@ impl Bucket for ObjectBucket {
             return self.put(key, f.read_at(0, len as usize).map_err(io)?);
         }
         let (store, k) = (self.store.clone(), self.key(key));
-        let mut upload = self.run(key, async move { store.put_multipart(&k).await })?;
-        let mut at = 0;
-        while at < len {
-            let n = (len - at).min(PART_BYTES as u64);
-            let part = upload.put_part(PutPayload::from_bytes(f.read_at(at, n as usize).map_err(io)?));
-            self.run(key, part)?;
-            at += n;
-        }
-        self.run(key, async move { upload.complete().await.map(|_| ()) })
+        let upload = Arc::new(Mutex::new(self.run(key, async move { store.put_multipart(&k).await })?));
+        let put = || {
+            let mut at = 0;
+            while at < len {
+                let n = (len - at).min(PART_BYTES as u64);
+                let content = f.read_at(at, n as usize).map_err(io)?;
+                let u = upload.clone();
+                self.run(key, async move { u.lock().await.put_part(PutPayload::from_bytes(content)).await })?;
+                at += n;
+            }
+            let u = upload.clone();
+            self.run(key, async move { u.lock().await.complete().await.map(|_| ()) })
+        };
+        put().inspect_err(|_| {
+            // Best effort: the store keeps the parts, unseen, until it is told. It is not waited for: it may be away.
+            let u = upload.clone();
+            if let Some(rt) = &self.runtime {
+                rt.spawn(async move { u.lock().await.abort().await });
+            }
+        })
     }
     fn put_if_absent(&self, key: &str, content: Bytes) -> Result<bool> {
         let (store, k) = (self.store.clone(), self.key(key));
@@ -378,5 +390,114 @@ impl Bucket for ObjectBucket {
             Err(e) if e.kind == ErrorKind::NotFound => Ok(()),
             other => other,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::future::BoxFuture;
+    use futures_util::stream::BoxStream;
+    use object_store::{
+        CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, PutMultipartOptions, Result as StoreResult, UploadPart,
+    };
+    use strandline_wal::fs::SimFs;
+
+    /// Takes the first part of an upload, and no other; says when it was told to forget it.
+    #[derive(Debug, Clone)]
+    struct HalfStore {
+        parts: usize,
+        aborted: mpsc::SyncSender<()>,
+    }
+
+    impl std::fmt::Display for HalfStore {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("half")
+        }
+    }
+
+    fn refused<T: Send + 'static>() -> BoxFuture<'static, StoreResult<T>> {
+        Box::pin(async { Err(object_store::Error::Generic { store: "half", source: "injected".into() }) })
+    }
+
+    impl MultipartUpload for HalfStore {
+        fn put_part(&mut self, _: PutPayload) -> UploadPart {
+            self.parts += 1;
+            if self.parts == 1 { Box::pin(async { Ok(()) }) } else { refused() }
+        }
+        fn complete<'a, 'f>(&'a mut self) -> BoxFuture<'f, StoreResult<PutResult>>
+        where
+            'a: 'f,
+        {
+            refused()
+        }
+        fn abort<'a, 'f>(&'a mut self) -> BoxFuture<'f, StoreResult<()>>
+        where
+            'a: 'f,
+        {
+            self.aborted.send(()).unwrap();
+            Box::pin(async { Ok(()) })
+        }
+    }
+
+    impl ObjectStore for HalfStore {
+        fn put_opts<'a, 'b, 'f>(&'a self, _: &'b Key, _: PutPayload, _: PutOptions) -> BoxFuture<'f, StoreResult<PutResult>>
+        where
+            'a: 'f,
+            'b: 'f,
+        {
+            refused()
+        }
+        fn put_multipart_opts<'a, 'b, 'f>(
+            &'a self,
+            _: &'b Key,
+            _: PutMultipartOptions,
+        ) -> BoxFuture<'f, StoreResult<Box<dyn MultipartUpload>>>
+        where
+            'a: 'f,
+            'b: 'f,
+        {
+            let upload: Box<dyn MultipartUpload> = Box::new(self.clone());
+            Box::pin(async { Ok(upload) })
+        }
+        fn get_opts<'a, 'b, 'f>(&'a self, _: &'b Key, _: GetOptions) -> BoxFuture<'f, StoreResult<GetResult>>
+        where
+            'a: 'f,
+            'b: 'f,
+        {
+            refused()
+        }
+        fn delete_stream(&self, locations: BoxStream<'static, StoreResult<Key>>) -> BoxStream<'static, StoreResult<Key>> {
+            locations
+        }
+        fn list(&self, _: Option<&Key>) -> BoxStream<'static, StoreResult<ObjectMeta>> {
+            Box::pin(futures_util::stream::empty())
+        }
+        fn list_with_delimiter<'a, 'b, 'f>(&'a self, _: Option<&'b Key>) -> BoxFuture<'f, StoreResult<ListResult>>
+        where
+            'a: 'f,
+            'b: 'f,
+        {
+            refused()
+        }
+        fn copy_opts<'a, 'b, 'c, 'f>(&'a self, _: &'b Key, _: &'c Key, _: CopyOptions) -> BoxFuture<'f, StoreResult<()>>
+        where
+            'a: 'f,
+            'b: 'f,
+            'c: 'f,
+        {
+            refused()
+        }
+    }
+
+    #[test]
+    fn the_parts_of_an_upload_that_fails_are_given_up() {
+        let (aborted, told) = mpsc::sync_channel(1);
+        let fs = SimFs::new();
+        fs.write_atomic(Path::new("/large"), &vec![7; PART_BYTES + 1]).unwrap();
+        let store = Arc::new(HalfStore { parts: 0, aborted });
+        let b = ObjectBucket::new(store, Arc::new(fs), "half".into(), "", Duration::from_secs(60)).unwrap();
+        assert!(b.put_file("k", Path::new("/large")).unwrap_err().to_string().contains("injected"));
+        assert_eq!(told.recv_timeout(Duration::from_secs(60)), Ok(()));
     }
 }

@@ -75,6 +75,10 @@ pub(super) struct Work {
     /// Blocks of the bucket, ours and others', as last listed.
     pub bucket_blocks: Vec<BlockMeta>,
     pub listed: bool,
+    /// Who has marked which blocks of the bucket for removal, as last listed.
+    pub marks: std::collections::HashMap<String, String>,
+    /// Blocks of the bucket that their writers are to remove, with their names.
+    pub unwanted: Vec<(String, String)>,
     /// Blocks of the bucket that nothing is known of, since they are damaged, with what is wrong.
     pub unknown: Vec<String>,
     /// Blocks that compaction could not read: left as they are, so that the others' turn comes.

@@ -22,6 +22,9 @@ struct DeletionMark {
     version: u32,
     details: String,
     deletion_time: i64,
+    /// Who will remove it; nobody in marks of other programs.
+    #[serde(default)]
+    marked_by: String,
 }
 
 /// The bucket's blocks as they were last listed.
@@ -103,7 +106,8 @@ impl MetricStore {
         if self.0.options.bucket.is_none() || waiting {
             return;
         }
-        let mut done = self.upload_deletes().and_then(|()| self.upload_pending(work)).and_then(|()| self.tend_obsolete(work));
+        let mut done = self.upload_deletes().and_then(|()| self.upload_pending(work));
+        done = done.and_then(|()| self.adopt_unwanted(work)).and_then(|()| self.tend_obsolete(work));
         let since_ms = now_ms.saturating_sub(work.last_sync_ms);
         if done.is_ok() && (!work.listed || !(0..self.0.options.sync_interval_ms).contains(&since_ms)) {
             done = self.sync_bucket(work);
@@ -125,7 +129,8 @@ impl MetricStore {
             return;
         }
         let v = self.version();
-        if let Err(e) = self.0.ownership.tend(v.blocks.iter().map(|b| (b.meta.writer(), b.meta.ulid.as_str())), now_ms) {
+        let unwanted = work.unwanted.iter().map(|(by, ulid)| (Some(&**by), &**ulid));
+        if let Err(e) = self.0.ownership.tend(v.blocks.iter().map(|b| (b.meta.writer(), &*b.meta.ulid)).chain(unwanted), now_ms) {
             if work.lease_retry_at_ms == 0 {
                 tracing::warn!(error = %e, "the lease can't be had; blocks that other writers have left wait");
             }
@@ -223,7 +228,7 @@ impl MetricStore {
             let mut next = manifest.clone();
             next.blocks.retain(|b| {
                 // Only what the list of the bucket holds: after a start without the bucket it may be an old one.
-                let listed = work.bucket_blocks.iter().any(|k| k.ulid == b.ulid);
+                let listed = work.bucket_blocks.iter().any(|k| k.ulid == b.ulid) || self.is_merged(&b.ulid, work);
                 let goes = listed && b.uploaded_ms.is_some_and(|t| t + keep_ms <= now_ms);
                 if goes {
                     dropped.push(b.ulid.clone());
@@ -239,8 +244,20 @@ impl MetricStore {
         }
         let old: Vec<Arc<BlockEntry>> = self.version().blocks.iter().filter(|b| dropped.contains(&b.meta.ulid)).cloned().collect();
         self.rebuild_version(work)?;
+        // Of those that another process has merged no version knows.
+        for ulid in dropped.iter().filter(|u| !old.iter().any(|b| b.meta.ulid == **u)) {
+            self.remove_local(&self.local_dir().join(ulid));
+        }
         self.bury(old);
         Ok(())
+    }
+
+    /// Whether another process has merged a block of ours and removed it from the bucket since.
+    fn is_merged(&self, ulid: &str, work: &Work) -> bool {
+        let Ok(own) = self.local_meta(ulid) else { return false };
+        let (level, sources) = (own.compaction.level, &own.compaction.sources);
+        let holds = |k: &BlockMeta| k.compaction.level > level && sources.iter().all(|s| k.compaction.sources.contains(s));
+        work.bucket_blocks.iter().any(holds)
     }
 
     /// Removes local folders of blocks that no version names any more. Readers that opened them keep their files;
@@ -249,13 +266,39 @@ impl MetricStore {
         for b in blocks {
             // Opened before its files go, so that a reader on an older version still can read it.
             let _ = b.open();
-            if let Place::Local(dir) = &b.place
-                && let Err(e) = self.0.options.fs.remove_dir_all(dir)
-                && e.kind() != std::io::ErrorKind::NotFound
-            {
-                tracing::warn!(error = %e, dir = %dir.display(), "a replaced block could not be removed; the next start will");
+            if let Place::Local(dir) = &b.place {
+                self.remove_local(dir);
             }
         }
+    }
+
+    fn remove_local(&self, dir: &std::path::Path) {
+        if let Err(e) = self.0.options.fs.remove_dir_all(dir)
+            && e.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(error = %e, dir = %dir.display(), "a replaced block could not be removed; the next start will");
+        }
+    }
+
+    /// Takes over what is to be removed from the bucket and whose writer does not do it.
+    fn adopt_unwanted(&self, work: &Work) -> Result<()> {
+        let now_ms = self.0.options.clock.now_ms();
+        let mut manifest = self.0.manifest.lock();
+        let owned = |(by, ulid): &&(String, String)| {
+            self.0.ownership.owns(Some(by), ulid, now_ms) && !manifest.obsolete.iter().any(|o| o.ulid == *ulid)
+        };
+        let found: Vec<Obsolete> = work
+            .unwanted
+            .iter()
+            .filter(owned)
+            .map(|(_, ulid)| Obsolete { ulid: ulid.clone(), reason: "left by its writer".into() })
+            .collect();
+        if found.is_empty() {
+            return Ok(());
+        }
+        let mut next = manifest.clone();
+        next.obsolete.extend(found);
+        self.save(&mut manifest, next)
     }
 
     /// Marks blocks that were replaced, and removes them when their time has come: meta.json first.
@@ -278,7 +321,13 @@ impl MetricStore {
             work.marked_s.extend(marked_s.map(|s| (o.ulid.clone(), s)));
             match marked_s {
                 None => {
-                    let m = DeletionMark { id: o.ulid.clone(), version: 1, details: o.reason.clone(), deletion_time: now_s };
+                    let m = DeletionMark {
+                        id: o.ulid.clone(),
+                        version: 1,
+                        details: o.reason.clone(),
+                        deletion_time: now_s,
+                        marked_by: self.0.writer.clone(),
+                    };
                     let json = bytes::Bytes::from(serde_json::to_vec(&m).unwrap_or_default());
                     bucket.put(&mark_key, json.clone())?;
                     bucket.put(&format!("{}/markers/{}-deletion-mark.json", self.bucket_prefix(), o.ulid), json)?;
@@ -334,6 +383,7 @@ impl MetricStore {
         let done = match self.list_bucket(&*bucket, work) {
             Ok((list, unknown)) => {
                 work.last_sync_ms = now_ms;
+                self.find_unwanted(&list, work);
                 let changed = !work.listed || list != work.bucket_blocks;
                 work.unknown = unknown;
                 work.bucket_blocks = list;
@@ -374,11 +424,40 @@ impl MetricStore {
         (!why.is_empty()).then(|| why.join("; "))
     }
 
+    /// What other writers of this kind have merged or marked. A merge that was cut short has marked nothing yet.
+    fn find_unwanted(&self, list: &[BlockMeta], work: &mut Work) {
+        let parents: std::collections::HashSet<&str> = list.iter().flat_map(|b| &b.compaction.parents).map(|p| &*p.ulid).collect();
+        let merged =
+            list.iter().filter(|b| parents.contains(&*b.ulid)).map(|b| (b.writer().unwrap_or_default().to_owned(), b.ulid.clone()));
+        let marked = work.marks.iter().map(|(ulid, by)| (by.clone(), ulid.clone()));
+        work.unwanted = merged.chain(marked).filter(|(by, _)| *by != self.0.writer).collect();
+    }
+
+    /// Who marked the blocks that are about to go; each mark is read once.
+    fn read_marks(&self, bucket: &dyn Bucket, markers: &[crate::bucket::ObjectInfo], work: &mut Work) -> Result<()> {
+        let names = markers.iter().filter_map(|m| Some((&m.key, m.key.rsplit('/').next()?.strip_suffix("-deletion-mark.json")?)));
+        let mut marks = std::collections::HashMap::new();
+        for (key, ulid) in names {
+            let by = match work.marks.remove(ulid) {
+                Some(by) => by,
+                None => match bucket.get(key) {
+                    Ok(json) => serde_json::from_slice::<DeletionMark>(&json).map_or_else(|_| String::new(), |m| m.marked_by),
+                    Err(e) if e.kind == ErrorKind::NotFound => continue,
+                    Err(e) => return Err(e),
+                },
+            };
+            marks.insert(ulid.to_owned(), by);
+        }
+        work.marks = marks;
+        Ok(())
+    }
+
     /// The blocks of the bucket, and what is wrong with those that can't be described.
-    fn list_bucket(&self, bucket: &dyn Bucket, work: &Work) -> Result<(Vec<BlockMeta>, Vec<String>)> {
+    fn list_bucket(&self, bucket: &dyn Bucket, work: &mut Work) -> Result<(Vec<BlockMeta>, Vec<String>)> {
         let (mut out, mut unknown) = (Vec::new(), Vec::new());
         // Marked blocks are about to go: what replaces them is there already.
         let markers = bucket.list(&format!("{}/markers/", self.bucket_prefix()))?;
+        self.read_marks(bucket, &markers, work)?;
         let marked = |name: &str| markers.iter().any(|m| m.key.rsplit('/').next().is_some_and(|f| f.starts_with(name)));
         for name in bucket.list_folders(&format!("{}/", self.bucket_prefix()))? {
             if name.parse::<ulid::Ulid>().is_err() || marked(&name) {

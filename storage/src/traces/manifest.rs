@@ -28,6 +28,9 @@ pub struct Manifest {
     pub wal_floor: u64,
     /// Blocks that were written here and may not be in the bucket yet.
     pub staged: Vec<String>,
+    /// A merged block that is on its way into the bucket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub merging: Option<String>,
 }
 
 impl Manifest {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::order::Order;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::traces::block::layout::Sampler;
 use crate::traces::block::meta::{META_FILE, SPANS_FILE};
 use crate::traces::block::survey::survey;
@@ -15,6 +15,7 @@ use crate::traces::store::TraceStore;
 impl TraceStore {
     /// Merges until nothing is left to merge, or merges have to give way.
     pub(crate) fn compact(&self, now_ms: i64) -> Result<()> {
+        self.end_merge_cut_short()?;
         loop {
             let all = self.blocks();
             let metas: Vec<_> = all.iter().filter(|b| !b.staged && self.owns(&b.meta, now_ms)).map(|b| &b.meta).collect();
@@ -29,6 +30,26 @@ impl TraceStore {
                 blocks::mark(&o.bucket, &b.meta, &o.writer_id, now_ms)?;
             }
         }
+    }
+
+    /// What goes into the bucket unnamed by anything else is named in the manifest meanwhile.
+    fn note_merge(&self, ulid: Option<&str>) -> Result<()> {
+        let o = self.options();
+        let mut manifest = self.0.maintenance.lock();
+        self.0.check_open()?;
+        manifest.change(&o.fs, &o.dir.join("traces"), |m| m.merging = ulid.map(str::to_owned))
+    }
+
+    /// Without its description nobody reads a merged block, and nobody else would remove its spans.
+    fn end_merge_cut_short(&self) -> Result<()> {
+        let Some(ulid) = self.0.maintenance.lock().merging.clone() else { return Ok(()) };
+        let (bucket, prefix) = (&self.options().bucket, blocks::prefix(&self.options().tenant, &ulid));
+        match bucket.size(&format!("{prefix}{META_FILE}")) {
+            Ok(_) => {}
+            Err(e) if e.kind == ErrorKind::NotFound => bucket.delete(&format!("{prefix}{SPANS_FILE}"))?,
+            Err(e) => return Err(e),
+        }
+        self.note_merge(None)
     }
 
     fn is_busy(&self) -> bool {
@@ -76,15 +97,13 @@ impl TraceStore {
         }
         let meta = writer.finish()?;
         let prefix = blocks::prefix(&o.tenant, ulid);
-        let spans = format!("{prefix}{SPANS_FILE}");
-        o.bucket.put_file(&spans, &dir.join(SPANS_FILE)).inspect_err(|_| {
-            // Best effort: it may be the bucket that is away. Without a description nobody reads it.
-            let _ = o.bucket.delete(&spans);
-        })?;
+        self.note_merge(Some(ulid))?;
+        o.bucket.put_file(&format!("{prefix}{SPANS_FILE}"), &dir.join(SPANS_FILE))?;
         o.bucket.put_file(&format!("{prefix}{META_FILE}"), &dir.join(META_FILE))?;
         let merged = BlockHandle::in_bucket(meta, o.fs.clone(), self.0.bucket.clone());
         let old: Vec<&str> = inputs.iter().map(|b| b.meta.ulid.as_str()).collect();
         self.replace(&old, Some(merged));
+        self.note_merge(None)?;
         o.fs.remove_dir_all(dir).map(|()| true).map_err(|e| Error::io("removing a merged block's copy", dir, e))
     }
 }
