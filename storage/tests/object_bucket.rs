@@ -179,16 +179,21 @@ fn outage_half_uploads_and_a_fresh_folder() {
     assert_eq!(count(&blind).unwrap(), 3000, "the sample of its own is one of them");
 }
 
+/// Two blocks of one range, in the bucket.
+fn two_blocks(s: &MetricStore) {
+    for k in 0..2 {
+        append(s, T0 + k * 1_500_000, 100);
+        s.flush().unwrap();
+        s.upload().unwrap();
+    }
+}
+
 #[test]
 fn compaction_marks_and_removes_in_the_bucket() {
     let (fs, clock) = (SimFs::new(), ManualClock::new(T0 + 3_600_000));
     let b = bucket(&fs);
     let s = open(&fs, &clock, "/a", &b);
-    for k in 0..2 {
-        append(&s, T0 + k * 1_500_000, 100);
-        s.flush().unwrap();
-        s.upload().unwrap();
-    }
+    two_blocks(&s);
     clock.advance(12 * 3_600_000);
     assert!(s.compact(5).unwrap() > 0);
     s.maintain().unwrap();
@@ -209,11 +214,7 @@ fn upkeep_that_has_nothing_to_do_asks_nothing_of_the_bucket() {
     let (fs, clock) = (SimFs::new(), ManualClock::new(T0 + 3_600_000));
     let b = bucket(&fs);
     let s = open(&fs, &clock, "/a", &b);
-    for k in 0..2 {
-        append(&s, T0 + k * 1_500_000, 100);
-        s.flush().unwrap();
-        s.upload().unwrap();
-    }
+    two_blocks(&s);
     s.delete(TimeRange::all(), vec![Matcher::equal("i", "3")]).unwrap();
     clock.advance(12 * 3_600_000);
     assert!(s.compact(5).unwrap() > 0);
@@ -355,11 +356,7 @@ fn a_merge_that_fails_holds_up_neither_uploads_nor_retention() {
         MetricStore::open(o).unwrap()
     };
     let s = open();
-    for k in 0..2 {
-        append(&s, T0 + k * 1_500_000, 100);
-        s.flush().unwrap();
-        s.upload().unwrap();
-    }
+    two_blocks(&s);
     drop(s);
     let s = open();
     b.unreadable.store(true, Ordering::SeqCst);

@@ -273,6 +273,11 @@ fn text(s: &str) -> Value {
     Value::String(Arc::from(s))
 }
 
+/// An id as columns show it.
+pub(crate) fn hex(id: &[u8]) -> Value {
+    text(&id.iter().map(|b| format!("{b:02x}")).collect::<String>())
+}
+
 fn list(values: impl ExactSizeIterator<Item = Value>) -> Value {
     let values: Arc<[Value]> = values.filter(|v| *v != Value::Nil).collect();
     if values.is_empty() { Value::Nil } else { Value::Array(values) }
@@ -284,7 +289,6 @@ fn lookup(attributes: &crate::model::Attributes, key: &str) -> Value {
 
 /// The value of a field of a span.
 pub fn field_of(span: &Span, field: &Field) -> Value {
-    let hex = |b: &[u8]| text(&b.iter().map(|b| format!("{b:02x}")).collect::<String>());
     match field {
         Field::Attribute(AttributeScope::Span, k) => lookup(&span.attributes, k),
         Field::Attribute(AttributeScope::Resource, k) => lookup(&span.resource.attributes, k),

@@ -8,7 +8,7 @@ use super::live::{LiveBody, Owner};
 use super::otlp::{KeyValues, RawSpan, RawValue, WireError, attributes, events, is_root, links, text};
 use crate::error::{Error, Result};
 use crate::model::TraceId;
-use crate::read::{AttributeScope, Column, Field, SpanBatch, SpanIds, Value};
+use crate::read::{AttributeScope, Column, Field, SpanBatch, SpanIds, Value, hex};
 
 /// A live span: its trace, its start, and where it lies.
 pub(super) type LiveRef = (u128, u64, u32, u32);
@@ -155,10 +155,6 @@ impl<'a> LiveBatch<'a> {
 
 fn scope_text(buf: &[u8]) -> Wire<(&str, &str)> {
     super::otlp::RawScope { buf, schema_url: "" }.name_and_version()
-}
-
-fn hex(id: &[u8]) -> Value {
-    Value::String(id.iter().map(|b| format!("{b:02x}")).collect::<String>().into())
 }
 
 fn owned_value(all: KeyValues<'_>, key: &str) -> Wire<Value> {
