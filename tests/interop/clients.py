@@ -1,9 +1,9 @@
 """Stock SDKs as people run them: set up by environment variables, nothing else."""
-import json, os, shutil, subprocess, sys
+import json, os, shutil, subprocess, sys, time
 
 import requests
 
-from harness import BIN, ROOT, Server
+from harness import BIN, ROOT, Server, free_port
 
 HERE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "clients")
 
@@ -36,6 +36,52 @@ def node_sdk():
         assert out.returncode == 0 and "rror" not in out.stderr, (out.stdout, out.stderr)
         there(s, service, json.loads(out.stdout.splitlines()[-1])["trace_id"])
     s.stop()
+
+
+def go_sdk():
+    """The Go SDK as two programs carry it: Caddy sends traces by gRPC and HTTP, k6 metrics by gRPC, HTTP and remote write."""
+    s = Server("go").start()
+    bins = os.path.dirname(sys.executable)
+    for exporter, protocol in (("grpc", "grpc"), ("http", "http/protobuf")):
+        shop, trace_id = free_port(), os.urandom(16).hex()
+        conf = os.path.join(ROOT, f"Caddyfile-{exporter}")
+        open(conf, "w").write("{\n admin off\n auto_https off\n persist_config off\n}\n"
+                              f"http://127.0.0.1:{shop} {{\n tracing {{\n  span checkout\n }}\n respond hello\n}}\n")
+        caddy = subprocess.Popen([os.path.join(bins, "caddy"), "run", "--config", conf, "--adapter", "caddyfile"],
+                                 env=environment(s, protocol, f"caddy-{exporter}"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        until_up(f"http://127.0.0.1:{shop}/cart", caddy)
+        env = {**os.environ, "SHOP": f"http://127.0.0.1:{shop}", "TRACE_ID": trace_id, "K6_OTEL_SERVICE_NAME": f"k6-{exporter}", "K6_OTEL_EXPORTER_TYPE": exporter,
+               "K6_OTEL_GRPC_EXPORTER_ENDPOINT": f"127.0.0.1:{s.grpc}", "K6_OTEL_HTTP_EXPORTER_ENDPOINT": f"127.0.0.1:{s.otlp}",
+               "K6_OTEL_GRPC_EXPORTER_INSECURE": "true", "K6_OTEL_HTTP_EXPORTER_INSECURE": "true", "K6_OTEL_FLUSH_INTERVAL": "200ms",
+               "K6_OTEL_EXPORT_INTERVAL": "500ms", "K6_PROMETHEUS_RW_SERVER_URL": f"{s.url}/api/v1/write", "K6_PROMETHEUS_RW_PUSH_INTERVAL": "500ms",
+               "K6_PROMETHEUS_RW_TREND_AS_NATIVE_HISTOGRAM": "true"}
+        out = subprocess.run([os.path.join(bins, "k6"), "run", "--no-usage-report", "--quiet", "--address", "", "-o", "experimental-opentelemetry",
+                              "-o", "experimental-prometheus-rw", "--tag", f"run={exporter}", os.path.join(HERE, "shop.k6.js")],
+                             env=env, capture_output=True, text=True, timeout=60)
+        assert out.returncode == 0 and "level=" not in out.stdout + out.stderr, out.stdout + out.stderr
+        caddy.terminate()
+        said = caddy.communicate(timeout=20)[1]
+        assert "traces export" not in said and '"level":"error"' not in said, said
+        assert s.value(f'orders_total{{job="k6-{exporter}",shop="a"}}') == 80
+        assert s.value(f'sum(http_req_duration_milliseconds_count{{job="k6-{exporter}"}})') == 40
+        assert s.value(f'k6_orders_total{{run="{exporter}"}}') == 80
+        assert s.value(f'histogram_count(sum(k6_http_req_duration_seconds{{run="{exporter}"}}))') == 40
+        assert s.value(f'target_info{{job="k6-{exporter}",telemetry_sdk_language="go"}}') == 1
+        r = requests.get(f"{s.url}/api/v2/traces/{trace_id}").json()["trace"]["resourceSpans"]
+        spans = [x["name"] for rs in r for ss in rs["scopeSpans"] for x in ss["spans"]]
+        assert spans == ["checkout"] * 40, spans
+    s.stop()
+
+
+def until_up(url, process):
+    until = time.time() + 20
+    while process.poll() is None and time.time() < until:
+        try:
+            return requests.get(url, timeout=2)
+        except requests.RequestException:
+            time.sleep(0.05)
+    process.kill()
+    raise AssertionError(f"nothing answers at {url}:\n{process.communicate()[1]}")
 
 
 def python_distro():
@@ -90,4 +136,4 @@ def two_writers():
     s.stop()
 
 
-CHECKS = [node_sdk, python_distro, two_writers]
+CHECKS = [node_sdk, go_sdk, python_distro, two_writers]
