@@ -295,9 +295,10 @@ def main():
     from load import CHECKS as LOAD
     from more import CHECKS as MORE
     from promql import promql_differential
+    from rules import CHECKS as RULES
     wanted = sys.argv[1:]
     passed = failed = 0
-    for check in CHECKS + MORE + HOSTILE + CLIENTS + DEPLOY + LOAD + [promql_differential]:
+    for check in CHECKS + MORE + HOSTILE + CLIENTS + RULES + DEPLOY + LOAD + [promql_differential]:
         # Overload is measured, which a debug build is no use for: `.ci/run` asks for it by name, of a release build.
         if check.__name__ not in wanted if wanted else check.__name__ == "overload":
             continue
