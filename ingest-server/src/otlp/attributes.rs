@@ -45,7 +45,7 @@ pub fn text(any: &[u8]) -> Result<Cow<'_, str>, WireError> {
         last = Some(f);
     }
     Ok(match last {
-        Some((1, Field::Bytes(b))) => String::from_utf8_lossy(b),
+        Some((1, Field::Bytes(b))) => std::str::from_utf8(b).map_or_else(|_| String::from_utf8_lossy(b), Cow::Borrowed),
         Some((2, v)) => Cow::Borrowed(if v.uint() != 0 { "true" } else { "false" }),
         Some((3, v)) => Cow::Owned((v.uint() as i64).to_string()),
         Some((4, v)) => Cow::Owned(v.double().to_string()),

@@ -9,7 +9,7 @@ use strandline_storage::codec::protobuf::{Fields, WireError};
 use strandline_storage::metrics::head::{Batch, BatchBuilder};
 use strandline_storage::model::{MetricKind, MetricMetadata};
 
-use labels::{Base, Labeler};
+use labels::{Base, Label, Labeler};
 
 use super::attributes::{LabelSet, each};
 use super::names::{NameKind, Strategy, metric_name, unit_name};
@@ -73,22 +73,24 @@ struct Translator<'t> {
     reasons: Vec<String>,
     without_instance: Vec<(String, std::ops::Range<usize>)>,
     labeler: Labeler,
-    /// Bounds of the last histogram and how `le` writes them: mostly those of the next one too.
-    le: (Vec<f64>, Vec<String>),
+    /// Bounds of the last histogram and their `le` labels, that of infinity behind them: mostly those of the next one too.
+    le: (Vec<f64>, Vec<Label>),
 }
 
 /// What the metric says about all its points.
 struct Metric<'a> {
     name: &'a str,
     family: String,
-    /// The family's sum, count and bucket series.
-    parts: OnceCell<[String; 3]>,
+    /// The family as a series' name.
+    label: Label,
+    /// The names of the family's sum, count and bucket series.
+    parts: OnceCell<[Label; 3]>,
     base: &'a Base,
 }
 
 impl Metric<'_> {
-    fn part(&self, i: usize) -> &str {
-        &self.parts.get_or_init(|| ["_sum", "_count", "_bucket"].map(|s| format!("{}{s}", self.family)))[i]
+    fn part(&self, i: usize) -> &Label {
+        &self.parts.get_or_init(|| ["_sum", "_count", "_bucket"].map(|s| Label::metric(format!("{}{s}", self.family))))[i]
     }
 }
 
@@ -264,7 +266,7 @@ fn metric(x: &mut Translator<'_>, m: &[u8], base: &Base, newest_ms: &mut i64) ->
         return Ok(());
     }
     x.out.metadata(family.clone(), MetricMetadata { kind, help: help.to_owned(), unit: unit_name(unit) });
-    let m = Metric { name, family, parts: OnceCell::new(), base };
+    let m = Metric { name, label: Label::metric(family.clone()), family, parts: OnceCell::new(), base };
     let delta = temporality == DELTA;
     for p in points {
         x.points += 1;

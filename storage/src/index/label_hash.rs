@@ -37,6 +37,20 @@ pub fn canonical<S: AsRef<[u8]>>(pairs: impl Iterator<Item = (S, S)>, out: &mut 
 /// Appends one label as [`canonical`] writes it.
 #[inline]
 pub fn put_canonical(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
+    let short = 4 + name.len() + value.len();
+    if short >= 0x80 {
+        return put_long(name, value, out);
+    }
+    // Every length is one byte.
+    out.reserve(2 + short);
+    out.extend_from_slice(&[0x0a, short as u8, 0x0a, name.len() as u8]);
+    out.extend_from_slice(name);
+    out.extend_from_slice(&[0x12, value.len() as u8]);
+    out.extend_from_slice(value);
+}
+
+#[cold]
+fn put_long(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
     let inner = 2 + varint_len(name.len()) + name.len() + varint_len(value.len()) + value.len();
     out.push(0x0a);
     crate::codec::put_uvarint(out, inner as u64);
@@ -126,7 +140,8 @@ mod tests {
     #[test]
     fn canonical_bytes_walk_back() {
         let long = "v".repeat(300);
-        let l = Labels::from_pairs([("__name__", "up"), ("a", &long), ("job", "x")]);
+        let (most, over) = ("m".repeat(0x7f - 4 - 1), "o".repeat(0x80 - 4 - 1));
+        let l = Labels::from_pairs([("__name__", "up"), ("a", &long), ("job", "x"), ("m", &most), ("o", &over)]);
         let raw = l.canonical_bytes();
         let back: Vec<_> = RawLabels(&raw).map(|p| p.unwrap()).collect();
         let want: Vec<_> = l.iter().map(|(n, v)| (n.as_bytes(), v.as_bytes())).collect();

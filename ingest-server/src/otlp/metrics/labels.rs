@@ -1,7 +1,8 @@
 //! Labels of a data point: what it says itself and what its resource and scope say, sorted, written as label bytes.
 //!
 //! The points of a metric have the same keys again and again. Where the labels go is worked out once for a sequence of
-//! keys; after that a point costs a comparison of its keys and a copy of its values.
+//! keys; after that a point costs a comparison of its keys and a copy of its values. The many series of a histogram's
+//! point differ in two labels alone: the rest is written once, as what stands [`Around`] them.
 
 use std::borrow::Cow;
 
@@ -40,6 +41,42 @@ impl<'a> PointLabels<'a> {
     }
 }
 
+/// A label that comes with many points or series: its bytes are made once.
+pub(super) struct Label {
+    name: &'static str,
+    value: String,
+    bytes: Vec<u8>,
+}
+
+impl Label {
+    pub(super) fn new(name: &'static str, value: String) -> Self {
+        let mut bytes = Vec::with_capacity(name.len() + value.len() + 6);
+        put_canonical(name.as_bytes(), value.as_bytes(), &mut bytes);
+        Label { name, value, bytes }
+    }
+    /// A metric's name.
+    pub(super) fn metric(name: String) -> Self {
+        Label::new(NAME, name)
+    }
+}
+
+/// The labels of a point that stand before its name, between that and one more label, and behind.
+pub(super) struct Around {
+    bytes: Vec<u8>,
+    name_at: usize,
+    extra_at: usize,
+}
+
+impl Around {
+    /// All labels of one series.
+    pub(super) fn write(&self, name: &Label, extra: Option<&Label>, out: &mut Vec<u8>) {
+        let (before, rest) = self.bytes.split_at(self.name_at);
+        let (between, behind) = rest.split_at(self.extra_at - self.name_at);
+        let extra: &[u8] = extra.map_or(&[], |e| &e.bytes);
+        [before, &name.bytes, between, extra, behind].iter().for_each(|part| out.extend_from_slice(part));
+    }
+}
+
 enum Slot {
     Name,
     Extra,
@@ -53,6 +90,8 @@ enum Slot {
 struct Plan {
     base: u32,
     extra: Option<&'static str>,
+    /// The extra label takes the place of another.
+    masks: bool,
     keys: Vec<String>,
     slots: Vec<Slot>,
 }
@@ -85,42 +124,60 @@ impl Labeler {
     }
 
     /// Appends all labels of a point with the metric's name and perhaps one more, which win over labels of the same name.
-    pub(super) fn write(&mut self, l: &PointLabels<'_>, name: &str, extra: Option<(&'static str, &str)>, out: &mut Vec<u8>) {
-        let extra_name = extra.map(|e| e.0);
-        let fits = |p: &Plan| {
-            p.base == l.base.number
-                && p.extra == extra_name
-                && p.keys.len() == l.own.len()
-                && p.keys.iter().zip(&l.own).all(|(k, o)| k == o.0)
-        };
-        let plain = l.own.iter().all(|o| !o.1.is_empty());
-        let at = match self.plans.iter().position(fits) {
-            Some(at) if plain => at,
-            _ => match self.plan(l, extra_name).filter(|_| plain) {
-                Some(plan) if self.plans.len() < MAX_PLANS => {
-                    self.plans.push(plan);
-                    self.plans.len() - 1
-                }
-                Some(plan) => {
-                    self.next = (self.next + 1) % MAX_PLANS;
-                    self.plans[self.next] = plan;
-                    self.next
-                }
-                None => return self.write_slowly(l, name, extra, out),
-            },
-        };
-        for slot in &self.plans[at].slots {
+    pub(super) fn write(&mut self, l: &PointLabels<'_>, name: &Label, extra: Option<&Label>, out: &mut Vec<u8>) {
+        let Some(plan) = self.plan_for(l, extra.map(|e| e.name)) else { return write_slowly(l, self.strategy, name, extra, out) };
+        for slot in &plan.slots {
             match slot {
-                Slot::Name => put_canonical(NAME.as_bytes(), name.as_bytes(), out),
-                Slot::Extra => {
-                    if let Some((n, v)) = extra {
-                        put_canonical(n.as_bytes(), v.as_bytes(), out);
-                    }
-                }
+                Slot::Name => out.extend_from_slice(&name.bytes),
+                Slot::Extra => out.extend_from_slice(extra.map_or(&[], |e| &e.bytes)),
                 Slot::Base(i) => out.extend_from_slice(&l.base.pairs[*i].2),
                 Slot::Own(i, name) => put_canonical(name.as_bytes(), l.own[*i].1.as_bytes(), out),
             }
         }
+    }
+
+    /// What is the same in all series of a point that have `extra` or not; none where that is not simple.
+    pub(super) fn around(&mut self, l: &PointLabels<'_>, extra: &'static str) -> Option<Around> {
+        let plan = self.plan_for(l, Some(extra)).filter(|p| !p.masks)?;
+        let (mut bytes, mut name_at, mut extra_at) = (Vec::with_capacity(256), None, None);
+        for slot in &plan.slots {
+            match slot {
+                Slot::Name => name_at = Some(bytes.len()),
+                Slot::Extra => extra_at = Some(bytes.len()),
+                Slot::Base(i) => bytes.extend_from_slice(&l.base.pairs[*i].2),
+                Slot::Own(i, name) => put_canonical(name.as_bytes(), l.own[*i].1.as_bytes(), &mut bytes),
+            }
+        }
+        let (name_at, extra_at) = (name_at?, extra_at?);
+        (name_at <= extra_at).then_some(Around { bytes, name_at, extra_at })
+    }
+
+    /// The plan for a point, made if need be; none if names meet after escaping or a value is empty.
+    fn plan_for(&mut self, l: &PointLabels<'_>, extra: Option<&'static str>) -> Option<&Plan> {
+        let fits = |p: &Plan| {
+            p.base == l.base.number
+                && p.extra == extra
+                && p.keys.len() == l.own.len()
+                && p.keys.iter().zip(&l.own).all(|(k, o)| k == o.0)
+        };
+        if l.own.iter().any(|o| o.1.is_empty()) {
+            return None;
+        }
+        let at = match self.plans.iter().position(fits) {
+            Some(at) => at,
+            None => {
+                let plan = self.plan(l, extra)?;
+                if self.plans.len() < MAX_PLANS {
+                    self.plans.push(plan);
+                    self.plans.len() - 1
+                } else {
+                    self.next = (self.next + 1) % MAX_PLANS;
+                    self.plans[self.next] = plan;
+                    self.next
+                }
+            }
+        };
+        self.plans.get(at)
     }
 
     /// The order of labels; none if names meet after escaping: then values decide.
@@ -141,45 +198,45 @@ impl Labeler {
                 None => all.push((name.clone(), Slot::Base(i))),
             }
         }
+        let masks = all.iter().any(|(n, _)| extra == Some(n));
         all.retain(|(n, _)| !taken(n));
         all.push((NAME.to_owned(), Slot::Name));
         all.extend(extra.map(|e| (e.to_owned(), Slot::Extra)));
         all.sort_by(|a, b| a.0.cmp(&b.0));
         let keys = l.own.iter().map(|o| o.0.to_owned()).collect();
-        Some(Plan { base: l.base.number, extra, keys, slots: all.into_iter().map(|(_, s)| s).collect() })
-    }
-
-    /// Any point: names that became the same by escaping have their values joined, in the order of the keys; empty
-    /// values are no labels.
-    fn write_slowly(&self, l: &PointLabels<'_>, name: &str, extra: Option<(&str, &str)>, out: &mut Vec<u8>) {
-        let mut own: Vec<(String, &str, String)> =
-            l.own.iter().map(|(k, v)| (label_name(k, self.strategy).into_owned(), *k, v.to_string())).collect();
-        own.sort();
-        own.dedup_by(|next, into| {
-            let same = next.0 == into.0;
-            if same && next.2 != into.2 {
-                into.2.push(';');
-                into.2.push_str(&next.2);
-            }
-            same
-        });
-        own.retain(|p| !p.2.is_empty());
-        let n = own.len();
-        for (base_name, value, _) in &l.base.pairs {
-            match own[..n].iter().position(|p| p.0 == *base_name) {
-                Some(i) if base_name == "job" || base_name == "instance" => own[i].2 = value.clone(),
-                Some(_) => {}
-                None => own.push((base_name.clone(), "", value.clone())),
-            }
-        }
-        own.retain(|p| p.0 != NAME && extra.is_none_or(|(e, _)| e != p.0));
-        own.push((NAME.to_owned(), "", name.to_owned()));
-        own.extend(extra.map(|(e, v)| (e.to_owned(), "", v.to_owned())));
-        own.sort();
-        own.iter().filter(|p| !p.2.is_empty()).for_each(|p| put_canonical(p.0.as_bytes(), p.2.as_bytes(), out));
+        Some(Plan { base: l.base.number, extra, masks, keys, slots: all.into_iter().map(|(_, s)| s).collect() })
     }
 }
 
+/// Any point: names that became the same by escaping have their values joined, in the order of the keys; empty
+/// values are no labels.
+fn write_slowly(l: &PointLabels<'_>, strategy: Strategy, name: &Label, extra: Option<&Label>, out: &mut Vec<u8>) {
+    let mut own: Vec<(String, &str, String)> =
+        l.own.iter().map(|(k, v)| (label_name(k, strategy).into_owned(), *k, v.to_string())).collect();
+    own.sort();
+    own.dedup_by(|next, into| {
+        let same = next.0 == into.0;
+        if same && next.2 != into.2 {
+            into.2.push(';');
+            into.2.push_str(&next.2);
+        }
+        same
+    });
+    own.retain(|p| !p.2.is_empty());
+    let n = own.len();
+    for (base_name, value, _) in &l.base.pairs {
+        match own[..n].iter().position(|p| p.0 == *base_name) {
+            Some(i) if base_name == "job" || base_name == "instance" => own[i].2 = value.clone(),
+            Some(_) => {}
+            None => own.push((base_name.clone(), "", value.clone())),
+        }
+    }
+    own.retain(|p| p.0 != NAME && extra.is_none_or(|e| e.name != p.0));
+    own.push((NAME.to_owned(), "", name.value.clone()));
+    own.extend(extra.map(|e| (e.name.to_owned(), "", e.value.clone())));
+    own.sort();
+    own.iter().filter(|p| !p.2.is_empty()).for_each(|p| put_canonical(p.0.as_bytes(), p.2.as_bytes(), out));
+}
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -223,7 +280,7 @@ mod tests {
         let p = point(&own);
         let labels = PointLabels::read(&b, &p, 7).unwrap();
         let mut out = Vec::new();
-        w.write(&labels, "m_bucket", Some(("le", "0.5")), &mut out);
+        w.write(&labels, &Label::metric("m_bucket".into()), Some(&Label::new("le", "0.5".into())), &mut out);
         let want = [
             ("__name__", "m_bucket"),
             ("a_b", "2;3"),
@@ -235,7 +292,7 @@ mod tests {
         ];
         assert_eq!(pairs(&out), want.map(|(n, v)| (n.to_owned(), v.to_owned())));
         out.clear();
-        w.write(&labels, "m", None, &mut out);
+        w.write(&labels, &Label::metric("m".into()), None, &mut out);
         assert!(pairs(&out).contains(&("le".into(), "x".into())));
     }
 
@@ -254,11 +311,17 @@ mod tests {
                 let own: Vec<(&str, &str)> = own.iter().map(|(k, v)| (*k, v.as_str())).collect();
                 let p = point(&own);
                 let labels = PointLabels::read(&bases[i % 2], &p, 7).unwrap();
-                let extra = extra.then_some(("le", "0.5"));
+                let (name, le) = (Label::metric("m".into()), Label::new("le", "0.5".into()));
+                let extra = extra.then_some(&le);
                 let (mut fast, mut slow) = (Vec::new(), Vec::new());
-                w.write(&labels, "m", extra, &mut fast);
-                w.write_slowly(&labels, "m", extra, &mut slow);
+                w.write(&labels, &name, extra, &mut fast);
+                write_slowly(&labels, w.strategy, &name, extra, &mut slow);
                 proptest::prop_assert_eq!(pairs(&fast), pairs(&slow));
+                if let Some(around) = w.around(&labels, "le") {
+                    let mut again = Vec::new();
+                    around.write(&name, extra, &mut again);
+                    proptest::prop_assert_eq!(again, fast);
+                }
             }
         }
     }

@@ -7,9 +7,10 @@ use strandline_storage::metrics::head::{AnyHistogram, Value};
 use strandline_storage::model::{BucketSpan, CUSTOM_BUCKETS_SCHEMA, CounterReset, Exemplar, Histogram, Labels, stale_nan};
 
 use super::super::attributes::{each, hex};
-use super::labels::PointLabels;
+use super::labels::{Around, Label, PointLabels};
 use super::{Metric, Translator};
 
+const LE: &str = "le";
 const NO_RECORDED_VALUE: u64 = 1;
 /// Zero threshold where OTLP gives none.
 const DEFAULT_ZERO_THRESHOLD: f64 = 1e-128;
@@ -23,14 +24,35 @@ struct Common<'a> {
     exemplars: Vec<&'a [u8]>,
 }
 
+/// A point that becomes many series.
+struct Many<'l, 'a> {
+    labels: &'l PointLabels<'a>,
+    around: Option<Around>,
+}
+
 fn ms(f: Field<'_>) -> i64 {
     (f.uint() / 1_000_000) as i64
 }
 
 impl Translator<'_> {
-    fn put(&mut self, labels: &PointLabels<'_>, name: &str, extra: Option<(&'static str, &str)>, c: &Common<'_>, v: Value) -> u32 {
+    fn put(&mut self, labels: &PointLabels<'_>, name: &Label, extra: Option<&Label>, c: &Common<'_>, v: Value) -> u32 {
         let labeler = &mut self.labeler;
         let series = self.out.series_written(|out| labeler.write(labels, name, extra, out));
+        self.sample(series, c, v)
+    }
+
+    /// As [`Translator::put`], for one of many series of a point.
+    fn put_one(&mut self, of: &Many<'_, '_>, name: &Label, extra: Option<&Label>, c: &Common<'_>, v: Value) -> u32 {
+        match &of.around {
+            Some(around) => {
+                let series = self.out.series_written(|out| around.write(name, extra, out));
+                self.sample(series, c, v)
+            }
+            None => self.put(of.labels, name, extra, c, v),
+        }
+    }
+
+    fn sample(&mut self, series: u32, c: &Common<'_>, v: Value) -> u32 {
         let v = if c.stale { Value::Float(stale_nan()) } else { v };
         self.out.push(series, c.t_ms, c.start_ms, v);
         self.point_of_item.push((self.points - 1) as u32);
@@ -92,7 +114,7 @@ pub(super) fn number(x: &mut Translator<'_>, m: &Metric<'_>, p: &[u8], delta: bo
     newer(newest_ms, c.t_ms);
     let labels = PointLabels::read(m.base, p, 7)?;
     let v = if delta { Value::Delta(v) } else { Value::Float(v) };
-    let series = x.put(&labels, &m.family, None, &c, v);
+    let series = x.put(&labels, &m.label, None, &c, v);
     x.exemplars(series, &c, |_| true)
 }
 
@@ -129,24 +151,26 @@ pub(super) fn histogram(x: &mut Translator<'_>, m: &Metric<'_>, p: &[u8], delta:
         return custom(x, m, &labels, &c, count, sum, &counts, &bounds);
     }
     let value = |v: f64| if delta { Value::Delta(v) } else { Value::Float(v) };
+    let many = Many { labels: &labels, around: x.labeler.around(&labels, LE) };
     if let Some(s) = sum {
-        x.put(&labels, m.part(0), None, &c, value(s));
+        x.put_one(&many, m.part(0), None, &c, value(s));
     }
-    x.put(&labels, m.part(1), None, &c, value(count as f64));
+    x.put_one(&many, m.part(1), None, &c, value(count as f64));
     let mut le = std::mem::take(&mut x.le);
-    if le.0 != bounds {
-        le = (bounds.clone(), bounds.iter().map(|b| go_float(*b)).collect());
+    if le.0 != bounds || le.1.is_empty() {
+        let labels = bounds.iter().chain([&f64::INFINITY]).map(|b| Label::new(LE, go_float(*b))).collect();
+        le = (bounds.clone(), labels);
     }
     let mut cumulative = 0u64;
     let mut below = f64::NEG_INFINITY;
     for (i, b) in bounds.iter().enumerate() {
         cumulative = cumulative.saturating_add(counts.get(i).copied().unwrap_or(0));
-        let series = x.put(&labels, m.part(2), Some(("le", &le.1[i])), &c, value(cumulative as f64));
+        let series = x.put_one(&many, m.part(2), le.1.get(i), &c, value(cumulative as f64));
         x.exemplars(series, &c, |v| below < v && v <= *b)?;
         below = *b;
     }
+    let series = x.put_one(&many, m.part(2), le.1.last(), &c, value(count as f64));
     x.le = le;
-    let series = x.put(&labels, m.part(2), Some(("le", "+Inf")), &c, value(count as f64));
     x.exemplars(series, &c, |v| v > below)
 }
 
@@ -177,7 +201,7 @@ fn custom(
 
 fn put_native(x: &mut Translator<'_>, m: &Metric<'_>, labels: &PointLabels<'_>, c: &Common<'_>, value: Value) -> Result<(), WireError> {
     let c2 = Common { stale: false, start_ms: c.start_ms, t_ms: c.t_ms, exemplars: c.exemplars.clone() };
-    let series = x.put(labels, &m.family, None, &c2, value);
+    let series = x.put(labels, &m.label, None, &c2, value);
     x.exemplars(series, c, |_| true)
 }
 
@@ -312,7 +336,7 @@ pub(super) fn summary(x: &mut Translator<'_>, m: &Metric<'_>, p: &[u8], newest_m
     x.put(&labels, m.part(0), None, &c, Value::Float(sum));
     x.put(&labels, m.part(1), None, &c, Value::Float(count as f64));
     for (q, v) in quantiles {
-        x.put(&labels, &m.family, Some(("quantile", &go_float(q))), &c, Value::Float(v));
+        x.put(&labels, &m.label, Some(&Label::new("quantile", go_float(q))), &c, Value::Float(v));
     }
     Ok(())
 }
