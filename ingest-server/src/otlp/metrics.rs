@@ -95,6 +95,15 @@ impl Metric<'_> {
 }
 
 impl Translator<'_> {
+    /// Makes room for more points that become as many series, of as many label bytes, as one before them. The room is
+    /// bounded by the points' own bytes: they may be smaller than that one was.
+    fn expect(&mut self, points: &[&[u8]], series: usize, raw_bytes: usize) {
+        let sent: usize = points.iter().map(|p| p.len()).sum();
+        let series = (points.len() * series).min(sent / 16);
+        self.out.reserve(series, (points.len() * raw_bytes).min(sent * 16));
+        self.point_of_item.reserve(series);
+    }
+
     fn refuse(&mut self, why: String) {
         self.refused += 1;
         if self.reasons.len() < MAX_REASONS && !self.reasons.contains(&why) {
@@ -268,7 +277,8 @@ fn metric(x: &mut Translator<'_>, m: &[u8], base: &Base, newest_ms: &mut i64) ->
     x.out.metadata(family.clone(), MetricMetadata { kind, help: help.to_owned(), unit: unit_name(unit) });
     let m = Metric { name, label: Label::metric(family.clone()), family, parts: OnceCell::new(), base };
     let delta = temporality == DELTA;
-    for p in points {
+    let before = (x.out.len(), x.out.raw_bytes());
+    for (i, p) in points.iter().enumerate() {
         x.points += 1;
         match shape {
             shape::GAUGE => points::number(x, &m, p, false, newest_ms)?,
@@ -276,6 +286,9 @@ fn metric(x: &mut Translator<'_>, m: &[u8], base: &Base, newest_ms: &mut i64) ->
             shape::HISTOGRAM => points::histogram(x, &m, p, delta, newest_ms)?,
             shape::EXPONENTIAL => points::exponential(x, &m, p, delta, newest_ms)?,
             _ => points::summary(x, &m, p, newest_ms)?,
+        }
+        if i == 0 {
+            x.expect(&points[1..], x.out.len() - before.0, x.out.raw_bytes() - before.1);
         }
     }
     Ok(())

@@ -124,6 +124,11 @@ impl BatchBuilder {
         self.batch.metadata.push((family, m));
     }
 
+    /// Label bytes so far.
+    pub fn raw_bytes(&self) -> usize {
+        self.raw.len()
+    }
+
     /// Samples so far.
     pub fn len(&self) -> usize {
         self.batch.items.len()
