@@ -155,10 +155,7 @@ impl Labeler {
     /// The plan for a point, made if need be; none if names meet after escaping or a value is empty.
     fn plan_for(&mut self, l: &PointLabels<'_>, extra: Option<&'static str>) -> Option<&Plan> {
         let fits = |p: &Plan| {
-            p.base == l.base.number
-                && p.extra == extra
-                && p.keys.len() == l.own.len()
-                && p.keys.iter().zip(&l.own).all(|(k, o)| k == o.0)
+            p.base == l.base.number && p.extra == extra && p.keys.len() == l.own.len() && p.keys.iter().zip(&l.own).all(|(k, o)| k == o.0)
         };
         if l.own.iter().any(|o| o.1.is_empty()) {
             return None;

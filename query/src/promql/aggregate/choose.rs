@@ -84,7 +84,13 @@ struct State {
     chosen: Vec<Vec<Chosen>>,
     /// [`Choice::limit`] of each group and step.
     limits: Vec<Vec<f64>>,
+    held_bytes: usize,
 }
+
+/// What an entry takes, its vector's room to grow included.
+const ENTRY_BYTES: usize = 4 * size_of::<Entry>() / 3;
+/// What a step of a group takes besides its entries.
+const STEP_BYTES: usize = size_of::<Chosen>() + size_of::<f64>();
 
 /// Order by which topk (or bottomk, `flip`) prefers: better first, NaN last.
 fn rank(a: f64, b: f64, flip: bool) -> Ordering {
@@ -195,6 +201,7 @@ impl Choice<'_> {
 
     /// Joins the groups of two partitions. What limit_ratio chose is chosen, whatever else there is.
     fn join(&self, a: &mut State, b: State) {
+        a.held_bytes += b.held_bytes;
         for (to, chosen) in a.groups.join(b.groups).into_iter().zip(b.chosen) {
             if to == a.chosen.len() {
                 a.chosen.push(chosen);
@@ -220,15 +227,17 @@ pub(super) fn choose(plan: &Plan<'_>, pipe: &Pipe, ann: &mut Annotations) -> Res
         plan,
         pipe,
         ann,
-        || State { groups: Groups::new(), chosen: Vec::new(), limits: Vec::new() },
+        || State { groups: Groups::new(), chosen: Vec::new(), limits: Vec::new(), held_bytes: 0 },
         |s, item, ann| {
             let g = s.groups.of(&plan.grouping, &item.pipe.source, item.index);
             if g == s.chosen.len() {
-                plan.ctx.hold(n)?;
+                plan.ctx.hold_bytes(STEP_BYTES * n)?;
+                s.held_bytes += STEP_BYTES * n;
                 s.chosen.push(vec![Chosen::default(); n]);
                 s.limits.push(vec![f64::NAN; n]);
             }
             let offset = if choice.op == AggregateOp::LimitRatio { sampling_offset(&item.labels()) } else { 0.0 };
+            let mut more = 0;
             for (i, limit) in s.limits[g].iter_mut().enumerate() {
                 // Most values are none of the chosen, which is told without looking at those.
                 if choice.is_out(item.v[i], *limit) {
@@ -245,10 +254,13 @@ pub(super) fn choose(plan: &Plan<'_>, pipe: &Pipe, ann: &mut Annotations) -> Res
                     continue;
                 }
                 let chosen = &mut s.chosen[g][i];
+                let before = chosen.entries.len();
                 choice.take(chosen, i, Entry { series: item.index, v: item.v[i], h: h.cloned() }, offset);
+                more += chosen.entries.len() - before;
                 *limit = choice.limit(chosen, i);
             }
-            Ok(())
+            s.held_bytes += ENTRY_BYTES * more;
+            plan.ctx.hold_bytes(ENTRY_BYTES * more)
         },
         |a, b, _| choice.join(a, b),
     )?;
@@ -261,22 +273,21 @@ fn rows(plan: &Plan<'_>, pipe: &Pipe, choice: &Choice<'_>, state: State) -> Resu
     let mut index: hashbrown::HashMap<usize, usize, foldhash::fast::RandomState> = Default::default();
     let mut out: Vec<Series> = Vec::new();
     for steps in state.chosen {
-        plan.ctx.release(n);
         for (i, mut c) in steps.into_iter().enumerate() {
             if choice.by_value() {
                 c.entries.sort_by(|a, b| rank(a.v, b.v, choice.flip()));
             }
             for e in c.entries {
-                let row = *index.entry(e.series).or_insert_with(|| {
-                    let drop = pipe.drops_name(e.series);
-                    out.push(Series::new(pipe.source.labels(e.series), drop, n));
-                    out.len() - 1
-                });
+                let row = *index.entry(e.series).or_insert(out.len());
+                if row == out.len() {
+                    out.push(Series::new(pipe.source.labels(e.series), pipe.drops_name(e.series), n));
+                    plan.ctx.hold_row(&out[row])?;
+                }
                 out[row].set(i, e.h.map_or(Sample::F(e.v), Sample::H));
             }
         }
     }
-    plan.ctx.hold(out.len() * n)?;
+    plan.ctx.release_bytes(state.held_bytes);
     Ok(out)
 }
 

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+use hashbrown::hash_map::Entry;
 use strandline_storage::model::Labels;
 
 use super::super::annotations::{Annotations, HistogramOp};
 use super::super::ast::AggregateOp;
-use super::super::error::Result;
+use super::super::error::{Error, Result};
 use super::super::eval::pipe::{Item, Pipe};
-use super::super::eval::series::{ABSENT, Hist, Sample, Series, is_absent, merge_same_labels};
+use super::super::eval::series::{ABSENT, Hist, Sample, Series, histogram_bytes, is_absent, merge_same_labels};
 use super::super::gofmt::plain;
 use super::super::histogram::arith::{Accumulator, kahan};
 use super::super::histogram::quantile::of_values;
@@ -55,6 +56,9 @@ struct State {
     hists: Vec<Vec<HistStep>>,
 }
 
+/// What a group takes besides its steps, about: its labels, twice, and the records of it.
+const GROUP_BYTES: usize = 384;
+
 /// The plain aggregations.
 pub(super) fn fold(plan: &Plan<'_>, pipe: &Pipe, ann: &mut Annotations) -> Result<Vec<Series>> {
     let n = plan.steps.n;
@@ -68,6 +72,7 @@ pub(super) fn fold(plan: &Plan<'_>, pipe: &Pipe, ann: &mut Annotations) -> Resul
             let g = s.groups.of(&plan.grouping, &item.pipe.source, item.index);
             if g == s.cells.len() {
                 plan.ctx.hold(4 * n)?;
+                plan.ctx.hold_bytes(GROUP_BYTES)?;
                 s.cells.push(vec![EMPTY; n]);
                 s.hists.push(Vec::new());
             }
@@ -76,6 +81,12 @@ pub(super) fn fold(plan: &Plan<'_>, pipe: &Pipe, ann: &mut Annotations) -> Resul
             } else {
                 floats(plan.op, &mut s.cells[g], &still_wanted(item.v, &s.hists[g]))
             };
+            if s.hists[g].is_empty()
+                && let Some(h) = item.h.iter().flatten().next()
+            {
+                // Sums as large as the first histogram, at every step, and what they compensate by.
+                plan.ctx.hold_bytes(n * (size_of::<HistStep>() + 2 * histogram_bytes(h)))?;
+            }
             let hist = !item.h.is_empty() && histograms(plan, &mut s.cells[g], &mut s.hists[g], item, ann);
             if (any || hist) && item.drop_name() {
                 s.groups.drop_name[g] = true;
@@ -293,6 +304,7 @@ fn finish(plan: &Plan<'_>, state: State, ann: &mut Annotations) -> Vec<Series> {
     let State { groups, cells, hists } = state;
     let mut out = Vec::with_capacity(cells.len());
     for (g, (cells, mut hists)) in cells.into_iter().zip(hists).enumerate() {
+        // The row that it becomes stays.
         plan.ctx.release(3 * n);
         let mut row = Series::new(groups.labels[g].clone(), groups.drop_name[g], n);
         let mut any = false;
@@ -345,6 +357,9 @@ fn finish(plan: &Plan<'_>, state: State, ann: &mut Annotations) -> Vec<Series> {
     out
 }
 
+/// What the values of a step take before there are many.
+const CELL_BYTES: usize = size_of::<Vec<f64>>() + 4 * size_of::<f64>();
+
 /// `quantile(q, v)`.
 pub(super) fn quantile(plan: &Plan<'_>, pipe: &Pipe, ann: &mut Annotations) -> Result<Vec<Series>> {
     type State = (Groups, Vec<Vec<Vec<f64>>>);
@@ -357,6 +372,7 @@ pub(super) fn quantile(plan: &Plan<'_>, pipe: &Pipe, ann: &mut Annotations) -> R
         |(groups, values), item, ann| {
             let g = groups.of(&plan.grouping, &item.pipe.source, item.index);
             if g == values.len() {
+                plan.ctx.hold_bytes(CELL_BYTES * n)?;
                 values.push(vec![Vec::new(); n]);
             }
             plan.ctx.hold(n)?;
@@ -386,6 +402,7 @@ pub(super) fn quantile(plan: &Plan<'_>, pipe: &Pipe, ann: &mut Annotations) -> R
     )?;
     let mut out = Vec::new();
     for (g, cells) in values.iter_mut().enumerate() {
+        plan.ctx.release_bytes(CELL_BYTES * n);
         let mut row = Series::new(groups.labels[g].clone(), groups.drop_name[g], n);
         for (i, v) in cells.iter_mut().enumerate() {
             plan.ctx.release(v.len());
@@ -415,31 +432,31 @@ pub(super) fn count_values(plan: &Plan<'_>, pipe: Pipe, ann: &mut Annotations) -
         let base = plan.grouping.labels_of(&row.labels);
         let next = bases.len();
         let base = *bases.entry(base).or_insert(next);
-        let mut group = |text: &str| {
+        let mut group = |text: &str, out: &mut Vec<Series>| {
             let mut b = row.labels.to_builder();
             b.set(&plan.value_label, text);
             let labels = plan.grouping.labels_of(&b.build());
-            *index.entry(labels.clone()).or_insert_with(|| {
+            let g = *index.entry(labels.clone()).or_insert(out.len());
+            if g == out.len() {
+                // As many rows as values: they are counted as they come.
                 out.push(Series::new(labels, false, n));
-                out.len() - 1
-            })
-        };
-        let groups: Vec<Option<usize>> = (0..n)
-            .map(|i| {
-                Some(match row.get(i)? {
-                    Sample::F(v) => *known.entry((base, v.to_bits())).or_insert_with(|| group(&plain(v))),
-                    Sample::H(h) => group(&to_text(&h)),
-                })
-            })
-            .collect();
-        for (i, g) in groups.into_iter().enumerate() {
-            if let Some(g) = g {
-                let c = &mut out[g].v[i];
-                *c = if is_absent(*c) { 1.0 } else { *c + 1.0 };
+                plan.ctx.hold_row(&out[g])?;
             }
+            Ok::<usize, Error>(g)
+        };
+        for i in 0..n {
+            let g = match row.get(i) {
+                None => continue,
+                Some(Sample::H(h)) => group(&to_text(&h), &mut out)?,
+                Some(Sample::F(v)) => match known.entry((base, v.to_bits())) {
+                    Entry::Occupied(g) => *g.get(),
+                    Entry::Vacant(new) => *new.insert(group(&plain(v), &mut out)?),
+                },
+            };
+            let c = &mut out[g].v[i];
+            *c = if is_absent(*c) { 1.0 } else { *c + 1.0 };
         }
     }
-    plan.ctx.hold(out.len() * n)?;
     debug_assert!(!out.iter().any(|r| r.v.iter().all(|v| v.to_bits() == ABSENT.to_bits())));
     merge_same_labels(out)
 }

@@ -10,7 +10,7 @@ use super::super::annotations::Annotations;
 use super::super::ast::{Binary, Cardinality, Matching, Span};
 use super::super::error::{Error, Result};
 use super::super::eval::context::{Context, Steps};
-use super::super::eval::series::{Sample, Series, is_absent, is_metadata_label, same_labelset};
+use super::super::eval::series::{Sample, Series, histogram_bytes, is_absent, is_metadata_label, same_labelset};
 use super::super::gofmt::quote;
 use super::{Made, Operand, floats, samples};
 
@@ -78,6 +78,7 @@ struct Group {
 }
 
 struct Matcher<'a> {
+    ctx: &'a Context<'a>,
     b: &'a Binary,
     m: &'a Matching,
     span: Span,
@@ -129,7 +130,7 @@ pub(super) fn binary(
     let ambiguous = groups.iter().any(|g| g.one.len() > 1) && fill_many.is_none() && fill_one.is_none();
     let idle = if ambiguous { (0..steps.n).map(|i| !many.iter().any(|s| s.has(i))).collect() } else { Vec::new() };
     let index = HashMap::with_hasher(RandomState::default());
-    let mut x = Matcher { b, m, span, steps, swapped, idle, out: Vec::new(), index, noted: Vec::new() };
+    let mut x = Matcher { ctx, b, m, span, steps, swapped, idle, out: Vec::new(), index, noted: Vec::new() };
     for g in order {
         ctx.check()?;
         let Group { many: ms, one: os } = &groups[g];
@@ -145,7 +146,6 @@ pub(super) fn binary(
         }
     }
     x.noted.drain(..).flatten().for_each(|(_, last)| ann.merge(last));
-    ctx.hold(x.out.len() * steps.n)?;
     x.out.retain(|r| !r.is_empty());
     Ok(x.out)
 }
@@ -176,21 +176,19 @@ impl Matcher<'_> {
     /// The row for these labels; at a single step each result is a row of its own.
     ///
     /// Whatever name the operands were to lose, a comparison that filters shows it again.
-    fn row(&mut self, labels: Labels) -> usize {
+    fn row(&mut self, labels: Labels) -> Result<usize> {
         let n = self.steps.n;
         let drop = self.b.return_bool;
-        if n == 1 {
-            self.out.push(Series::new(labels, drop, n));
-            return self.out.len() - 1;
-        }
-        match self.index.get(&labels) {
-            Some(i) => *i,
-            None => {
-                self.index.insert(labels.clone(), self.out.len());
-                self.out.push(Series::new(labels, drop, n));
-                self.out.len() - 1
+        let at = self.out.len();
+        if n > 1 {
+            if let Some(known) = self.index.get(&labels) {
+                return Ok(*known);
             }
+            self.index.insert(labels.clone(), at);
         }
+        self.out.push(Series::new(labels, drop, n));
+        self.ctx.hold_row(&self.out[at])?;
+        Ok(at)
     }
 
     /// Several series with one: as many pairs, if their results have labels of their own.
@@ -205,7 +203,7 @@ impl Matcher<'_> {
 
     /// One series on each side: whole columns at once.
     fn pair(&mut self, labels: Labels, many: &Series, one: &Series, at: usize) -> Result<()> {
-        let row = self.row(labels);
+        let row = self.row(labels)?;
         let fresh = self.out[row].is_empty();
         if fresh && many.h.is_empty() && one.h.is_empty() && !self.b.op.is_trim() {
             let (op, bool_, swapped) = (self.b.op, self.b.return_bool, self.swapped);
@@ -253,7 +251,10 @@ impl Matcher<'_> {
         } else if keep {
             match made {
                 Made::F(v) => Sample::F(v),
-                Made::H(h) => Sample::H(Arc::new(h)),
+                Made::H(h) => {
+                    self.ctx.hold_bytes(histogram_bytes(&h))?;
+                    Sample::H(Arc::new(h))
+                }
                 Made::Same(h) => Sample::H(h),
             }
         } else {
@@ -344,7 +345,7 @@ impl Matcher<'_> {
                 let (row, labels) = match rows.get(&(l, r)) {
                     Some(x) => x.clone(),
                     None => {
-                        let new = self.pair_row(many, one, l, r);
+                        let new = self.pair_row(many, one, l, r)?;
                         rows.insert((l, r), new.clone());
                         new
                     }
@@ -366,7 +367,7 @@ impl Matcher<'_> {
     }
 
     /// The row of a pair and its labels; a missing series has those that the other one is matched by.
-    fn pair_row(&mut self, many: &[Series], one: &[Series], l: Option<usize>, r: Option<usize>) -> (usize, Labels) {
+    fn pair_row(&mut self, many: &[Series], one: &[Series], l: Option<usize>, r: Option<usize>) -> Result<(usize, Labels)> {
         let of = |s: &[Series], at: Option<usize>, other: &Labels| match at {
             Some(x) => s[x].labels.clone(),
             None => match_labels(self.m, other),
@@ -375,7 +376,7 @@ impl Matcher<'_> {
         let many_labels = of(many, l, r.map_or(&empty, |x| &one[x].labels));
         let one_labels = of(one, r, &many_labels);
         let labels = self.labels(&many_labels, &one_labels);
-        (self.row(labels.clone()), labels)
+        Ok((self.row(labels.clone())?, labels))
     }
 }
 

@@ -12,6 +12,7 @@ use super::super::annotations::Annotations;
 use super::super::ast::{At, DurationExpr};
 use super::super::error::{Error, Limit, Result};
 use super::EngineOptions;
+use super::series::Series;
 
 /// The times an expression is evaluated at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +75,8 @@ pub(crate) struct Context<'a> {
     pub partial: bool,
     pub threads: usize,
     held: AtomicU64,
+    /// Bytes held besides samples: labels, records, histograms, what is selected.
+    beside: AtomicU64,
     peak: AtomicU64,
     total: AtomicU64,
     series: AtomicU64,
@@ -83,6 +86,29 @@ pub(crate) struct Context<'a> {
     nested: AtomicU32,
     selecting_ns: AtomicU64,
 }
+
+/// What series were counted as.
+#[derive(Clone, Copy)]
+pub(crate) struct Held {
+    samples: usize,
+    bytes: usize,
+}
+
+impl Held {
+    pub fn of<'s>(rows: impl IntoIterator<Item = &'s Series>) -> Self {
+        let none = Held { samples: 0, bytes: 0 };
+        rows.into_iter().fold(none, |h, r| Held { samples: h.samples + r.v.len(), bytes: h.bytes + r.beside_bytes() })
+    }
+}
+
+/// Takes `n` off, but not below nothing: some of what is released was never counted.
+fn lower(counted: &AtomicU64, n: usize) {
+    let n = (n as u64).min(counted.load(Ordering::Relaxed));
+    counted.fetch_sub(n, Ordering::Relaxed);
+}
+
+/// What a selected series takes until its samples are read, about.
+const SELECTED_BYTES: usize = 96;
 
 /// Ends the evaluation of a subquery.
 pub(crate) struct Nested<'a>(&'a AtomicU32);
@@ -107,6 +133,7 @@ impl<'a> Context<'a> {
             partial: false,
             threads: options.threads.max(1),
             held: AtomicU64::new(0),
+            beside: AtomicU64::new(0),
             peak: AtomicU64::new(0),
             total: AtomicU64::new(0),
             series: AtomicU64::new(0),
@@ -172,16 +199,42 @@ impl<'a> Context<'a> {
         if now > self.options.max_samples {
             return Err(Error::LimitExceeded { limit: Limit::Samples, allowed: self.options.max_samples, needed: now });
         }
-        let bytes = now.saturating_mul(8);
-        if bytes > self.options.max_bytes {
-            return Err(Error::LimitExceeded { limit: Limit::Bytes, allowed: self.options.max_bytes, needed: bytes });
+        self.fits(now, self.beside.load(Ordering::Relaxed))
+    }
+
+    /// Counts bytes now held besides samples.
+    pub fn hold_bytes(&self, bytes: usize) -> Result<()> {
+        let now = self.beside.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64;
+        self.fits(self.held.load(Ordering::Relaxed), now)
+    }
+
+    fn fits(&self, samples: u64, beside: u64) -> Result<()> {
+        let needed = samples.saturating_mul(8).saturating_add(beside);
+        if needed > self.options.max_bytes {
+            return Err(Error::LimitExceeded { limit: Limit::Bytes, allowed: self.options.max_bytes, needed });
         }
         Ok(())
     }
 
+    /// Counts a series now held: its samples and what it takes besides.
+    pub fn hold_row(&self, row: &Series) -> Result<()> {
+        self.hold(row.v.len())?;
+        self.hold_bytes(row.beside_bytes())
+    }
+
     pub fn release(&self, samples: usize) {
-        let n = (samples as u64).min(self.held.load(Ordering::Relaxed));
-        self.held.fetch_sub(n, Ordering::Relaxed);
+        lower(&self.held, samples);
+    }
+
+    /// Ends [`Context::hold_bytes`].
+    pub fn release_bytes(&self, bytes: usize) {
+        lower(&self.beside, bytes);
+    }
+
+    /// Ends [`Context::hold_row`] of some.
+    pub fn release_rows(&self, held: Held) {
+        self.release(held.samples);
+        self.release_bytes(held.bytes);
     }
 
     /// Counts samples read from storage.
@@ -209,6 +262,7 @@ impl<'a> Context<'a> {
         if n > self.options.max_series {
             return Err(Error::LimitExceeded { limit: Limit::Series, allowed: self.options.max_series, needed: n });
         }
+        self.hold_bytes(sel.len() * SELECTED_BYTES)?;
         Ok(sel)
     }
 

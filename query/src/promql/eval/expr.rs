@@ -12,11 +12,11 @@ use super::super::functions::date::DatePart;
 use super::super::functions::math;
 use super::super::histogram::quantile::variance;
 use super::super::window::{Extended, WindowFn, WindowSpec};
-use super::context::{Context, Steps};
+use super::context::{Context, Held, Steps};
 use super::pipe::{Pipe, Stage};
 use super::prepare::{Use, forbids_stats, is_step_invariant};
 use super::result::{MatrixSeries, SampleValue, Value, VectorSample};
-use super::series::{ABSENT, Series, drop_names, is_absent};
+use super::series::{ABSENT, Series, drop_names, histogram_bytes, is_absent};
 use super::source::{InstantKind, Source, WindowInput, matrix_samples};
 
 /// Evaluates expressions of one query.
@@ -93,8 +93,11 @@ impl<'a> Evaluator<'a> {
                             ctx.count(0, 1, (0..t.len()).map(|k| super::source::weight(h.get(k).and_then(Option::as_ref))).sum());
                         }
                         ctx.read(t.len());
+                        let labels = sel.labels(i);
+                        let histograms: usize = h.iter().flatten().map(|h| histogram_bytes(h)).sum();
                         ctx.hold(t.len())?;
-                        out.push(MatrixSeries::of_samples(sel.labels(i), t, v, h));
+                        ctx.hold_bytes(size_of_val(&t[..]) + labels.as_bytes().len() + histograms)?;
+                        out.push(MatrixSeries::of_samples(labels, t, v, h));
                     }
                 }
                 out
@@ -267,9 +270,9 @@ impl<'a> Evaluator<'a> {
                 Ok(p) => {
                     let lhs = p.collect(self.ctx, ann)?;
                     let rhs = self.rows(&b.rhs, steps, uses, ann)?;
-                    let held = (lhs.len() + rhs.len()) * steps.n;
+                    let held = Held::of(lhs.iter().chain(&rhs));
                     let out = binary::vectors(self.ctx, b, span, lhs, rhs, steps, ann)?;
-                    self.ctx.release(held);
+                    self.ctx.release_rows(held);
                     Pipe::new(Source::Rows(out), steps)
                 }
             });

@@ -9,7 +9,7 @@ use super::super::ast::{Call, Span};
 use super::super::error::Result;
 use super::super::gofmt::open_metrics;
 use super::super::histogram::quantile::{Classic, NanNote, classic_fraction, classic_quantile, native_fraction, native_quantile};
-use super::context::Steps;
+use super::context::{Held, Steps};
 use super::expr::Evaluator;
 use super::prepare::Use;
 use super::series::{ABSENT, Series, is_absent, merge_same_labels};
@@ -52,7 +52,7 @@ impl Evaluator<'_> {
         };
         let arg = c.args[input].unparen();
         let rows = self.rows(arg, steps, Use::default(), ann)?;
-        let held = rows.len() * steps.n;
+        let held = Held::of(&rows);
         let groups = group(&rows, arg.span, ann);
         let mut out = Vec::new();
         for g in &groups {
@@ -61,7 +61,9 @@ impl Evaluator<'_> {
                 Ask::Quantiles { qs, label } => {
                     for q in qs {
                         let Some(label) = label else {
-                            out.push(evaluate(g, &rows, steps, arg.span, ann, Some(q), None));
+                            let row = evaluate(g, &rows, steps, arg.span, ann, Some(q), None);
+                            self.ctx.hold_row(&row)?;
+                            out.push(row);
                             continue;
                         };
                         // The label names the quantile, which may change from step to step.
@@ -78,15 +80,19 @@ impl Evaluator<'_> {
                             let mut b = row.labels.to_builder();
                             b.set(label, &open_metrics(value));
                             row.labels = b.build();
+                            self.ctx.hold_row(&row)?;
                             out.push(row);
                         }
                     }
                 }
-                Ask::Fraction { lower, upper } => out.push(evaluate(g, &rows, steps, arg.span, ann, None, Some((lower, upper)))),
+                Ask::Fraction { lower, upper } => {
+                    let row = evaluate(g, &rows, steps, arg.span, ann, None, Some((lower, upper)));
+                    self.ctx.hold_row(&row)?;
+                    out.push(row);
+                }
             }
         }
-        self.ctx.release(held);
-        self.ctx.hold(out.len() * steps.n)?;
+        self.ctx.release_rows(held);
         out.retain(|r| !r.is_empty());
         if steps.n > 1 { merge_same_labels(out) } else { Ok(out) }
     }

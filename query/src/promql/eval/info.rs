@@ -158,10 +158,11 @@ impl Evaluator<'_> {
                     }
                 };
                 let Some(labels) = labels else { continue };
-                let row = *index.entry(labels.clone()).or_insert_with(|| {
+                let row = *index.entry(labels.clone()).or_insert(out.len());
+                if row == out.len() {
                     out.push(Series::new(labels, b.drop_name, steps.n));
-                    out.len() - 1
-                });
+                    self.ctx.hold_row(&out[row])?;
+                }
                 if out[row].has(i) {
                     return Err(same_labelset());
                 }

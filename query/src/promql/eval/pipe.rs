@@ -183,9 +183,10 @@ impl Pipe {
                 if !any_h && item.v.iter().all(|v| is_absent(*v)) {
                     return Ok(());
                 }
-                ctx.hold(item.v.len())?;
                 let h = if any_h { item.h.to_vec() } else { Vec::new() };
-                rows.push(Series { labels: item.labels(), drop_name: item.drop_name(), v: item.v.to_vec(), h });
+                let row = Series { labels: item.labels(), drop_name: item.drop_name(), v: item.v.to_vec(), h };
+                ctx.hold_row(&row)?;
+                rows.push(row);
                 Ok(())
             })?;
             Ok((rows, ann))

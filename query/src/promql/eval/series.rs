@@ -66,9 +66,20 @@ impl Series {
             }
         }
     }
+    /// Memory besides the floats: the record, its labels, its histograms.
+    pub fn beside_bytes(&self) -> usize {
+        let histograms = self.h.iter().map(|h| size_of::<Option<Hist>>() + h.as_deref().map_or(0, histogram_bytes));
+        size_of::<Series>() + self.labels.as_bytes().len() + histograms.sum::<usize>()
+    }
     pub fn is_empty(&self) -> bool {
         (0..self.v.len()).all(|i| !self.has(i))
     }
+}
+
+/// Memory of a histogram.
+pub(crate) fn histogram_bytes(h: &FloatHistogram) -> usize {
+    let words = h.positive_spans.len() + h.negative_spans.len() + h.positive_buckets.len() + h.negative_buckets.len();
+    size_of::<FloatHistogram>() + 8 * words
 }
 
 /// Labels that describe the metric rather than the series.
