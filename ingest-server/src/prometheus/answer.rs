@@ -59,6 +59,9 @@ impl ApiError {
         let message = e.to_string();
         match e {
             promql::Error::Parse(_) | promql::Error::Invalid(_) => Self::parameter(param, message),
+            promql::Error::LimitExceeded { limit: promql::Limit::BytesTogether, .. } => {
+                Self::new("unavailable", StatusCode::SERVICE_UNAVAILABLE, message)
+            }
             promql::Error::Execution(_) | promql::Error::LimitExceeded { .. } => {
                 Self::new("execution", StatusCode::UNPROCESSABLE_ENTITY, message)
             }

@@ -112,6 +112,7 @@ pub fn state_of(app: &Arc<App>) -> PromState {
     o.max_samples = c.query_max_samples;
     o.max_series = c.query_max_series;
     o.max_bytes = (app.memory_limit / 4).max(64 << 20);
+    o.max_bytes_together = (app.memory_limit / 8 * 3).max(96 << 20);
     o.timeout = Duration::from_millis(c.query_timeout_ms.max(1) as u64);
     PromState::new(PromOptions {
         stores: Arc::new(Tenants(app.clone())),

@@ -41,6 +41,8 @@ pub enum Limit {
     Series,
     /// Bytes held.
     Bytes,
+    /// Bytes held by all queries at once.
+    BytesTogether,
     /// Nesting of the expression.
     Depth,
     /// Steps of a range query.
@@ -87,7 +89,7 @@ impl Error {
     /// Whether the same query may pass later.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Error::Timeout(_) | Error::Canceled => true,
+            Error::Timeout(_) | Error::Canceled | Error::LimitExceeded { limit: Limit::BytesTogether, .. } => true,
             Error::Storage(e) => e.is_retryable(),
             _ => false,
         }
@@ -104,6 +106,7 @@ impl fmt::Display for Error {
                     Limit::Samples => "query processing would load too many samples into memory",
                     Limit::Series => "query selects too many series",
                     Limit::Bytes => "query needs too much memory",
+                    Limit::BytesTogether => "the queries at work need too much memory together, ask again later",
                     Limit::Depth => "expression is nested too deeply",
                     Limit::Steps => "range query has too many steps",
                 };

@@ -1,6 +1,8 @@
 //! The selectors of a query and the times they look at, for questions that are not evaluations: exemplars, and what
 //! a query would read.
 
+use std::sync::atomic::AtomicU64;
+
 use strandline_storage::model::{Matcher, TimeRange};
 
 use super::ast::*;
@@ -22,7 +24,8 @@ pub struct SelectorRange {
 pub fn selector_ranges(expr: &Expr, start_ms: i64, end_ms: i64, step_ms: i64, options: &EngineOptions) -> Result<Vec<SelectorRange>> {
     let source = MemSource::new();
     let steps = Steps::between(start_ms, end_ms, step_ms.max(1));
-    let ctx = Context::new(&source, options, steps, end_ms);
+    let alone = AtomicU64::new(0);
+    let ctx = Context::new(&source, options, &alone, steps, end_ms);
     let mut out = Vec::new();
     walk(&ctx, expr, TimeRange::new(start_ms, end_ms), &mut out)?;
     Ok(out)

@@ -87,8 +87,6 @@ struct State {
     held_bytes: usize,
 }
 
-/// What an entry takes, its vector's room to grow included.
-const ENTRY_BYTES: usize = 4 * size_of::<Entry>() / 3;
 /// What a step of a group takes besides its entries.
 const STEP_BYTES: usize = size_of::<Chosen>() + size_of::<f64>();
 
@@ -231,7 +229,7 @@ pub(super) fn choose(plan: &Plan<'_>, pipe: &Pipe, ann: &mut Annotations) -> Res
         |s, item, ann| {
             let g = s.groups.of(&plan.grouping, &item.pipe.source, item.index);
             if g == s.chosen.len() {
-                plan.ctx.hold_bytes(STEP_BYTES * n)?;
+                plan.ctx.memory.hold_bytes(STEP_BYTES * n)?;
                 s.held_bytes += STEP_BYTES * n;
                 s.chosen.push(vec![Chosen::default(); n]);
                 s.limits.push(vec![f64::NAN; n]);
@@ -254,13 +252,13 @@ pub(super) fn choose(plan: &Plan<'_>, pipe: &Pipe, ann: &mut Annotations) -> Res
                     continue;
                 }
                 let chosen = &mut s.chosen[g][i];
-                let before = chosen.entries.len();
+                let before = chosen.entries.capacity();
                 choice.take(chosen, i, Entry { series: item.index, v: item.v[i], h: h.cloned() }, offset);
-                more += chosen.entries.len() - before;
+                more += (chosen.entries.capacity() - before) * size_of::<Entry>();
                 *limit = choice.limit(chosen, i);
             }
-            s.held_bytes += ENTRY_BYTES * more;
-            plan.ctx.hold_bytes(ENTRY_BYTES * more)
+            s.held_bytes += more;
+            if more > 0 { plan.ctx.memory.hold_bytes(more) } else { Ok(()) }
         },
         |a, b, _| choice.join(a, b),
     )?;
@@ -281,13 +279,13 @@ fn rows(plan: &Plan<'_>, pipe: &Pipe, choice: &Choice<'_>, state: State) -> Resu
                 let row = *index.entry(e.series).or_insert(out.len());
                 if row == out.len() {
                     out.push(Series::new(pipe.source.labels(e.series), pipe.drops_name(e.series), n));
-                    plan.ctx.hold_row(&out[row])?;
+                    plan.ctx.memory.hold_row(&out[row])?;
                 }
                 out[row].set(i, e.h.map_or(Sample::F(e.v), Sample::H));
             }
         }
     }
-    plan.ctx.release_bytes(state.held_bytes);
+    plan.ctx.memory.release_bytes(state.held_bytes);
     Ok(out)
 }
 

@@ -71,8 +71,8 @@ pub(super) fn fold(plan: &Plan<'_>, pipe: &Pipe, ann: &mut Annotations) -> Resul
         |s, item, ann| {
             let g = s.groups.of(&plan.grouping, &item.pipe.source, item.index);
             if g == s.cells.len() {
-                plan.ctx.hold(4 * n)?;
-                plan.ctx.hold_bytes(GROUP_BYTES)?;
+                plan.ctx.memory.hold(4 * n)?;
+                plan.ctx.memory.hold_bytes(GROUP_BYTES)?;
                 s.cells.push(vec![EMPTY; n]);
                 s.hists.push(Vec::new());
             }
@@ -85,7 +85,7 @@ pub(super) fn fold(plan: &Plan<'_>, pipe: &Pipe, ann: &mut Annotations) -> Resul
                 && let Some(h) = item.h.iter().flatten().next()
             {
                 // Sums as large as the first histogram, at every step, and what they compensate by.
-                plan.ctx.hold_bytes(n * (size_of::<HistStep>() + 2 * histogram_bytes(h)))?;
+                plan.ctx.memory.hold_bytes(n * (size_of::<HistStep>() + 2 * histogram_bytes(h)))?;
             }
             let hist = !item.h.is_empty() && histograms(plan, &mut s.cells[g], &mut s.hists[g], item, ann);
             if (any || hist) && item.drop_name() {
@@ -305,7 +305,7 @@ fn finish(plan: &Plan<'_>, state: State, ann: &mut Annotations) -> Vec<Series> {
     let mut out = Vec::with_capacity(cells.len());
     for (g, (cells, mut hists)) in cells.into_iter().zip(hists).enumerate() {
         // The row that it becomes stays.
-        plan.ctx.release(3 * n);
+        plan.ctx.memory.release(3 * n);
         let mut row = Series::new(groups.labels[g].clone(), groups.drop_name[g], n);
         let mut any = false;
         for (i, c) in cells.iter().enumerate() {
@@ -372,10 +372,10 @@ pub(super) fn quantile(plan: &Plan<'_>, pipe: &Pipe, ann: &mut Annotations) -> R
         |(groups, values), item, ann| {
             let g = groups.of(&plan.grouping, &item.pipe.source, item.index);
             if g == values.len() {
-                plan.ctx.hold_bytes(CELL_BYTES * n)?;
+                plan.ctx.memory.hold_bytes(CELL_BYTES * n)?;
                 values.push(vec![Vec::new(); n]);
             }
-            plan.ctx.hold(n)?;
+            plan.ctx.memory.hold(n)?;
             let mut any = false;
             for (i, cell) in values[g].iter_mut().enumerate() {
                 if item.hist(i).is_some() {
@@ -402,10 +402,10 @@ pub(super) fn quantile(plan: &Plan<'_>, pipe: &Pipe, ann: &mut Annotations) -> R
     )?;
     let mut out = Vec::new();
     for (g, cells) in values.iter_mut().enumerate() {
-        plan.ctx.release_bytes(CELL_BYTES * n);
+        plan.ctx.memory.release_bytes(CELL_BYTES * n);
         let mut row = Series::new(groups.labels[g].clone(), groups.drop_name[g], n);
         for (i, v) in cells.iter_mut().enumerate() {
-            plan.ctx.release(v.len());
+            plan.ctx.memory.release(v.len());
             if !v.is_empty() {
                 row.v[i] = of_values(plan.param[i], v);
             }
@@ -440,7 +440,7 @@ pub(super) fn count_values(plan: &Plan<'_>, pipe: Pipe, ann: &mut Annotations) -
             if g == out.len() {
                 // As many rows as values: they are counted as they come.
                 out.push(Series::new(labels, false, n));
-                plan.ctx.hold_row(&out[g])?;
+                plan.ctx.memory.hold_row(&out[g])?;
             }
             Ok::<usize, Error>(g)
         };

@@ -187,7 +187,7 @@ impl Matcher<'_> {
             self.index.insert(labels.clone(), at);
         }
         self.out.push(Series::new(labels, drop, n));
-        self.ctx.hold_row(&self.out[at])?;
+        self.ctx.memory.hold_row(&self.out[at])?;
         Ok(at)
     }
 
@@ -252,7 +252,7 @@ impl Matcher<'_> {
             match made {
                 Made::F(v) => Sample::F(v),
                 Made::H(h) => {
-                    self.ctx.hold_bytes(histogram_bytes(&h))?;
+                    self.ctx.memory.hold_bytes(histogram_bytes(&h))?;
                     Sample::H(Arc::new(h))
                 }
                 Made::Same(h) => Sample::H(h),

@@ -12,7 +12,7 @@ use super::super::annotations::Annotations;
 use super::super::ast::{At, DurationExpr};
 use super::super::error::{Error, Limit, Result};
 use super::EngineOptions;
-use super::series::Series;
+use super::holding::Holding;
 
 /// The times an expression is evaluated at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,10 +74,8 @@ pub(crate) struct Context<'a> {
     pub cancel: Option<Arc<AtomicBool>>,
     pub partial: bool,
     pub threads: usize,
-    held: AtomicU64,
-    /// Bytes held besides samples: labels, records, histograms, what is selected.
-    beside: AtomicU64,
-    peak: AtomicU64,
+    /// What the evaluation holds.
+    pub memory: Holding<'a>,
     total: AtomicU64,
     series: AtomicU64,
     /// Samples looked at for each step of the query, where somebody asked.
@@ -85,26 +83,6 @@ pub(crate) struct Context<'a> {
     /// Subqueries being evaluated: what they look at counts only as their samples are looked at.
     nested: AtomicU32,
     selecting_ns: AtomicU64,
-}
-
-/// What series were counted as.
-#[derive(Clone, Copy)]
-pub(crate) struct Held {
-    samples: usize,
-    bytes: usize,
-}
-
-impl Held {
-    pub fn of<'s>(rows: impl IntoIterator<Item = &'s Series>) -> Self {
-        let none = Held { samples: 0, bytes: 0 };
-        rows.into_iter().fold(none, |h, r| Held { samples: h.samples + r.v.len(), bytes: h.bytes + r.beside_bytes() })
-    }
-}
-
-/// Takes `n` off, but not below nothing: some of what is released was never counted.
-fn lower(counted: &AtomicU64, n: usize) {
-    let n = (n as u64).min(counted.load(Ordering::Relaxed));
-    counted.fetch_sub(n, Ordering::Relaxed);
 }
 
 /// What a selected series takes until its samples are read, about.
@@ -120,7 +98,7 @@ impl Drop for Nested<'_> {
 }
 
 impl<'a> Context<'a> {
-    pub fn new(source: &'a dyn SeriesSource, options: &'a EngineOptions, query: Steps, query_end: i64) -> Self {
+    pub fn new(source: &'a dyn SeriesSource, options: &'a EngineOptions, together: &'a AtomicU64, query: Steps, query_end: i64) -> Self {
         Context {
             source,
             options,
@@ -132,9 +110,7 @@ impl<'a> Context<'a> {
             cancel: None,
             partial: false,
             threads: options.threads.max(1),
-            held: AtomicU64::new(0),
-            beside: AtomicU64::new(0),
-            peak: AtomicU64::new(0),
+            memory: Holding::new(options, together),
             total: AtomicU64::new(0),
             series: AtomicU64::new(0),
             by_step: None,
@@ -192,58 +168,13 @@ impl<'a> Context<'a> {
         Ok(())
     }
 
-    /// Counts samples now held in memory.
-    pub fn hold(&self, samples: usize) -> Result<()> {
-        let now = self.held.fetch_add(samples as u64, Ordering::Relaxed) + samples as u64;
-        self.peak.fetch_max(now, Ordering::Relaxed);
-        if now > self.options.max_samples {
-            return Err(Error::LimitExceeded { limit: Limit::Samples, allowed: self.options.max_samples, needed: now });
-        }
-        self.fits(now, self.beside.load(Ordering::Relaxed))
-    }
-
-    /// Counts bytes now held besides samples.
-    pub fn hold_bytes(&self, bytes: usize) -> Result<()> {
-        let now = self.beside.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64;
-        self.fits(self.held.load(Ordering::Relaxed), now)
-    }
-
-    fn fits(&self, samples: u64, beside: u64) -> Result<()> {
-        let needed = samples.saturating_mul(8).saturating_add(beside);
-        if needed > self.options.max_bytes {
-            return Err(Error::LimitExceeded { limit: Limit::Bytes, allowed: self.options.max_bytes, needed });
-        }
-        Ok(())
-    }
-
-    /// Counts a series now held: its samples and what it takes besides.
-    pub fn hold_row(&self, row: &Series) -> Result<()> {
-        self.hold(row.v.len())?;
-        self.hold_bytes(row.beside_bytes())
-    }
-
-    pub fn release(&self, samples: usize) {
-        lower(&self.held, samples);
-    }
-
-    /// Ends [`Context::hold_bytes`].
-    pub fn release_bytes(&self, bytes: usize) {
-        lower(&self.beside, bytes);
-    }
-
-    /// Ends [`Context::hold_row`] of some.
-    pub fn release_rows(&self, held: Held) {
-        self.release(held.samples);
-        self.release_bytes(held.bytes);
-    }
-
     /// Counts samples read from storage.
     pub fn read(&self, samples: usize) {
         self.total.fetch_add(samples as u64, Ordering::Relaxed);
     }
 
     pub fn totals(&self) -> (u64, u64, u64) {
-        (self.total.load(Ordering::Relaxed), self.peak.load(Ordering::Relaxed), self.series.load(Ordering::Relaxed))
+        (self.total.load(Ordering::Relaxed), self.memory.peak_samples(), self.series.load(Ordering::Relaxed))
     }
 
     /// Selects series, counting them against the limit.
@@ -262,7 +193,7 @@ impl<'a> Context<'a> {
         if n > self.options.max_series {
             return Err(Error::LimitExceeded { limit: Limit::Series, allowed: self.options.max_series, needed: n });
         }
-        self.hold_bytes(sel.len() * SELECTED_BYTES)?;
+        self.memory.hold_bytes(sel.len() * SELECTED_BYTES)?;
         Ok(sel)
     }
 

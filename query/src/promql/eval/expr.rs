@@ -12,7 +12,8 @@ use super::super::functions::date::DatePart;
 use super::super::functions::math;
 use super::super::histogram::quantile::variance;
 use super::super::window::{Extended, WindowFn, WindowSpec};
-use super::context::{Context, Held, Steps};
+use super::context::{Context, Steps};
+use super::holding::Held;
 use super::pipe::{Pipe, Stage};
 use super::prepare::{Use, forbids_stats, is_step_invariant};
 use super::result::{MatrixSeries, SampleValue, Value, VectorSample};
@@ -95,8 +96,8 @@ impl<'a> Evaluator<'a> {
                         ctx.read(t.len());
                         let labels = sel.labels(i);
                         let histograms: usize = h.iter().flatten().map(|h| histogram_bytes(h)).sum();
-                        ctx.hold(t.len())?;
-                        ctx.hold_bytes(size_of_val(&t[..]) + labels.as_bytes().len() + histograms)?;
+                        ctx.memory.hold(t.len())?;
+                        ctx.memory.hold_bytes(size_of_val(&t[..]) + labels.as_bytes().len() + histograms)?;
                         out.push(MatrixSeries::of_samples(labels, t, v, h));
                     }
                 }
@@ -206,7 +207,7 @@ impl<'a> Evaluator<'a> {
         if steps.n > 1 && is_step_invariant(e) {
             // The same at every step: evaluated once, at the first.
             let mut rows = self.rows(e, Steps::once(steps.start), uses, ann)?;
-            self.ctx.hold(rows.len() * steps.n)?;
+            self.ctx.memory.hold(rows.len() * steps.n)?;
             cut_to(&mut rows, steps.n);
             return Ok(Pipe::new(Source::Rows(rows), steps));
         }
@@ -272,7 +273,7 @@ impl<'a> Evaluator<'a> {
                     let rhs = self.rows(&b.rhs, steps, uses, ann)?;
                     let held = Held::of(lhs.iter().chain(&rhs));
                     let out = binary::vectors(self.ctx, b, span, lhs, rhs, steps, ann)?;
-                    self.ctx.release_rows(held);
+                    self.ctx.memory.release_rows(held);
                     Pipe::new(Source::Rows(out), steps)
                 }
             });

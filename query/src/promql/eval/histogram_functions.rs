@@ -9,8 +9,9 @@ use super::super::ast::{Call, Span};
 use super::super::error::Result;
 use super::super::gofmt::open_metrics;
 use super::super::histogram::quantile::{Classic, NanNote, classic_fraction, classic_quantile, native_fraction, native_quantile};
-use super::context::{Held, Steps};
+use super::context::Steps;
 use super::expr::Evaluator;
+use super::holding::Held;
 use super::prepare::Use;
 use super::series::{ABSENT, Series, is_absent, merge_same_labels};
 
@@ -62,7 +63,7 @@ impl Evaluator<'_> {
                     for q in qs {
                         let Some(label) = label else {
                             let row = evaluate(g, &rows, steps, arg.span, ann, Some(q), None);
-                            self.ctx.hold_row(&row)?;
+                            self.ctx.memory.hold_row(&row)?;
                             out.push(row);
                             continue;
                         };
@@ -80,19 +81,19 @@ impl Evaluator<'_> {
                             let mut b = row.labels.to_builder();
                             b.set(label, &open_metrics(value));
                             row.labels = b.build();
-                            self.ctx.hold_row(&row)?;
+                            self.ctx.memory.hold_row(&row)?;
                             out.push(row);
                         }
                     }
                 }
                 Ask::Fraction { lower, upper } => {
                     let row = evaluate(g, &rows, steps, arg.span, ann, None, Some((lower, upper)));
-                    self.ctx.hold_row(&row)?;
+                    self.ctx.memory.hold_row(&row)?;
                     out.push(row);
                 }
             }
         }
-        self.ctx.release_rows(held);
+        self.ctx.memory.release_rows(held);
         out.retain(|r| !r.is_empty());
         if steps.n > 1 { merge_same_labels(out) } else { Ok(out) }
     }

@@ -161,7 +161,7 @@ impl Evaluator<'_> {
                 let row = *index.entry(labels.clone()).or_insert(out.len());
                 if row == out.len() {
                     out.push(Series::new(labels, b.drop_name, steps.n));
-                    self.ctx.hold_row(&out[row])?;
+                    self.ctx.memory.hold_row(&out[row])?;
                 }
                 if out[row].has(i) {
                     return Err(same_labelset());

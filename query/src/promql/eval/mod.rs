@@ -3,6 +3,7 @@
 pub(crate) mod context;
 mod expr;
 mod histogram_functions;
+pub(crate) mod holding;
 mod info;
 mod label_functions;
 pub(crate) mod pipe;
@@ -12,7 +13,7 @@ pub(crate) mod series;
 pub(crate) mod source;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use strandline_storage::read::SeriesSource;
@@ -37,8 +38,11 @@ pub struct EngineOptions {
     pub max_samples: u64,
     /// Series a query may select.
     pub max_series: u64,
-    /// Bytes of samples a query may hold at once.
+    /// Bytes a query may hold at once.
     pub max_bytes: u64,
+    /// Bytes all queries of an engine may hold at once. Above it those are refused, to be asked again, that hold more
+    /// than a sixteenth of it.
+    pub max_bytes_together: u64,
     /// Steps of a range query.
     pub max_steps: u64,
     /// Longest evaluation.
@@ -57,6 +61,7 @@ impl Default for EngineOptions {
             max_samples: 50_000_000,
             max_series: 1_000_000,
             max_bytes: 2 << 30,
+            max_bytes_together: 4 << 30,
             max_steps: 1 << 20,
             timeout: Duration::from_secs(120),
             threads: std::thread::available_parallelism().map_or(1, usize::from),
@@ -80,10 +85,12 @@ pub struct QueryOptions {
     pub count_steps: bool,
 }
 
-/// Evaluates PromQL over any [`SeriesSource`]. It keeps nothing between queries.
+/// Evaluates PromQL over any [`SeriesSource`]. It keeps nothing between queries. Clones share their limits.
 #[derive(Clone, Debug, Default)]
 pub struct Engine {
     options: Arc<EngineOptions>,
+    /// Bytes held by all evaluations.
+    held_bytes: Arc<AtomicU64>,
 }
 
 /// Trees higher than this are evaluated on a thread with a large stack.
@@ -94,7 +101,7 @@ const STACK: usize = 256 << 20;
 impl Engine {
     /// An engine.
     pub fn new(options: EngineOptions) -> Self {
-        Engine { options: Arc::new(options) }
+        Engine { options: Arc::new(options), held_bytes: Arc::default() }
     }
 
     /// What it was made with.
@@ -148,7 +155,7 @@ impl Engine {
         instant: bool,
         options: &QueryOptions,
     ) -> Result<QueryResult> {
-        let mut ctx = Context::new(source, &self.options, steps, end);
+        let mut ctx = Context::new(source, &self.options, &self.held_bytes, steps, end);
         if let Some(l) = options.lookback_ms {
             ctx.lookback = l.max(1);
         }

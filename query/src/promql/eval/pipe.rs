@@ -8,6 +8,7 @@ use super::super::ast::{BinaryOp, Span};
 use super::super::binary::scalar_stage;
 use super::super::error::Result;
 use super::context::{Context, Steps};
+use super::holding::Held;
 use super::series::{ABSENT, Hist, Series, is_absent};
 use super::source::{InstantKind, Scratch, Source};
 
@@ -177,7 +178,7 @@ impl Pipe {
             return Ok(rows);
         }
         let parts = ctx.parallel(self.len(), self.min_part(), |range| {
-            let (mut rows, mut ann) = (Vec::new(), Annotations::default());
+            let (mut rows, mut ann, mut owed) = (Vec::new(), Annotations::default(), Held::default());
             self.run(ctx, range, &mut ann, &mut |item| {
                 let any_h = item.h.iter().any(Option::is_some);
                 if !any_h && item.v.iter().all(|v| is_absent(*v)) {
@@ -185,10 +186,11 @@ impl Pipe {
                 }
                 let h = if any_h { item.h.to_vec() } else { Vec::new() };
                 let row = Series { labels: item.labels(), drop_name: item.drop_name(), v: item.v.to_vec(), h };
-                ctx.hold_row(&row)?;
+                owed.add(&row);
                 rows.push(row);
-                Ok(())
+                if owed.is_worth_it() { ctx.memory.hold_rows(std::mem::take(&mut owed)) } else { Ok(()) }
             })?;
+            ctx.memory.hold_rows(owed)?;
             Ok((rows, ann))
         })?;
         let mut out = Vec::with_capacity(parts.iter().map(|p| p.0.len()).sum());
