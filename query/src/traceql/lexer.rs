@@ -234,7 +234,7 @@ impl<'a> Lexer<'a> {
         let mut total = 0f64;
         let mut exact: Option<i64> = Some(0);
         let (mut long, mut plain, mut last) = (false, true, i64::MAX);
-        while self.rest().starts_with(|c: char| c.is_ascii_digit()) {
+        while self.rest().starts_with(|c: char| c.is_ascii_digit() || c == '.') {
             let rest = self.rest();
             let n = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.').len();
             let unit_len = rest[n..].len() - rest[n..].trim_start_matches(|c: char| c.is_alphabetic()).len();
@@ -316,19 +316,14 @@ impl<'a> Lexer<'a> {
         self.skip()?;
         let (skipped, at) = (self.rest(), self.at);
         let Some(c) = skipped.chars().next() else { return Ok(Token { tok: Tok::End, at }) };
-        let tok = if c == '.' {
-            let after = &skipped[1..];
-            let digits = after.len() - after.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-            if digits > 0 && after[digits..].chars().next().is_none_or(|c| ends_name(c) || "+-*/%".contains(c)) {
-                self.at += 1 + digits;
-                Tok::Float(skipped[..1 + digits].parse().unwrap_or(0.0))
-            } else {
-                self.at += 1;
-                Tok::Attribute { parent: false, scope: Scope::Any, key: self.name()? }
-            }
+        // A dot and a digit begin a number: a name that begins with a digit needs its scope.
+        let decimal = c == '.' && skipped[1..].starts_with(|c: char| c.is_ascii_digit());
+        let tok = if c == '.' && !decimal {
+            self.at += 1;
+            Tok::Attribute { parent: false, scope: Scope::Any, key: self.name()? }
         } else if c == '"' || c == '`' {
             Tok::Str(self.quoted()?)
-        } else if c.is_ascii_digit() {
+        } else if decimal || c.is_ascii_digit() {
             self.number()?
         } else if c.is_ascii_alphabetic() || c == '_' {
             self.ident()?
@@ -413,11 +408,14 @@ mod tests {
             lex("1w2d 1m1m 2.5h 1d3h")[..3],
             [Tok::Duration(777_600_000_000_000), Tok::Duration(120_000_000_000), Tok::Duration(9_000_000_000_000)]
         );
-        for wrong in ["5q", "1.5d", "1h1d", "1d1d", "1d5us", "2M"] {
+        for wrong in ["5q", ".5xx", "1s.", "1.5d", "1h1d", "1d1d", "1d5us", "2M"] {
             assert!(tokens(wrong).is_err(), "{wrong}");
         }
         assert!(tokens("99999999999999999999").is_err());
         assert_eq!(lex("1. 08.5 007")[..3], [Tok::Float(1.0), Tok::Float(8.5), Tok::Int(7)]);
+        assert_eq!(lex(".5 .5e1 .5s 1m.5s")[..3], [Tok::Float(0.5), Tok::Float(5.0), Tok::Duration(500_000_000)]);
+        assert_eq!(lex("1m.5s .5-1")[..3], [Tok::Duration(60_500_000_000), Tok::Float(0.5), Tok::Op("-")]);
+        assert_eq!(lex("span.5xx")[0], Tok::Attribute { parent: false, scope: Scope::Span, key: "5xx".into() });
         assert!(tokens("08").is_err());
     }
 
