@@ -10,7 +10,7 @@ use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, Response, StatusCode};
 use axum::routing::post;
 use prost::Message;
-use strandline_query::traceql::{MatchedSet, MetricsOptions, SearchOptions, SearchResult, TraceMatch};
+use strandline_query::traceql::{MatchedSet, MetricsOptions, SearchOptions, SearchResult, Series, TraceMatch};
 use strandline_storage::read::ScanStats;
 use tonic::codec::{CompressionEncoding, EnabledCompressionEncodings};
 use tonic::server::{Grpc, ServerStreamingService};
@@ -177,7 +177,7 @@ async fn search(state: TempoState, headers: HeaderMap, r: proto::SearchRequest) 
     let query = if r.query.is_empty() { query_of_tags(&tags, ms(r.min_duration_ms), ms(r.max_duration_ms)) } else { r.query };
     let defaults = SearchOptions::default();
     let options = SearchOptions {
-        limit: if r.limit == 0 { defaults.limit } else { r.limit as usize },
+        limit: if r.limit == 0 { defaults.limit } else { r.limit.min(search::MAX_TRACES) as usize },
         spans_per_set: match u64::from(r.spans_per_span_set) {
             0 => defaults.spans_per_set,
             n => n.min(search::MAX_SPANS_PER_SET) as usize,
@@ -278,7 +278,8 @@ async fn query_range(
     let mut call = metrics_call(&state, r.query, r.start, r.end);
     call.options.step_nano = r.step;
     call.options.exemplars = r.exemplars.min(100) as usize;
-    let m = blocking(&state, &headers, move |source| metrics::run(&call, source)).await?;
+    let mut m = blocking(&state, &headers, move |source| metrics::run(&call, source)).await?;
+    let message = cut_to(&mut m.series, r.max_series);
     let trace_label = |id: String| proto::KeyValue {
         key: "trace:id".into(),
         value: Some(proto::AnyValue { value: Some(proto::any_value::Value::Str(id)) }),
@@ -292,7 +293,18 @@ async fn query_range(
             .map(|e| proto::Exemplar { labels: vec![trace_label(e.trace_id.to_string())], value: e.value, timestamp_ms: e.timestamp_ms })
             .collect(),
     });
-    Ok(vec![proto::QueryRangeResponse { series: series.collect(), metrics: stats(&m.stats) }])
+    let status = i32::from(!message.is_empty());
+    Ok(vec![proto::QueryRangeResponse { series: series.collect(), metrics: stats(&m.stats), status, message }])
+}
+
+/// Leaves the first `most` series, in the order of their labels (0: all), and says what is not there.
+fn cut_to(series: &mut Vec<Series>, most: u32) -> String {
+    let (all, most) = (series.len(), most as usize);
+    if most == 0 || all <= most {
+        return String::new();
+    }
+    series.truncate(most);
+    format!("{most} of {all} series; ask for more by max_series, or group by fewer labels")
 }
 
 async fn query_instant(

@@ -265,6 +265,11 @@ pub struct QueryRangeResponse {
     pub series: Vec<TimeSeries>,
     #[prost(message, optional, tag = "2")]
     pub metrics: Option<SearchMetrics>,
+    /// 0: complete, 1: partial.
+    #[prost(int32, tag = "3")]
+    pub status: i32,
+    #[prost(string, tag = "4")]
+    pub message: String,
 }
 
 #[derive(Clone, PartialEq, Message)]

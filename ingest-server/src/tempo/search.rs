@@ -16,6 +16,9 @@ use super::{TempoError, TempoState};
 /// Spans shown of a set at most.
 pub const MAX_SPANS_PER_SET: u64 = 100;
 
+/// Traces of an answer at most.
+pub const MAX_TRACES: u32 = 100_000;
+
 /// Parameters that are no tags.
 const OWN_PARAMS: [&str; 9] = ["q", "tags", "minDuration", "maxDuration", "limit", "spss", "start", "end", "partial_response"];
 
@@ -133,7 +136,7 @@ fn call(p: &Params, state: &TempoState) -> Result<SearchCall, TempoError> {
         (None, None) => query_of_tags(&[], min, max),
     };
     let mut options = SearchOptions {
-        limit: usize::try_from(limit).unwrap_or(usize::MAX).min(100_000),
+        limit: limit.min(MAX_TRACES.into()) as usize,
         spans_per_set: spans as usize,
         max_trace_nano: state.max_trace_nano,
         partial: p.partial(),

@@ -423,7 +423,10 @@ async fn streaming_by_grpc() {
         ..Default::default()
     };
     let (_, out) = grpc::<proto::QueryRangeResponse>(&r, "MetricsQueryRange", &request).await;
-    assert_eq!(out[0].series.len(), 2);
+    assert_eq!((out[0].series.len(), out[0].status), (2, 0));
+    let (_, cut) = grpc::<proto::QueryRangeResponse>(&r, "MetricsQueryRange", &proto::QueryRangeRequest { max_series: 1, ..request }).await;
+    assert_eq!((&cut[0].series[..], cut[0].status), (&out[0].series[..1], 1));
+    assert!(cut[0].message.contains("1 of 2 series"), "{}", cut[0].message);
     let request = proto::QueryInstantRequest { query: "{} | count_over_time()".into(), ..Default::default() };
     let (_, out) = grpc::<proto::QueryInstantResponse>(&r, "MetricsQueryInstant", &request).await;
     assert_eq!(out[0].series[0].value, 2.0);
