@@ -165,6 +165,10 @@ pub trait SpanBatch {
     fn ids(&self) -> Result<Arc<SpanIds>>;
     /// A field's column.
     fn column(&self, field: &Field) -> Result<Arc<Column>>;
+    /// The columns of many fields, which may take less than one after the other.
+    fn columns(&self, fields: &[Field]) -> Result<Vec<Arc<Column>>> {
+        fields.iter().map(|f| self.column(f)).collect()
+    }
 }
 
 /// A comparison that storage may use to pass over parts that can't satisfy it.

@@ -266,6 +266,13 @@ pub struct GroupNumbers<'a> {
     hashes: Vec<u64>,
 }
 
+impl GroupNumbers<'_> {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.parts.len()
+    }
+}
+
 /// Owned resources and scopes, shared by the spans of a request.
 #[derive(Default)]
 pub struct Owner {

@@ -10,7 +10,7 @@ use super::block::reader::OpenBlock;
 use super::block::rows::Rows;
 use super::blocks::BlockHandle;
 use super::live::{LiveBody, Owner};
-use super::live_batch::{LiveBatch, LiveRef};
+use super::live_batch::{LiveBatch, LiveGroups, LiveRef};
 use super::merged::{MergedBatch, Place};
 use super::shared::{At, Groups, Ids, Shared, TracesOfGroup};
 use super::store::TraceStore;
@@ -272,18 +272,19 @@ impl Scan<'_> {
     fn live(&mut self, both: &Shared) -> Result<bool> {
         let mut some: Vec<LiveRef> = Vec::new();
         let snapshot = self.snapshot;
+        let groups = LiveGroups::new(&snapshot.bodies);
         for t in snapshot.live.chunk_by(|a, b| a.0 == b.0) {
             if !both.contains(t[0].0) {
                 some.extend_from_slice(t);
             }
             if some.len() >= LIVE_BATCH_SPANS {
-                if self.show(&LiveBatch::new(&snapshot.bodies, &some)?, || 0)? {
+                if self.show(&LiveBatch::new(&groups, &some)?, || 0)? {
                     return Ok(true);
                 }
                 some.clear();
             }
         }
-        self.show(&LiveBatch::new(&snapshot.bodies, &some)?, || 0)
+        self.show(&LiveBatch::new(&groups, &some)?, || 0)
     }
 
     /// Traces that lie in several places: a range of ids after the other, so that each row is read once or twice.
