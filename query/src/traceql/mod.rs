@@ -7,6 +7,7 @@ mod eval;
 mod lexer;
 mod metrics;
 mod parser;
+mod scan;
 mod search;
 mod tags;
 mod value;

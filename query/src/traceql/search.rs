@@ -13,6 +13,7 @@ use super::error::Result;
 use super::eval::expr::Rows;
 use super::eval::pipeline::{Selected, run};
 use super::lexer::Scope;
+use super::scan::{scan, trace};
 use super::value::Val;
 
 /// Name of a root that has not come yet, as Tempo calls it.
@@ -196,19 +197,12 @@ pub fn search(source: &dyn SpanSource, pipeline: &Pipeline, options: &SearchOpti
     request.partial = options.partial;
     // The newest so far, the oldest of them on top.
     let mut best: BinaryHeap<Reverse<(u64, Reverse<TraceId>)>> = BinaryHeap::new();
-    let mut failed = None;
     let mut visit = |batch: &dyn SpanBatch| {
-        if let Err(e) = candidates(batch, pipeline, options, &mut best) {
-            failed = Some(e);
-            return Ok(ControlFlow::Break(()));
-        }
+        candidates(batch, pipeline, options, &mut best)?;
         let full = best.len() >= options.limit;
         Ok(ControlFlow::Continue(if full { best.peek().map_or(0, |b| b.0.0) } else { 0 }))
     };
-    let mut stats = source.scan(&request, &mut visit)?;
-    if let Some(e) = failed {
-        return Err(e);
-    }
+    let mut stats = scan(source, pipeline, &request, &mut visit)?;
     let mut newest: Vec<_> = best.into_iter().map(|b| b.0).collect();
     newest.sort_by(|a, b| b.cmp(a));
     let mut attrs = Vec::new();
@@ -218,14 +212,7 @@ pub fn search(source: &dyn SpanSource, pipeline: &Pipeline, options: &SearchOpti
     attrs.dedup();
     let mut traces = Vec::new();
     for (_, Reverse(id)) in newest {
-        let shown: Option<Box<dyn SpanBatch>> = if options.partial {
-            let (trace, warnings) = source.trace_partial(id)?;
-            stats.warnings.extend(warnings);
-            trace.map(|t| Box::new(RowBatch::new(vec![t])) as _)
-        } else {
-            source.trace_batch(id)?
-        };
-        if let Some(trace) = shown {
+        if let Some(trace) = trace(source, id, options.partial, &mut stats)? {
             traces.extend(describe(&*trace, pipeline, &attrs, options)?);
         }
     }
@@ -301,7 +288,7 @@ fn text(v: &Value) -> String {
 
 fn describe(batch: &dyn SpanBatch, pipeline: &Pipeline, attrs: &[Attr], options: &SearchOptions) -> Result<Option<TraceMatch>> {
     let rows = Rows::new(batch);
-    let facts = rows.facts()?;
+    let times = rows.times()?;
     let (starts, durations, ids) = (batch.starts()?, batch.durations()?, batch.ids()?);
     let names = rows.attr(&Attr::Intrinsic(Intrinsic::Name))?;
     let service = batch.column(&Field::Attribute(AttributeScope::Resource, "service.name".to_owned()))?;
@@ -309,7 +296,7 @@ fn describe(batch: &dyn SpanBatch, pipeline: &Pipeline, attrs: &[Attr], options:
     let root = ids.parent.iter().position(|p| *p == 0);
     let root_name = root.map_or_else(|| ROOT_NOT_RECEIVED.to_owned(), |r| names.get(r).text());
     let root_service = root.map_or_else(|| ROOT_NOT_RECEIVED.to_owned(), |r| text(&service.values[service.idx[r] as usize]));
-    let shown = attrs.iter().map(|a| Ok((a.short_name().to_owned(), rows.attr(a)?))).collect::<Result<Vec<_>>>()?;
+    let shown = attrs.iter().map(|a| Ok((a.short_name().to_owned(), rows.attr(a)?.shown()))).collect::<Result<Vec<_>>>()?;
     let mut sets = Vec::new();
     for set in run(&rows, pipeline)?.into_sets(batch.traces()) {
         let span = |r: &u32| {
@@ -331,6 +318,6 @@ fn describe(batch: &dyn SpanBatch, pipeline: &Pipeline, attrs: &[Attr], options:
     if sets.is_empty() {
         return Ok(None);
     }
-    let (start_unix_nano, duration_nano) = (facts.start[0], facts.duration[0]);
+    let (start_unix_nano, duration_nano) = (times.start[0], times.duration[0]);
     Ok(Some(TraceMatch { trace_id: batch.trace_id(0), root_service, root_name, start_unix_nano, duration_nano, sets, services }))
 }

@@ -6,10 +6,11 @@ use std::ops::ControlFlow;
 use strandline_storage::read::{AttributeScope, ScanRequest, SpanBatch, SpanSource};
 
 use super::ast::{Attr, INTRINSICS, Intrinsic, Pipeline, kind_name, status_name};
-use super::error::{Result, TraceQlError};
+use super::error::Result;
 use super::eval::expr::Rows;
 use super::eval::pipeline::run;
 use super::lexer::{Scope, Tok, tokens};
+use super::scan::scan;
 use super::value::Val;
 
 /// What a listing covers.
@@ -83,18 +84,11 @@ type Keys = Vec<(AttributeScope, Vec<String>)>;
 /// Which of some names a selected span has.
 fn present(source: &dyn SpanSource, filter: &Pipeline, mut missing: Keys, options: &TagOptions) -> Result<Keys> {
     let mut found: Keys = missing.iter().map(|(s, _)| (*s, Vec::new())).collect();
-    let mut failed: Option<TraceQlError> = None;
     let mut visit = |batch: &dyn SpanBatch| {
-        if let Err(e) = move_present(batch, filter, options, &mut missing, &mut found) {
-            failed = Some(e);
-            return Ok(ControlFlow::Break(()));
-        }
+        move_present(batch, filter, options, &mut missing, &mut found)?;
         Ok(if missing.iter().all(|m| m.1.is_empty()) { ControlFlow::Break(()) } else { ControlFlow::Continue(0) })
     };
-    source.scan(&request(Some(filter), false, options), &mut visit)?;
-    if let Some(e) = failed {
-        return Err(e);
-    }
+    scan(source, filter, &request(Some(filter), false, options), &mut visit)?;
     found.iter_mut().for_each(|f| f.1.sort());
     Ok(found)
 }
@@ -177,19 +171,12 @@ pub fn tag_values(source: &dyn SpanSource, tag: &Attr, filter: Option<&Pipeline>
     let whole = matches!(tag, Attr::Intrinsic(Intrinsic::RootName | Intrinsic::RootService));
     let request = request(filter, whole, options);
     let mut found = Found::default();
-    let mut failed: Option<TraceQlError> = None;
     let mut visit = |batch: &dyn SpanBatch| {
-        if let Err(e) = collect(batch, tag, filter, options, &mut found) {
-            failed = Some(e);
-            return Ok(ControlFlow::Break(()));
-        }
+        collect(batch, tag, filter, options, &mut found)?;
         let enough = found.full || (options.limit > 0 && found.values.len() >= options.limit);
         Ok(if enough { ControlFlow::Break(()) } else { ControlFlow::Continue(0) })
     };
-    source.scan(&request, &mut visit)?;
-    if let Some(e) = failed {
-        return Err(e);
-    }
+    scan(source, filter.unwrap_or(&Pipeline::default()), &request, &mut visit)?;
     let mut out: Vec<TagValue> = found.values.into_iter().collect();
     if options.limit > 0 {
         out.truncate(options.limit);

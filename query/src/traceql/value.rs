@@ -1,6 +1,7 @@
 //! Values while a query is evaluated, and what operators make of them.
 
 use std::cmp::Ordering;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use strandline_storage::model::Regex;
@@ -93,6 +94,10 @@ impl Val {
             Val::Other => "other".into(),
         }
     }
+    /// What labels, groups and results show: a value that the language has no words for is none.
+    pub fn shown(&self) -> &Val {
+        if *self == Val::Other { &Val::Nil } else { self }
+    }
     /// What tells types apart whose values read alike.
     pub fn tag(&self) -> u8 {
         match self {
@@ -108,6 +113,33 @@ impl Val {
             Val::Other => 9,
         }
     }
+    /// Whether the two are one and the same, to the sign of a zero.
+    fn is(&self, other: &Val) -> bool {
+        match (self, other) {
+            (Val::Float(a), Val::Float(b)) => a.to_bits() == b.to_bits(),
+            (Val::Array(a), Val::Array(b)) => a.len() == b.len() && a.iter().zip(b.iter()).all(|(a, b)| a.is(b)),
+            (a, b) => a == b,
+        }
+    }
+    fn hash_into<H: Hasher>(&self, h: &mut H) {
+        h.write_u8(self.tag());
+        match self {
+            Val::Str(s) => s.hash(h),
+            Val::Int(i) | Val::Duration(i) | Val::Status(i) | Val::Kind(i) => i.hash(h),
+            Val::Float(f) => f.to_bits().hash(h),
+            Val::Bool(b) => b.hash(h),
+            Val::Array(a) => a.iter().for_each(|v| v.hash_into(h)),
+            Val::Nil | Val::Other => {}
+        }
+    }
+    /// Bytes it takes, about.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Val::Str(s) => s.len(),
+            Val::Array(a) => a.iter().map(Val::bytes).sum(),
+            _ => 8,
+        }
+    }
     /// A total order over all values, for results that are the same each time: numbers first, the rest by its text.
     pub fn total_cmp(&self, other: &Val) -> Ordering {
         let by_number = match (self.number(), other.number()) {
@@ -115,6 +147,24 @@ impl Val {
             (a, b) => b.is_some().cmp(&a.is_some()),
         };
         by_number.then_with(|| self.text().cmp(&other.text())).then_with(|| self.tag().cmp(&other.tag()))
+    }
+}
+
+/// A value that is counted apart from all that differ from it, be it in type or in the sign of a zero.
+#[derive(Clone, Debug)]
+pub struct Distinct(pub Val);
+
+impl PartialEq for Distinct {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.is(&other.0)
+    }
+}
+
+impl Eq for Distinct {}
+
+impl Hash for Distinct {
+    fn hash<H: Hasher>(&self, h: &mut H) {
+        self.0.hash_into(h);
     }
 }
 
@@ -156,15 +206,23 @@ pub fn compare(op: BinOp, a: &Val, b: &Val) -> bool {
             match (op, order(a, b)) {
                 (BinOp::Ne, None) => a.number().is_some() && b.number().is_some(),
                 (_, None) => false,
-                (BinOp::Eq, Some(o)) => o == Ordering::Equal,
-                (BinOp::Ne, Some(o)) => o != Ordering::Equal,
-                (BinOp::Lt, Some(o)) => orderable && o == Ordering::Less,
-                (BinOp::Le, Some(o)) => orderable && o != Ordering::Greater,
-                (BinOp::Gt, Some(o)) => orderable && o == Ordering::Greater,
-                (BinOp::Ge, Some(o)) => orderable && o != Ordering::Less,
-                _ => false,
+                (BinOp::Eq | BinOp::Ne, Some(o)) => holds(op, o),
+                (_, Some(o)) => orderable && holds(op, o),
             }
         }
+    }
+}
+
+/// Whether a comparison holds of values in this order.
+pub fn holds(op: BinOp, o: Ordering) -> bool {
+    match op {
+        BinOp::Eq => o == Ordering::Equal,
+        BinOp::Ne => o != Ordering::Equal,
+        BinOp::Lt => o == Ordering::Less,
+        BinOp::Le => o != Ordering::Greater,
+        BinOp::Gt => o == Ordering::Greater,
+        BinOp::Ge => o != Ordering::Less,
+        _ => false,
     }
 }
 

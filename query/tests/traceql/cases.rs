@@ -1,9 +1,10 @@
 //! What queries select: the spans of each trace of the fixture, by name. Sets of a trace are parted by a slash.
 
-use strandline_query::traceql::{MatchedSet, Root, SearchOptions, parse, search};
+use strandline_query::traceql::{MatchedSet, MetricsOptions, Root, SearchOptions, parse, query_range, search};
+use strandline_storage::read::SpanSource;
 
 use super::Report;
-use super::fixture::{Memory, traces};
+use super::fixture::{Memory, Unscanned, traces};
 
 /// A query and what it selects, newest trace first: `B:g,h A:a/b` is spans g and h of B, and of A two sets.
 const CASES: &[(&str, &str)] = &[
@@ -47,6 +48,14 @@ const CASES: &[(&str, &str)] = &[
     ("{ -duration < -400ms }", "B:g"),
     ("{ span:id = \"0101010101010101\" }", "A:a"),
     ("{ span:parentID = \"0101010101010101\" }", "A:b,f"),
+    ("{ span:id != \"0101010101010101\" }", "D:m,k,l C:j B:g,h,i A:b,c,d,e,f"),
+    ("{ span:id = \"101010101010101\" }", ""),
+    ("{ span:id != \"no id\" && name = \"a\" }", "A:a"),
+    ("{ span:parentID != \"0101010101010101\" }", "D:k,l C:j B:h,i A:c,d,e"),
+    ("{ span:parentID != \"\" }", "D:k,l C:j B:h,i A:b,c,d,e,f"),
+    ("{ span:parentID = \"\" }", ""),
+    ("{ span:parentID = \"0000000000000000\" }", ""),
+    ("{ span:parentID =~ \"01.*\" }", "A:b,f"),
     ("{ span:childCount = 2 }", "B:g A:a,c"),
     ("{ span:childCount > 0 && kind = client }", "A:b"),
     ("{ trace:id = \"02020202020202020202020202020202\" }", "B:g,h,i"),
@@ -225,6 +234,7 @@ const CASES: &[(&str, &str)] = &[
     ("{} | by(resource.service.name) | count() > 2", "D:m,k,l A:c,d,e/a,b,f"),
     ("{ kind != internal } | by(status) | count() = 1", "D:m C:j B:g A:e/a"),
     ("{ span.n != nil } | by(span.n)", "C:j B:g,h/i"),
+    ("{ name < \"d\" } | by(span.blob)", "A:a,b,c"),
     ("{} | by(name) | { name = \"a\" || name = \"b\" }", "A:a/b"),
     ("{} | by(resource.service.name) | count() > 2 | coalesce()", "D:m,k,l A:a,b,c,d,e,f"),
     ("by(kind) | max(duration) >= 500ms", "B:g"),
@@ -240,7 +250,7 @@ fn letter(trace: u8) -> char {
     char::from(b'A' + trace - 1)
 }
 
-fn select(source: &Memory, query: &str, options: &SearchOptions) -> Result<String, String> {
+fn select(source: &dyn SpanSource, query: &str, options: &SearchOptions) -> Result<String, String> {
     let q = parse(query).map_err(|e| e.to_string())?;
     let Root::Spansets(p) = &q.root else { return Err("not a search".into()) };
     let found = search(source, p, options).map_err(|e| e.to_string())?;
@@ -265,6 +275,7 @@ pub fn run(report: &mut Report) {
         report.check(query, same(select(&source, query, &all), want));
     }
     report.check("at least 150 cases", if CASES.len() >= 150 { Ok(()) } else { Err(CASES.len().to_string()) });
+    named(report);
     // The newest come first, and the limit keeps them.
     report.check("limit", same(select(&source, "{}", &SearchOptions { limit: 2, ..all.clone() }), "D:m,k,l C:j"));
     report.check("spans per set", same(select(&source, "{}", &SearchOptions { spans_per_set: 1, limit: 1, ..all.clone() }), "D:m"));
@@ -276,6 +287,30 @@ pub fn run(report: &mut Report) {
     };
     report.check("range", same(select(&source, "{}", &range(1, 3)), "C:j B:g,h,i"));
     details(&source, report);
+}
+
+/// Traces that a query names are read by their ids, and no others.
+fn named(report: &mut Report) {
+    let source = Unscanned(Memory(traces()));
+    let id = |n: &str| n.repeat(16);
+    let options = SearchOptions { spans_per_set: 100, ..SearchOptions::default() };
+    for (query, want) in [
+        (format!("{{ trace:id = \"{}\" && status = error }}", id("01")), "A:e"),
+        (format!("{{ trace:id = \"{}\" || trace:id = \"{}\" }} | count() < 4", id("01"), id("02")), "B:g,h,i"),
+        (format!("{{ kind = server }} >> {{ trace:id = \"{}\" && kind = client }}", id("01")), "A:b,d,e"),
+        (format!("{{ trace:id = \"{}\" }}", id("09")), ""),
+    ] {
+        report.check(&query, same(select(&source, &query, &options), want));
+        let counts = |q: &str| {
+            let q = parse(&format!("{q} | count_over_time()")).map_err(|e| e.to_string())?;
+            let r = query_range(&source, &q, &MetricsOptions::new(super::fixture::T0, super::fixture::T0 + 600_000_000_000));
+            Ok(r.map_err(|e| e.to_string())?.series.iter().flat_map(|s| &s.values).fold(0.0, |sum, v| sum + v).to_string())
+        };
+        let spans = want.split([',', ' ']).filter(|s| !s.is_empty()).count();
+        report.check(&format!("{query}, counted"), same(counts(&query), &spans.to_string()));
+    }
+    let late = SearchOptions { start_nano: super::fixture::T0 + 60_000_000_000, ..options };
+    report.check("named, of another time", same(select(&source, &format!("{{ trace:id = \"{}\" }}", id("01")), &late), ""));
 }
 
 /// What results show beside the spans.

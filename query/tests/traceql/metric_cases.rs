@@ -35,6 +35,8 @@ const CASES: &[(&str, &[&str])] = &[
         &["span.path=/cart: 1 0 0 0", "span.version=7: 1 0 0 0"],
     ),
     ("{ name < \"c\" } | count_over_time() by (span.missing, span.absent)", &["span.missing=nil: 2 0 0 0"]),
+    // A value that the language has no words for is no label.
+    ("{ span.blob != nil } | count_over_time() by (span.blob, name)", &["name=c: 1 0 0 0"]),
     ("{ name = \"a\" } | quantile_over_time(duration, 1) by (span.missing)", &["p=1: 0.134217728 0 0 0"]),
     ("{ kind = client } | count_over_time() by (rootName)", &["rootName=a: 3 0 0 0"]),
     ("{} | min_over_time(duration)", &["__name__=min_over_time: 0.01 0.1 0.03 0.005"]),

@@ -7,11 +7,11 @@ use foldhash::HashMap;
 use strandline_storage::model::Regex;
 use strandline_storage::read::{AttributeScope, Column, Field, SpanBatch, Value};
 
-use super::trace::TraceFacts;
+use super::trace::{NestedSets, TraceTimes, child_counts, roots};
 use crate::traceql::ast::{Attr, BinOp, Expr, ExprNode, Intrinsic, Static};
 use crate::traceql::error::{Result, TraceQlError};
 use crate::traceql::lexer::Scope;
-use crate::traceql::value::{self, Val};
+use crate::traceql::value::{self, Distinct, Val};
 
 /// The values of an expression in all rows.
 #[derive(Clone)]
@@ -22,6 +22,8 @@ pub enum Data {
     Dict(Arc<Vec<Val>>, Indices),
     /// Durations in nanoseconds.
     Durations(Arc<Vec<u64>>),
+    /// Integers.
+    Ints(Arc<Vec<i64>>),
     /// Truth values.
     Mask(Vec<bool>),
     /// A value for each row.
@@ -54,6 +56,7 @@ impl Data {
             Data::Const(v) => v.clone(),
             Data::Dict(values, idx) => values[idx.all()[row] as usize].clone(),
             Data::Durations(d) => Val::Duration(d[row] as i64),
+            Data::Ints(n) => Val::Int(n[row]),
             Data::Mask(m) => Val::Bool(m[row]),
             Data::Rows(v) => v[row].clone(),
         }
@@ -69,7 +72,7 @@ impl Data {
                 let by_value: Vec<bool> = values.iter().map(truth).collect();
                 idx.all().iter().map(|i| by_value[*i as usize]).collect()
             }
-            Data::Durations(_) => vec![false; rows],
+            Data::Durations(_) | Data::Ints(_) => vec![false; rows],
             Data::Rows(v) => v.iter().map(truth).collect(),
         }
     }
@@ -83,12 +86,45 @@ impl Data {
                 idx.all().iter().map(|i| by_value[*i as usize]).collect()
             }
             Data::Durations(d) => d.iter().map(|d| f(&Val::Duration(*d as i64))).collect(),
+            Data::Ints(n) => n.iter().map(|n| f(&Val::Int(*n))).collect(),
             Data::Mask(m) => {
                 let (t, n) = (f(&Val::Bool(true)), f(&Val::Bool(false)));
                 m.iter().map(|b| if *b { t } else { n }).collect()
             }
             Data::Rows(v) => v.iter().map(f).collect(),
         }
+    }
+
+    /// As labels, groups and results show the values.
+    pub fn shown(self) -> Data {
+        match self {
+            Data::Dict(values, idx) if values.contains(&Val::Other) => {
+                Data::Dict(Arc::new(values.iter().map(|v| v.shown().clone()).collect()), idx)
+            }
+            Data::Rows(v) if v.contains(&Val::Other) => Data::Rows(v.iter().map(|v| v.shown().clone()).collect()),
+            other => other,
+        }
+    }
+
+    /// Its values, each once, and for each row the number of its own. Values of different types differ.
+    pub fn numbered(&self, rows: usize) -> (Vec<Val>, Vec<u32>) {
+        let mut known: HashMap<Distinct, u32> = HashMap::default();
+        let mut values = Vec::new();
+        let mut number = |v: Val| {
+            *known.entry(Distinct(v)).or_insert_with_key(|v| {
+                values.push(v.0.clone());
+                values.len() as u32 - 1
+            })
+        };
+        let of_row = match self {
+            Data::Const(v) => vec![number(v.clone()); rows],
+            Data::Dict(dict, idx) => {
+                let of_value: Vec<u32> = dict.iter().map(|v| number(v.clone())).collect();
+                idx.all().iter().map(|i| of_value[*i as usize]).collect()
+            }
+            other => (0..rows).map(|r| number(other.get(r))).collect(),
+        };
+        (values, of_row)
     }
 
     /// Calls `f` with the values of marked rows, each distinct one of a dictionary once.
@@ -109,6 +145,7 @@ impl Data {
             Data::Const(v) => Data::Const(f(v)?),
             Data::Dict(values, idx) => Data::Dict(Arc::new(values.iter().map(f).collect::<Result<_>>()?), idx.clone()),
             Data::Durations(d) => Data::Rows(d.iter().map(|d| f(&Val::Duration(*d as i64))).collect::<Result<_>>()?),
+            Data::Ints(n) => Data::Rows(n.iter().map(|n| f(&Val::Int(*n))).collect::<Result<_>>()?),
             Data::Mask(m) => Data::Rows(m.iter().map(|b| f(&Val::Bool(*b))).collect::<Result<_>>()?),
             Data::Rows(v) => Data::Rows(v.iter().map(f).collect::<Result<_>>()?),
         })
@@ -119,7 +156,9 @@ impl Data {
 pub struct Rows<'a> {
     /// The spans.
     pub batch: &'a dyn SpanBatch,
-    facts: RefCell<Option<Arc<TraceFacts>>>,
+    times: RefCell<Option<Arc<TraceTimes>>>,
+    nested: RefCell<Option<Arc<NestedSets>>>,
+    columns: RefCell<HashMap<Field, Arc<Column>>>,
     loaded: RefCell<HashMap<Attr, Data>>,
     regexes: RefCell<HashMap<String, Regex>>,
 }
@@ -127,17 +166,47 @@ pub struct Rows<'a> {
 impl<'a> Rows<'a> {
     /// Over a batch.
     pub fn new(batch: &'a dyn SpanBatch) -> Self {
-        Rows { batch, facts: RefCell::default(), loaded: RefCell::default(), regexes: RefCell::default() }
+        Rows {
+            batch,
+            times: RefCell::default(),
+            nested: RefCell::default(),
+            columns: RefCell::default(),
+            loaded: RefCell::default(),
+            regexes: RefCell::default(),
+        }
     }
 
-    /// What is known of the traces as wholes.
-    pub fn facts(&self) -> Result<Arc<TraceFacts>> {
-        if let Some(f) = &*self.facts.borrow() {
-            return Ok(f.clone());
+    /// When the traces began and how long they took.
+    pub fn times(&self) -> Result<Arc<TraceTimes>> {
+        once(&self.times, || TraceTimes::new(self.batch))
+    }
+
+    fn nested(&self) -> Result<Arc<NestedSets>> {
+        once(&self.nested, || NestedSets::new(self.batch))
+    }
+
+    /// Reads what will be asked for of these attributes, all at once.
+    pub fn read_ahead(&self, attrs: &[Attr]) -> Result<()> {
+        let fields = attrs.iter().filter_map(|a| match a {
+            Attr::Attribute { scope, key, .. } => match Attr::scopes(*scope) {
+                [one] => Some(Field::Attribute(*one, key.clone())),
+                _ => None,
+            },
+            Attr::Intrinsic(i) => i.field(),
+        });
+        let fields: Vec<Field> = fields.collect();
+        let columns = self.batch.columns(&fields)?;
+        self.columns.borrow_mut().extend(fields.into_iter().zip(columns));
+        Ok(())
+    }
+
+    fn column(&self, field: Field) -> Result<Arc<Column>> {
+        if let Some(c) = self.columns.borrow().get(&field) {
+            return Ok(c.clone());
         }
-        let f = Arc::new(TraceFacts::new(self.batch)?);
-        *self.facts.borrow_mut() = Some(f.clone());
-        Ok(f)
+        let c = self.batch.column(&field)?;
+        self.columns.borrow_mut().insert(field, c.clone());
+        Ok(c)
     }
 
     /// The values of an attribute or intrinsic.
@@ -157,7 +226,7 @@ impl<'a> Rows<'a> {
     pub fn attribute(&self, scopes: &[AttributeScope], key: &str) -> Result<Data> {
         let mut found: Option<Data> = None;
         for s in scopes {
-            let c = self.batch.column(&Field::Attribute(*s, key.to_owned()))?;
+            let c = self.column(Field::Attribute(*s, key.to_owned()))?;
             // A column of one value has nil only.
             if c.values.len() <= 1 {
                 continue;
@@ -188,7 +257,7 @@ impl<'a> Rows<'a> {
             }
         };
         if let Some(field) = i.field() {
-            let c = self.batch.column(&field)?;
+            let c = self.column(field)?;
             return Ok(match i {
                 Status => dict(c, number(Val::Status)),
                 Kind => dict(c, number(Val::Kind)),
@@ -199,22 +268,22 @@ impl<'a> Rows<'a> {
         if i == Duration {
             return Ok(Data::Durations(self.batch.durations()?));
         }
-        let facts = self.facts()?;
+        let traces = self.batch.traces().len() - 1;
         Ok(match i {
-            TraceId => self.by_trace((0..facts.duration.len()).map(|t| trace_id(&self.batch.trace_id(t).to_string()))),
-            TraceDuration => self.by_trace(facts.duration.iter().map(|d| Val::Duration(*d as i64))),
-            RootName => self.of_roots(&facts, &self.attr(&Attr::Intrinsic(Name))?),
-            RootService => self.of_roots(&facts, &self.attribute(&[AttributeScope::Resource], "service.name")?),
-            NestedSetLeft => Data::Rows(facts.nested(self.batch)?.left.iter().map(|v| Val::Int((*v).into())).collect()),
-            NestedSetRight => Data::Rows(facts.nested(self.batch)?.right.iter().map(|v| Val::Int((*v).into())).collect()),
-            NestedSetParent => Data::Rows(facts.nested(self.batch)?.parent.iter().map(|v| Val::Int((*v).into())).collect()),
-            ChildCount => Data::Rows(facts.nested(self.batch)?.children.iter().map(|v| Val::Int((*v).into())).collect()),
+            TraceId => self.by_trace((0..traces).map(|t| trace_id(&self.batch.trace_id(t).to_string()))),
+            TraceDuration => self.by_trace(self.times()?.duration.iter().map(|d| Val::Duration(*d as i64))),
+            RootName => self.of_roots(&self.attr(&Attr::Intrinsic(Name))?)?,
+            RootService => self.of_roots(&self.attribute(&[AttributeScope::Resource], "service.name")?)?,
+            NestedSetLeft => Data::Ints(self.nested()?.left.clone()),
+            NestedSetRight => Data::Ints(self.nested()?.right.clone()),
+            NestedSetParent => Data::Ints(self.nested()?.parent.clone()),
+            ChildCount => Data::Ints(Arc::new(child_counts(self.batch)?)),
             _ => Data::Const(Val::Nil),
         })
     }
 
-    fn of_roots(&self, facts: &TraceFacts, data: &Data) -> Data {
-        self.by_trace(facts.root.iter().map(|r| r.map_or(Val::Nil, |r| data.get(r as usize))))
+    fn of_roots(&self, data: &Data) -> Result<Data> {
+        Ok(self.by_trace(roots(self.batch)?.iter().map(|r| r.map_or(Val::Nil, |r| data.get(r as usize)))))
     }
 
     /// A value for each trace, in all its rows.
@@ -272,6 +341,9 @@ impl<'a> Rows<'a> {
                 Ok(Data::Mask(self.eval(l)?.test(n, |v| value::matches(op == BinOp::Nre, v, &regex))))
             }
             _ => {
+                if let Some(mask) = self.id_test(op, l, r)? {
+                    return Ok(Data::Mask(mask));
+                }
                 let (left, right) = (self.eval(l)?, self.eval(r)?);
                 let nil = |e: &Expr| matches!(e.node, ExprNode::Static(Static::Nil));
                 if op.is_comparison() && (nil(l) || nil(r)) {
@@ -284,6 +356,12 @@ impl<'a> Rows<'a> {
                 }
                 if op.is_comparison() {
                     return Ok(Data::Mask(match (&left, &right) {
+                        (Data::Durations(d), Data::Const(Val::Int(c) | Val::Duration(c))) => {
+                            d.iter().map(|d| value::holds(op, (*d as i64).cmp(c))).collect()
+                        }
+                        (Data::Ints(n), Data::Const(Val::Int(c) | Val::Duration(c))) => {
+                            n.iter().map(|n| value::holds(op, n.cmp(c))).collect()
+                        }
                         (l, Data::Const(c)) => l.test(n, |v| value::compare(op, v, c)),
                         (Data::Const(c), r) => r.test(n, |v| value::compare(op, c, v)),
                         (l, r) => (0..n).map(|i| value::compare(op, &l.get(i), &r.get(i))).collect(),
@@ -298,6 +376,30 @@ impl<'a> Rows<'a> {
         }
     }
 
+    /// The rows whose id, or whose parent's, is a literal or is not: told by numbers, so that no text is made of each.
+    fn id_test(&self, op: BinOp, l: &Expr, r: &Expr) -> Result<Option<Vec<bool>>> {
+        let (ExprNode::Attr(Attr::Intrinsic(i)), ExprNode::Static(Static::Str(text)), BinOp::Eq | BinOp::Ne) = (&l.node, &r.node, op)
+        else {
+            return Ok(None);
+        };
+        let of_parent = match i {
+            Intrinsic::SpanId => false,
+            Intrinsic::ParentId => true,
+            _ => return Ok(None),
+        };
+        let wanted = span_id(text);
+        if wanted.is_none() && op == BinOp::Eq {
+            return Ok(Some(vec![false; self.batch.len()]));
+        }
+        let ids = self.batch.ids()?;
+        let holds = |id: &u64| (Some(*id) == wanted) == (op == BinOp::Eq);
+        // A root has no parent, which is neither equal nor unequal to an id.
+        Ok(Some(match of_parent {
+            true => ids.parent.iter().map(|id| *id != 0 && holds(id)).collect(),
+            false => ids.span.iter().map(holds).collect(),
+        }))
+    }
+
     fn regex(&self, pattern: &str) -> Result<Regex> {
         if let Some(r) = self.regexes.borrow().get(pattern) {
             return Ok(r.clone());
@@ -306,6 +408,16 @@ impl<'a> Rows<'a> {
         self.regexes.borrow_mut().insert(pattern.to_owned(), r.clone());
         Ok(r)
     }
+}
+
+/// What `make` makes, made once.
+fn once<T>(kept: &RefCell<Option<Arc<T>>>, make: impl FnOnce() -> Result<T>) -> Result<Arc<T>> {
+    if let Some(made) = &*kept.borrow() {
+        return Ok(made.clone());
+    }
+    let made = Arc::new(make()?);
+    *kept.borrow_mut() = Some(made.clone());
+    Ok(made)
 }
 
 /// What a comparison holds of roots and of all other spans, if it asks no more than that, as `nestedSetParent < 0` does:
@@ -317,6 +429,12 @@ pub fn root_test(e: &Expr) -> Option<[bool; 2]> {
     };
     let others_alike = *c < 0 || *c == 0 && matches!(op, BinOp::Lt | BinOp::Ge);
     (op.is_comparison() && others_alike).then(|| [-1, 0].map(|parent| value::compare(*op, &Val::Int(parent), &Val::Int(*c))))
+}
+
+/// An id of a span as text, if it is one: sixteen digits of hex, as columns show them.
+fn span_id(text: &str) -> Option<u64> {
+    let digits = text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    if digits && text.len() == 16 { u64::from_str_radix(text, 16).ok() } else { None }
 }
 
 /// Ids of traces stand without leading zeros, as search shows them; literals they are compared with do too.

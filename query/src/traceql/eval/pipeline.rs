@@ -1,7 +1,5 @@
 //! Pipelines: which spans of which traces remain.
 
-use foldhash::HashMap;
-
 use super::expr::{Rows, root_test};
 use super::trace::Tree;
 use crate::traceql::ast::{Aggregate, AggregateOp, Attr, BinOp, Expr, ExprNode, Pipeline, Relation, Scalar, SetExpr, SetOp, Stage};
@@ -188,16 +186,21 @@ fn related(rows: &Rows<'_>, (relation, negated, union): (Relation, bool, bool), 
 }
 
 fn group(rows: &Rows<'_>, e: &Expr, sets: Vec<SpanSet>) -> Result<Vec<SpanSet>> {
-    let (data, name) = (rows.eval(e)?, format!("by({e})"));
+    let (values, of_row) = rows.eval(e)?.shown().numbered(rows.batch.len());
+    let name = format!("by({e})");
     let mut out = Vec::new();
+    let mut rows_of: Vec<Vec<u32>> = vec![Vec::new(); values.len()];
     for s in sets {
-        // By text and type, so that 1 and "1" stay apart.
-        let mut groups: HashMap<String, (Val, Vec<u32>)> = HashMap::default();
+        let mut met = Vec::new();
         for r in &s.rows {
-            let v = data.get(*r as usize);
-            groups.entry(format!("{v:?}")).or_insert_with(|| (v, Vec::new())).1.push(*r);
+            let value = of_row[*r as usize] as usize;
+            if rows_of[value].is_empty() {
+                met.push(value);
+            }
+            rows_of[value].push(*r);
         }
-        let mut groups: Vec<(Val, Vec<u32>)> = groups.into_values().collect();
+        let mut groups: Vec<(Val, Vec<u32>)> =
+            met.into_iter().map(|value| (values[value].clone(), std::mem::take(&mut rows_of[value]))).collect();
         groups.sort_by(|a, b| a.0.total_cmp(&b.0).then_with(|| a.1.cmp(&b.1)));
         for (v, group_rows) in groups {
             let mut attributes = s.attributes.clone();

@@ -1,6 +1,6 @@
 //! Traces as wholes: durations, roots, and who is whose child.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use foldhash::HashMap;
 use strandline_storage::read::SpanBatch;
@@ -8,28 +8,23 @@ use strandline_storage::read::SpanBatch;
 use crate::traceql::ast::Relation;
 use crate::traceql::error::Result;
 
-/// What is known of each trace of a batch.
-pub struct TraceFacts {
+/// What is known of the times of each trace of a batch.
+pub struct TraceTimes {
     /// First start, Unix nanoseconds.
     pub start: Vec<u64>,
     /// From the first start to the last end.
     pub duration: Vec<u64>,
-    /// Row of the first span without a parent.
-    pub root: Vec<Option<u32>>,
-    nested: OnceLock<Arc<NestedSets>>,
 }
 
 /// Nested-set numbers of each row: a span's interval holds those of its descendants. Spans that no root leads to have
 /// 0 everywhere, and a root's parent is -1.
 pub struct NestedSets {
     /// Where the span's interval begins.
-    pub left: Vec<i32>,
+    pub left: Arc<Vec<i64>>,
     /// Where it ends.
-    pub right: Vec<i32>,
+    pub right: Arc<Vec<i64>>,
     /// Where the parent's interval begins.
-    pub parent: Vec<i32>,
-    /// Number of children.
-    pub children: Vec<u32>,
+    pub parent: Arc<Vec<i64>>,
 }
 
 /// Row of no span.
@@ -175,71 +170,92 @@ impl Tree {
         out
     }
 
-    /// Nested-set numbers, appended.
-    fn number(&self, sets: &mut NestedSets) {
+    /// Nested-set numbers, appended: where each interval begins and ends, and where the parent's begins.
+    fn number(&self, left: &mut Vec<i64>, right: &mut Vec<i64>, parent: &mut Vec<i64>) {
         let n = self.parent.len();
-        let base = sets.left.len();
-        for v in [&mut sets.left, &mut sets.right, &mut sets.parent] {
+        let base = left.len();
+        for v in [&mut *left, right, parent] {
             v.resize(base + n, 0);
         }
-        sets.children.resize(base + n, 0);
         let (first, mut next) = self.children();
         let mut cursor = first;
         let mut counter = 1;
         for root in (0..n).filter(|i| self.is_root[*i]) {
-            sets.parent[base + root] = -1;
+            parent[base + root] = -1;
             let mut stack = vec![root];
-            sets.left[base + root] = counter;
+            left[base + root] = counter;
             counter += 1;
             while let Some(&top) = stack.last() {
                 let child = cursor[top];
                 if child == NONE {
-                    sets.right[base + top] = counter;
+                    right[base + top] = counter;
                     counter += 1;
                     stack.pop();
                     continue;
                 }
                 let child = child as usize;
                 cursor[top] = std::mem::replace(&mut next[child], NONE);
-                sets.children[base + top] += 1;
-                sets.parent[base + child] = sets.left[base + top];
-                sets.left[base + child] = counter;
+                parent[base + child] = left[base + top];
+                left[base + child] = counter;
                 counter += 1;
                 stack.push(child);
             }
         }
     }
+
+    /// Numbers of children that a root leads to, appended.
+    fn count_children(&self, out: &mut Vec<i64>) {
+        let base = out.len();
+        out.resize(base + self.parent.len(), 0);
+        self.connected_children().for_each(|i| out[base + self.parent[i] as usize] += 1);
+    }
 }
 
-impl TraceFacts {
+impl TraceTimes {
     /// Of the traces of a batch.
     pub fn new(batch: &dyn SpanBatch) -> Result<Self> {
-        let (starts, durations, ids) = (batch.starts()?, batch.durations()?, batch.ids()?);
-        let mut f = TraceFacts { start: Vec::new(), duration: Vec::new(), root: Vec::new(), nested: OnceLock::new() };
+        let (starts, durations) = (batch.starts()?, batch.durations()?);
+        let mut t = TraceTimes { start: Vec::new(), duration: Vec::new() };
         for w in batch.traces().windows(2) {
             let rows = w[0] as usize..w[1] as usize;
             let start = rows.clone().map(|r| starts[r]).min().unwrap_or(0);
-            let end = rows.clone().map(|r| starts[r].saturating_add(durations[r])).max().unwrap_or(0);
-            f.start.push(start);
-            f.duration.push(end - start);
-            f.root.push(rows.clone().find(|r| ids.parent[*r] == 0).map(|r| r as u32));
+            let end = rows.map(|r| starts[r].saturating_add(durations[r])).max().unwrap_or(0);
+            t.start.push(start);
+            t.duration.push(end - start);
         }
-        Ok(f)
+        Ok(t)
     }
+}
 
-    /// Nested-set numbers of all rows.
-    pub fn nested(&self, batch: &dyn SpanBatch) -> Result<Arc<NestedSets>> {
-        if let Some(n) = self.nested.get() {
-            return Ok(n.clone());
-        }
-        let ids = batch.ids()?;
-        let mut sets = NestedSets { left: Vec::new(), right: Vec::new(), parent: Vec::new(), children: Vec::new() };
-        for w in batch.traces().windows(2) {
-            let rows = w[0] as usize..w[1] as usize;
-            Tree::new(&ids.span[rows.clone()], &ids.parent[rows]).number(&mut sets);
-        }
-        Ok(self.nested.get_or_init(|| Arc::new(sets)).clone())
+impl NestedSets {
+    /// Of all rows of a batch.
+    pub fn new(batch: &dyn SpanBatch) -> Result<Self> {
+        let (mut left, mut right, mut parent) = (Vec::new(), Vec::new(), Vec::new());
+        each_tree(batch, |t| t.number(&mut left, &mut right, &mut parent))?;
+        Ok(NestedSets { left: left.into(), right: right.into(), parent: parent.into() })
     }
+}
+
+/// For each trace the row of its first span without a parent.
+pub fn roots(batch: &dyn SpanBatch) -> Result<Vec<Option<u32>>> {
+    let ids = batch.ids()?;
+    Ok(batch.traces().windows(2).map(|w| (w[0]..w[1]).find(|r| ids.parent[*r as usize] == 0)).collect())
+}
+
+/// Number of children of each row, those that a root leads to.
+pub fn child_counts(batch: &dyn SpanBatch) -> Result<Vec<i64>> {
+    let mut out = Vec::with_capacity(batch.len());
+    each_tree(batch, |t| t.count_children(&mut out))?;
+    Ok(out)
+}
+
+fn each_tree(batch: &dyn SpanBatch, mut f: impl FnMut(&Tree)) -> Result<()> {
+    let ids = batch.ids()?;
+    for w in batch.traces().windows(2) {
+        let rows = w[0] as usize..w[1] as usize;
+        f(&Tree::new(&ids.span[rows.clone()], &ids.parent[rows]));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -250,12 +266,13 @@ mod tests {
     fn numbers_nest_and_cycles_stay_out() {
         // 1 is the root of 2 and 3; 4 is below 3; 5 and 6 are each other's parents; 7's parent is missing.
         let t = Tree::new(&[1, 2, 3, 4, 5, 6, 7], &[0, 1, 1, 3, 6, 5, 99]);
-        let mut s = NestedSets { left: vec![], right: vec![], parent: vec![], children: vec![] };
-        t.number(&mut s);
-        assert_eq!(s.left, [1, 2, 4, 5, 0, 0, 0]);
-        assert_eq!(s.right, [8, 3, 7, 6, 0, 0, 0]);
-        assert_eq!(s.parent, [-1, 1, 1, 4, 0, 0, 0]);
-        assert_eq!(s.children, [2, 0, 1, 0, 0, 0, 0]);
+        let (mut left, mut right, mut parent, mut children) = (vec![], vec![], vec![], vec![]);
+        t.number(&mut left, &mut right, &mut parent);
+        t.count_children(&mut children);
+        assert_eq!(left, [1, 2, 4, 5, 0, 0, 0]);
+        assert_eq!(right, [8, 3, 7, 6, 0, 0, 0]);
+        assert_eq!(parent, [-1, 1, 1, 4, 0, 0, 0]);
+        assert_eq!(children, [2, 0, 1, 0, 0, 0, 0]);
     }
 
     #[test]

@@ -172,18 +172,8 @@ impl Label {
             Data::Const(v) => Label { values: vec![v.clone()], idx: LabelIdx::Same },
             Data::Dict(values, idx) => Label { values: values.to_vec(), idx: LabelIdx::Shared(idx.clone()) },
             other => {
-                let mut known: HashMap<(u8, String), u32> = HashMap::default();
-                let (mut values, mut idx) = (Vec::new(), Vec::with_capacity(rows));
-                for r in 0..rows {
-                    let v = other.get(r);
-                    let next = values.len() as u32;
-                    let i = *known.entry(key_of(&v)).or_insert(next);
-                    if i == next {
-                        values.push(v);
-                    }
-                    idx.push(i);
-                }
-                Label { values, idx: LabelIdx::Own(idx) }
+                let (values, of_row) = other.numbered(rows);
+                Label { values, idx: LabelIdx::Own(of_row) }
             }
         }
     }
@@ -282,7 +272,7 @@ impl Accumulator {
     fn groups_of(&mut self, rows: &Rows<'_>, mask: &[bool]) -> Result<Vec<u32>> {
         let n = rows.batch.len();
         let by = self.query.by.clone();
-        let labels = by.iter().map(|a| Ok(Label::new(&label_data(rows, a)?, n))).collect::<Result<Vec<_>>>()?;
+        let labels = by.iter().map(|a| Ok(Label::new(&label_data(rows, a)?.shown(), n))).collect::<Result<Vec<_>>>()?;
         let mut known = Known::new(&labels, n);
         let mut out = vec![0u32; n];
         for r in (0..n).filter(|r| mask[*r]) {

@@ -1,6 +1,7 @@
 //! `compare()`: how often each value of each attribute occurs among the selected spans and among the others.
 
 use std::collections::BTreeMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use foldhash::HashMap;
@@ -11,7 +12,7 @@ use crate::traceql::ast::{Attr, Comparison, Expr, Intrinsic};
 use crate::traceql::error::Result;
 use crate::traceql::eval::expr::{Data, Rows};
 use crate::traceql::lexer::Scope;
-use crate::traceql::value::Val;
+use crate::traceql::value::{Distinct, Val};
 
 /// Distinct values of an attribute that are counted; one with more is reported as having too many.
 const MAX_VALUES: usize = 10_000;
@@ -29,7 +30,7 @@ type Sparse = HashMap<u32, u64>;
 
 #[derive(Default)]
 struct Counts {
-    values: HashMap<String, (Val, Sparse)>,
+    values: HashMap<Distinct, Sparse>,
     /// By cell.
     totals: Vec<u64>,
     too_many: bool,
@@ -39,15 +40,20 @@ struct Counts {
 impl Counts {
     /// Adds a value's occurrences, sorted by cell.
     fn add(&mut self, v: &Val, occurrences: &[(u32, u32)]) {
-        let key = format!("{v:?}");
-        if !self.values.contains_key(&key) {
-            if self.values.len() >= MAX_VALUES || self.value_bytes + key.len() > MAX_VALUE_BYTES {
-                self.too_many = true;
-                return;
+        let known = self.values.len();
+        let v = Distinct(v.clone());
+        let sum = match self.values.entry(v) {
+            Entry::Occupied(e) => e.into_mut(),
+            Entry::Vacant(e) => {
+                let bytes = e.key().0.bytes();
+                if known >= MAX_VALUES || self.value_bytes + bytes > MAX_VALUE_BYTES {
+                    self.too_many = true;
+                    return;
+                }
+                self.value_bytes += bytes;
+                e.insert(Sparse::default())
             }
-            self.value_bytes += key.len();
-        }
-        let sum = &mut self.values.entry(key).or_insert_with(|| (v.clone(), Sparse::default())).1;
+        };
         for of_cell in occurrences.chunk_by(|a, b| a.1 == b.1) {
             *sum.entry(of_cell[0].1).or_default() += of_cell.len() as u64;
         }
@@ -109,11 +115,12 @@ impl Sink for Comparing {
         if counted.is_empty() {
             return Ok(());
         }
+        rows.read_ahead(&self.attrs)?;
         let mut occurrences = Vec::with_capacity(counted.len());
         for (i, a) in self.attrs.iter().enumerate() {
             let Data::Dict(values, idx) = rows.attr(a)? else { continue };
             let c = self.counts.entry(i).or_insert_with(|| Counts { totals: vec![0; 2 * slots], ..Counts::default() });
-            let (nil, idx): (Vec<bool>, _) = (values.iter().map(|v| *v == Val::Nil).collect(), idx.all());
+            let (nil, idx): (Vec<bool>, _) = (values.iter().map(|v| *v.shown() == Val::Nil).collect(), idx.all());
             occurrences.clear();
             occurrences.extend(counted.iter().map(|(r, cell)| (idx[*r as usize], *cell)).filter(|(v, _)| !nil[*v as usize]));
             occurrences.iter().for_each(|(_, cell)| c.totals[*cell as usize] += 1);
@@ -143,7 +150,7 @@ impl Sink for Comparing {
                 }
                 let of_side = |counts: &Sparse| counts.iter().filter(|c| cells.contains(&(*c.0 as usize))).map(|c| *c.1).sum();
                 let mut values: Vec<(&Val, &Sparse, u64)> =
-                    c.values.values().map(|(v, counts)| (v, counts, of_side(counts))).filter(|v| v.2 > 0).collect();
+                    c.values.iter().map(|(v, counts)| (&v.0, counts, of_side(counts))).filter(|v| v.2 > 0).collect();
                 values.sort_by(|a, b| b.2.cmp(&a.2).then_with(|| a.0.total_cmp(b.0)));
                 for (v, counts, _) in values.iter().take(self.top) {
                     let dense: Vec<u64> = cells.clone().map(|cell| counts.get(&(cell as u32)).copied().unwrap_or(0)).collect();

@@ -13,6 +13,7 @@ use super::ast::{MetricsExpr, MetricsOp, MetricsQuery, Query, Root, Static};
 use super::error::{Result, TraceQlError};
 use super::eval::expr::Rows;
 use super::eval::pipeline::{needs_whole_traces, run};
+use super::scan::scan;
 use super::search::conditions;
 use super::value::Val;
 use accumulate::Accumulator;
@@ -237,22 +238,13 @@ fn count(source: &dyn SpanSource, q: &MetricsQuery, options: &MetricsOptions, sl
         }
         _ => Box::new(Accumulator::new(q, slots, options)),
     };
-    let mut failed = None;
     let mut visit = |batch: &dyn SpanBatch| {
         let rows = Rows::new(batch);
-        let done = run(&rows, &q.pipeline).and_then(|selected| sink.add(&rows, &selected.into_mask(batch.len())));
-        match done {
-            Ok(()) => Ok(ControlFlow::Continue(0)),
-            Err(e) => {
-                failed = Some(e);
-                Ok(ControlFlow::Break(()))
-            }
-        }
+        let selected = run(&rows, &q.pipeline)?;
+        sink.add(&rows, &selected.into_mask(batch.len()))?;
+        Ok(ControlFlow::Continue(0))
     };
-    let scanned = source.scan(&request, &mut visit)?;
-    if let Some(e) = failed {
-        return Err(e);
-    }
+    let scanned = scan(source, &q.pipeline, &request, &mut visit)?;
     stats.bytes += scanned.bytes;
     stats.spans += scanned.spans;
     stats.traces += scanned.traces;
