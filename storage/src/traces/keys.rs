@@ -3,10 +3,12 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
+use foldhash::HashSet;
 
 use super::block::layout::GROUPS;
 use super::block::reader::{OpenBlock, VARIANT_PATHS};
-use super::otlp::{attributes, events, links, text};
+use super::live::LiveBody;
+use super::otlp::{KeyValues, WireError, attributes, events, links, text};
 use super::store::TraceStore;
 use crate::columnar::variant::{self, Metadata};
 use crate::error::{Error, Result};
@@ -26,24 +28,13 @@ pub(super) fn attribute_keys(store: &TraceStore, min_nano: u64, max_nano: u64) -
         bodies.extend(s.frozen.iter().flat_map(|l| l.bodies().iter().cloned()));
         (bodies, s.blocks.clone())
     };
-    let wire = |e: super::otlp::WireError| Error::corrupt(e.to_string());
-    for body in bodies {
-        let mut last = None;
-        for s in body.spans.iter().filter(|s| s.start >= min_nano && s.start <= max_nano) {
-            let (g, number) = body.groups(s);
-            if last != Some(number) {
-                last = Some(number);
-                collect(&mut keys[3], attributes(g.resource.buf, 1)).map_err(wire)?;
-                collect(&mut keys[4], attributes(g.scope.buf, 3)).map_err(wire)?;
-            }
-            let raw = body.raw(s)?;
-            collect(&mut keys[0], raw.attributes()).map_err(wire)?;
-            for e in events(raw.buf) {
-                collect(&mut keys[1], attributes(e.map_err(wire)?.buf, 3)).map_err(wire)?;
-            }
-            for l in links(raw.buf) {
-                collect(&mut keys[2], attributes(l.map_err(wire)?.buf, 4)).map_err(wire)?;
-            }
+    let mut live: [HashSet<&[u8]>; 5] = Default::default();
+    for body in &bodies {
+        live_keys(body, min_nano, max_nano, &mut live)?;
+    }
+    for (keys, live) in keys.iter_mut().zip(&live) {
+        for k in live {
+            keys.insert(text(k).map_err(wire)?.to_owned());
         }
     }
     for b in blocks.iter().filter(|b| b.meta.overlaps(min_nano, max_nano)) {
@@ -52,17 +43,35 @@ pub(super) fn attribute_keys(store: &TraceStore, min_nano: u64, max_nano: u64) -
     Ok(SCOPES.into_iter().zip(keys).map(|(s, k)| (s, k.into_iter().collect())).collect())
 }
 
-fn collect<'a, V>(
-    into: &mut BTreeSet<String>,
-    attributes: impl Iterator<Item = std::result::Result<(&'a [u8], V), super::otlp::WireError>>,
-) -> std::result::Result<(), super::otlp::WireError> {
-    for kv in attributes {
-        let k = text(kv?.0)?;
-        if !into.contains(k) {
-            into.insert(k.to_owned());
+fn live_keys<'a>(body: &'a LiveBody, min_nano: u64, max_nano: u64, into: &mut [HashSet<&'a [u8]>; 5]) -> Result<()> {
+    let mut last = None;
+    let mut add = |scope: usize, attributes: KeyValues<'a>| {
+        let added = attributes.each_key(|k| {
+            into[scope].insert(k);
+        });
+        added.map_err(wire)
+    };
+    for s in body.spans.iter().filter(|s| s.start >= min_nano && s.start <= max_nano) {
+        let (g, number) = body.groups(s);
+        if last != Some(number) {
+            last = Some(number);
+            add(3, attributes(g.resource.buf, 1))?;
+            add(4, attributes(g.scope.buf, 3))?;
+        }
+        let raw = body.raw(s)?;
+        add(0, raw.attributes())?;
+        if raw.counts[1] > 0 {
+            events(raw.buf).try_for_each(|e| add(1, attributes(e.map_err(wire)?.buf, 3)))?;
+        }
+        if raw.counts[2] > 0 {
+            links(raw.buf).try_for_each(|l| add(2, attributes(l.map_err(wire)?.buf, 4)))?;
         }
     }
     Ok(())
+}
+
+fn wire(e: WireError) -> Error {
+    Error::corrupt(e.to_string())
 }
 
 fn block_keys(block: &OpenBlock, keys: &mut Keys) -> Result<()> {

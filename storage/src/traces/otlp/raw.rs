@@ -219,6 +219,18 @@ impl<'a> KeyValues<'a> {
         }
         Ok(None)
     }
+
+    /// Calls `f` with each key. Values are not read.
+    pub fn each_key(self, mut f: impl FnMut(&'a [u8])) -> Result<(), WireError> {
+        for kv in self.0 {
+            let kv = kv?;
+            match short_key_value(kv) {
+                Some((k, _)) => f(k),
+                None => f(key_value(kv)?.0),
+            }
+        }
+        Ok(())
+    }
 }
 
 impl<'a> Iterator for KeyValues<'a> {
