@@ -14,6 +14,7 @@ use crate::auth::Auth;
 use crate::config::{Config, format_size};
 use crate::connections::Listener;
 use crate::otlp;
+use crate::tenants::{ROUND, Visits};
 
 /// The end must come within five seconds of the signal, bucket or no bucket.
 const GRACE: Duration = Duration::from_secs(2);
@@ -107,10 +108,12 @@ async fn serve(config: Config) -> Result<(), String> {
             let _ = tokio::task::spawn_blocking(move || app.tenants.close_idle()).await;
         }
     });
+    let visits = tokio::spawn(visit_tenants(app.clone()));
     wait_for_signal(&app).await;
     tracing::info!("stopping");
     watch.abort();
     tidy.abort();
+    visits.abort();
     scrapers.iter().for_each(|s| s.abort());
     connections.end(GRACE).await;
     let closing = tokio::task::spawn_blocking(move || app.tenants.close());
@@ -120,6 +123,17 @@ async fn serve(config: Config) -> Result<(), String> {
         _ => tracing::warn!("closing took too long; everything acknowledged is in the log"),
     }
     Ok(())
+}
+
+/// Looks after tenants that nobody asks for: at once, and from time to time. Not while memory is short: their logs are replayed.
+async fn visit_tenants(app: Arc<App>) {
+    let visits = Arc::new(parking_lot::Mutex::new(Visits::default()));
+    loop {
+        let (app, visits) = (app.clone(), visits.clone());
+        let round = move || app.tenants.visit_round(&mut visits.lock(), &|| !app.pressed.load(Ordering::Relaxed));
+        let _ = tokio::task::spawn_blocking(round).await;
+        tokio::time::sleep(ROUND).await;
+    }
 }
 
 fn now_ms() -> i64 {

@@ -1,4 +1,8 @@
-//! Engines by tenant: opened when first asked for, closed when nobody asks any more.
+//! Engines by tenant: opened when first asked for, closed when nobody asks any more, and looked after in between.
+
+mod visits;
+
+pub use visits::{ROUND, Visits};
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -40,6 +44,22 @@ struct State {
     open: HashMap<String, Open>,
     /// Held by whoever is opening or closing a tenant; others who want it wait there.
     turns: HashMap<String, Arc<Mutex<()>>>,
+    /// Open for a visit and for nothing else: it takes nobody's place.
+    visiting: Option<String>,
+    /// Nothing is opened any more.
+    closed: bool,
+}
+
+impl State {
+    fn is_known(&self, tenant: &str) -> bool {
+        self.open.contains_key(tenant) || self.turns.contains_key(tenant)
+    }
+
+    /// How many are open or about to be, but for the one that is visited.
+    fn places_taken(&self) -> u64 {
+        let visited = self.visiting.as_deref().is_some_and(|v| self.is_known(v));
+        (self.open.len() + self.turns.len()) as u64 - u64::from(visited)
+    }
 }
 
 impl Tenants {
@@ -68,15 +88,26 @@ impl Tenants {
 
     /// As [`Tenants::get`], with the progress of replay.
     pub fn get_with(&self, tenant: &str, progress: &mut dyn FnMut(ReplayProgress)) -> Result<Engine> {
+        self.open(tenant, false, progress)
+    }
+
+    fn open(&self, tenant: &str, visit: bool, progress: &mut dyn FnMut(ReplayProgress)) -> Result<Engine> {
         loop {
             let turn = {
                 let mut s = self.state.lock();
+                if s.closed {
+                    return Err(Error::new(ErrorKind::Closed, "the server is ending"));
+                }
+                // From now on it is open for others too.
+                if !visit && s.visiting.as_deref() == Some(tenant) {
+                    s.visiting = None;
+                }
                 if let Some(o) = s.open.get_mut(tenant) {
                     o.used = Instant::now();
                     return Ok(o.engine.clone());
                 }
-                let many = s.open.len() + s.turns.len();
-                if !s.turns.contains_key(tenant) && many as u64 >= self.config.max_tenants {
+                let many = s.places_taken();
+                if !s.turns.contains_key(tenant) && many >= self.config.max_tenants + u64::from(visit) {
                     let text = format!("{many} tenants are open, the most that tenants.max allows");
                     return Err(Error::new(ErrorKind::LimitExceeded, text));
                 }
@@ -123,26 +154,36 @@ impl Tenants {
                 tracing::warn!(tenant = n, error = %e, "an idle tenant stays open: what it holds can't be put into the bucket");
                 continue;
             }
-            let turn = Arc::new(Mutex::new(()));
-            let _mine = turn.lock();
-            {
-                let mut s = self.state.lock();
-                if s.open.get(&n).is_none_or(|o| !is_idle(&n, o)) {
-                    continue;
-                }
-                s.open.remove(&n);
-                s.turns.insert(n.clone(), turn.clone());
-            }
-            if let Err(e) = engine.close() {
-                tracing::warn!(tenant = n, error = %e, "closing an idle tenant failed");
-            }
-            self.state.lock().turns.remove(&n);
+            self.close_if(&n, |s| s.open.get(&n).is_some_and(|o| is_idle(&n, o)));
         }
+    }
+
+    /// Closes one, if that is still right once nobody else can open it.
+    fn close_if(&self, tenant: &str, still: impl FnOnce(&State) -> bool) {
+        let turn = Arc::new(Mutex::new(()));
+        let _mine = turn.lock();
+        let engine = {
+            let mut s = self.state.lock();
+            if !still(&s) {
+                return;
+            }
+            let Some(o) = s.open.remove(tenant) else { return };
+            s.turns.insert(tenant.to_owned(), turn.clone());
+            o.engine
+        };
+        if let Err(e) = engine.close() {
+            tracing::warn!(tenant, error = %e, "closing an idle tenant failed");
+        }
+        self.state.lock().turns.remove(tenant);
     }
 
     /// Closes all.
     pub fn close(&self) -> Result<()> {
-        let open = std::mem::take(&mut self.state.lock().open);
+        let open = {
+            let mut s = self.state.lock();
+            s.closed = true;
+            std::mem::take(&mut s.open)
+        };
         // All of them, whatever becomes of one.
         let done: Vec<Result<()>> = open.into_values().map(|o| o.engine.close()).collect();
         done.into_iter().collect()
@@ -223,157 +264,4 @@ pub fn open_bucket_at(c: &Config, url: &str, fs: &Arc<dyn Fs>) -> Result<Arc<dyn
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use std::sync::atomic::{AtomicBool, Ordering};
-    use std::sync::mpsc;
-
-    use bytes::Bytes;
-    use strandline_storage::bucket::ObjectInfo;
-    use strandline_storage::clock::ManualClock;
-    use strandline_storage::metrics::head::{BatchBuilder, Value};
-    use strandline_storage::model::Labels;
-    use strandline_wal::fs::SimFs;
-
-    use super::*;
-
-    /// A bucket whose listings of one tenant wait until they may go on, and that takes nothing while it is full.
-    struct Slow {
-        inner: LocalBucket,
-        tenant: &'static str,
-        reached: mpsc::SyncSender<()>,
-        go_on: Mutex<mpsc::Receiver<()>>,
-        full: AtomicBool,
-    }
-
-    impl Slow {
-        fn wait(&self, prefix: &str) {
-            if prefix.contains(self.tenant) {
-                let _ = self.reached.try_send(());
-                // Ends too when the test lets go of its end.
-                let _ = self.go_on.lock().recv();
-            }
-        }
-        fn check(&self) -> Result<()> {
-            let full = self.full.load(Ordering::SeqCst);
-            if full { Err(Error::new(ErrorKind::Unavailable, "injected: full")) } else { Ok(()) }
-        }
-    }
-
-    impl Bucket for Slow {
-        fn name(&self) -> String {
-            "slow".into()
-        }
-        fn put(&self, key: &str, content: Bytes) -> Result<()> {
-            self.check().and_then(|()| self.inner.put(key, content))
-        }
-        fn put_file(&self, key: &str, path: &std::path::Path) -> Result<()> {
-            self.check().and_then(|()| self.inner.put_file(key, path))
-        }
-        fn put_if_absent(&self, key: &str, content: Bytes) -> Result<bool> {
-            self.check().and_then(|()| self.inner.put_if_absent(key, content))
-        }
-        fn get(&self, key: &str) -> Result<Bytes> {
-            self.inner.get(key)
-        }
-        fn get_range(&self, key: &str, offset: u64, len: usize) -> Result<Bytes> {
-            self.inner.get_range(key, offset, len)
-        }
-        fn size(&self, key: &str) -> Result<u64> {
-            self.inner.size(key)
-        }
-        fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
-            self.wait(prefix);
-            self.inner.list(prefix)
-        }
-        fn list_folders(&self, prefix: &str) -> Result<Vec<String>> {
-            self.wait(prefix);
-            self.inner.list_folders(prefix)
-        }
-        fn delete(&self, key: &str) -> Result<()> {
-            self.inner.delete(key)
-        }
-    }
-
-    struct Rig {
-        tenants: Arc<Tenants>,
-        bucket: Arc<Slow>,
-        reached: mpsc::Receiver<()>,
-        go_on: mpsc::Sender<()>,
-    }
-
-    fn rig() -> Rig {
-        let fs: Arc<dyn Fs> = Arc::new(SimFs::new());
-        let ((reached, is_reached), (go_on, may_go_on)) = (mpsc::sync_channel(1), mpsc::channel());
-        let bucket = Arc::new(Slow {
-            inner: LocalBucket::open(fs.clone(), "/bucket").unwrap(),
-            tenant: "slow",
-            reached,
-            go_on: Mutex::new(may_go_on),
-            full: AtomicBool::new(false),
-        });
-        let config = Arc::new(Config { data_dir: "/data".into(), ..Config::default() });
-        let clock = Arc::new(ManualClock::new(1_700_000_000_000));
-        let tenants = Tenants { config, fs, clock, bucket: bucket.clone(), memory_limit: 1 << 30, state: Mutex::default() };
-        Rig { tenants: Arc::new(tenants), bucket, reached: is_reached, go_on }
-    }
-
-    #[test]
-    fn a_tenant_that_opens_slowly_keeps_nobody_waiting() {
-        let r = rig();
-        let default = r.tenants.config.default_tenant.clone();
-        r.tenants.get(&default).unwrap();
-        let opening: Vec<_> = (0..3)
-            .map(|_| {
-                let tenants = r.tenants.clone();
-                std::thread::spawn(move || tenants.get("slow").map(|_| ()))
-            })
-            .collect();
-        r.reached.recv().unwrap();
-        // All of this would wait for ever.
-        r.tenants.get(&default).unwrap();
-        r.tenants.get("other").unwrap();
-        assert_eq!(r.tenants.all().len(), 2);
-        r.tenants.close_idle();
-        drop(r.go_on);
-        opening.into_iter().for_each(|t| t.join().unwrap().unwrap());
-        assert_eq!(r.tenants.all().len(), 3, "opened once");
-    }
-
-    #[test]
-    fn tenants_share_the_cache_and_its_bounds() {
-        let r = rig();
-        let default = r.tenants.get(&r.tenants.config.default_tenant).unwrap();
-        for n in 0..3 {
-            let other = r.tenants.get(&format!("t{n}")).unwrap();
-            assert!(Arc::ptr_eq(default.metrics().cache(), other.metrics().cache()));
-            assert!(other.metrics().options().cache.is_some(), "counted by the default tenant's");
-        }
-        assert!(default.metrics().options().cache.is_none());
-    }
-
-    #[test]
-    fn an_idle_tenant_is_closed_once_the_bucket_has_all_of_it() {
-        let r = rig();
-        let engine = r.tenants.get("t").unwrap();
-        let mut b = BatchBuilder::default();
-        let k = b.series(&Labels::from_pairs([("__name__", "m")]));
-        b.push(k, 1_700_000_000_000, 0, Value::Float(1.0));
-        engine.metrics().append(&b.finish()).unwrap().commit.wait().unwrap();
-        let grow_old = || {
-            let mut s = r.tenants.state.lock();
-            let o = s.open.get_mut("t").unwrap();
-            o.used = o.used.checked_sub(2 * IDLE).unwrap();
-        };
-        grow_old();
-        r.bucket.full.store(true, Ordering::SeqCst);
-        r.tenants.close_idle();
-        assert_eq!(r.tenants.all().len(), 1);
-        r.bucket.full.store(false, Ordering::SeqCst);
-        r.tenants.close_idle();
-        assert_eq!(r.tenants.all().len(), 0);
-        let keys: Vec<String> = r.bucket.inner.list("metrics/t/").unwrap().into_iter().map(|o| o.key).collect();
-        assert!(keys.iter().any(|k| k.ends_with("/meta.json")), "{keys:?}");
-        r.tenants.get("t").unwrap();
-    }
-}
+mod tests;

@@ -170,6 +170,17 @@ impl Engine {
         done
     }
 
+    /// All of upkeep that is due, at once: for who opens an engine to look after it, and closes it again.
+    pub fn catch_up(&self) -> Result<()> {
+        #[cfg(feature = "traces")]
+        self.0.traces.look_again();
+        let mut done = self.maintain();
+        while done.is_ok() && self.0.metrics.options().compaction && self.0.metrics.compact(1)? > 0 {
+            done = self.maintain();
+        }
+        done
+    }
+
     fn spawn_upkeep(&self, store: &'static str, maintain: fn(&Engine) -> Result<()>) -> Result<()> {
         let stop = self.0.stop.clone();
         let inner = Arc::downgrade(&self.0);

@@ -39,6 +39,11 @@ impl TraceStore {
         first
     }
 
+    /// Has the next turn list the bucket, however lately that was done.
+    pub(crate) fn look_again(&self) {
+        self.0.synced_ms.store(i64::MIN, Ordering::Relaxed);
+    }
+
     /// Whether a block is this store's to merge and remove.
     pub(super) fn owns(&self, meta: &BlockMeta, now_ms: i64) -> bool {
         self.0.ownership.owns(Some(&meta.writer_id), &meta.ulid, now_ms)
