@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use strandline_storage::bucket::{Bucket, LocalBucket};
-use strandline_storage::clock::{Clock, SystemClock};
+use strandline_storage::clock::{Clock, SteadyClock};
 use strandline_storage::metrics::MetricOptions;
 use strandline_storage::{Engine, EngineOptions, Result};
 use strandline_wal::fs::{Fs, OverlayFs, RealFs, SimFs};
@@ -33,7 +33,7 @@ impl Builder {
         Builder {
             dir: dir.into(),
             fs: Arc::new(RealFs::default()),
-            clock: Arc::new(SystemClock),
+            clock: Arc::new(SteadyClock::new()),
             bucket: None,
             sync: SyncMode::Always,
             background: true,

@@ -72,6 +72,13 @@ pub fn page(app: &App) -> String {
     p.family("build_info", "gauge", "Constant 1 with the version.");
     p.value("build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
     p.one("start_time_seconds", "gauge", "When the process began.", app.started_ms as f64 / 1000.0);
+    let doubt = app.tenants.clock().times().is_in_doubt();
+    p.one(
+        "clock_in_doubt",
+        "gauge",
+        "1 for a day after the machine's clock leapt, unless it comes back: nothing expires by it.",
+        doubt as u8 as f64,
+    );
     p.one("samples_ingested_total", "counter", "Samples acknowledged.", get(&c.samples));
     p.one("exemplars_ingested_total", "counter", "Exemplars acknowledged.", get(&c.exemplars));
     p.one("spans_ingested_total", "counter", "Spans acknowledged.", get(&c.spans));

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use strandline_storage::bucket::{Bucket, LocalBucket, ObjectBucket, S3Settings};
-use strandline_storage::clock::{Clock, SystemClock};
+use strandline_storage::clock::{Clock, SteadyClock};
 use strandline_storage::metrics::{MetricOptions, ReplayProgress};
 use strandline_storage::traces::TraceStoreOptions;
 use strandline_storage::{Engine, EngineOptions, Error, ErrorKind, Result};
@@ -68,12 +68,17 @@ impl Tenants {
         let mode = if config.io == "pread" { IoMode::Pread } else { IoMode::Mmap };
         let fs: Arc<dyn Fs> = Arc::new(RealFs::new(mode));
         let bucket = open_bucket(&config, &fs)?;
-        Ok(Tenants { config, fs, clock: Arc::new(SystemClock), bucket, memory_limit, state: Mutex::default() })
+        Ok(Tenants { config, fs, clock: Arc::new(SteadyClock::of_a_service()), bucket, memory_limit, state: Mutex::default() })
     }
 
     /// The bucket.
     pub fn bucket(&self) -> &Arc<dyn Bucket> {
         &self.bucket
+    }
+
+    /// The time by which they go.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
     }
 
     /// The folder of a tenant: the default one's is the data folder itself.
@@ -134,7 +139,7 @@ impl Tenants {
         let bucket = open_bucket(&config, &(Arc::new(OverlayFs::new(below.clone())) as Arc<dyn Fs>))?;
         let memory_limit = crate::memory::default_limit_bytes();
         let config = Arc::new(config);
-        let t = Tenants { config, fs: below, clock: Arc::new(SystemClock), bucket, memory_limit, state: Mutex::default() };
+        let t = Tenants { config, fs: below, clock: Arc::new(SteadyClock::of_a_service()), bucket, memory_limit, state: Mutex::default() };
         Engine::open_read_only(t.options(tenant)?)
     }
 

@@ -291,6 +291,7 @@ CHECKS = [first_light, otlp_in_is_otlp_out, bad_input, metrics_sent_twice, s3]
 def main():
     from clients import CHECKS as CLIENTS
     from deploy import CHECKS as DEPLOY
+    from faults import CHECKS as FAULTS
     from hostile import CHECKS as HOSTILE
     from load import CHECKS as LOAD
     from more import CHECKS as MORE
@@ -298,7 +299,7 @@ def main():
     from rules import CHECKS as RULES
     wanted = sys.argv[1:]
     passed = failed = 0
-    for check in CHECKS + MORE + HOSTILE + CLIENTS + RULES + DEPLOY + LOAD + [promql_differential]:
+    for check in CHECKS + MORE + HOSTILE + CLIENTS + RULES + DEPLOY + LOAD + FAULTS + [promql_differential]:
         # Overload is measured, which a debug build is no use for: `.ci/run` asks for it by name, of a release build.
         if check.__name__ not in wanted if wanted else check.__name__ == "overload":
             continue

@@ -94,6 +94,12 @@ fn running(page: &str, line: &mut dyn FnMut(bool, String)) {
     };
     line(true, format!("{} series and {} live spans in memory", value("strandline_head_series"), value("strandline_live_spans")));
     line(true, format!("{} of anonymous memory in use", format_size(value("strandline_memory_anon_bytes") as u64)));
+    if value("strandline_clock_in_doubt") > 0.0 {
+        line(
+            false,
+            "the machine's clock leapt within the last day: set it right, or wait for the day to be over; nothing expires before".into(),
+        );
+    }
     for l in page.lines().filter_map(|l| l.strip_prefix("strandline_second_writer_points_total{job=")) {
         let job = l.rsplit_once('}').map_or(l, |(job, _)| job);
         let fix = "give each a service.instance.id of its own, like OTEL_RESOURCE_ATTRIBUTES=service.instance.id=$(uuidgen)";

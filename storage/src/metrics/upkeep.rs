@@ -333,7 +333,7 @@ impl MetricStore {
                     bucket.put(&format!("{}/markers/{}-deletion-mark.json", self.bucket_prefix(), o.ulid), json)?;
                     work.marked_s.insert(o.ulid, now_s);
                 }
-                Some(s) if now_s.saturating_sub(s).saturating_mul(1000) >= self.0.options.delete_delay_ms => {
+                Some(s) if self.0.options.clock.past_ms().saturating_sub(s.saturating_mul(1000)) >= self.0.options.delete_delay_ms => {
                     // Forgotten first: a start while the bucket is down must not look for what is gone.
                     work.bucket_blocks.retain(|b| b.ulid != o.ulid);
                     self.remember_bucket(work)?;

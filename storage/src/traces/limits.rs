@@ -1,5 +1,6 @@
 //! What a span must satisfy to be stored. A span that does not is refused alone, with the reason.
 
+use crate::clock::Times;
 use crate::traces::otlp::{Groups, RawSpan, RawValue, WireError, attributes, events, is_root, links, text};
 
 /// Limits on what is accepted. Plain data.
@@ -71,9 +72,9 @@ impl SpanLimits {
     }
 
     /// Why a span is refused, if it is.
-    pub fn check_span(&self, s: &RawSpan<'_>, now_ms: i64) -> Result<Option<Reason>, WireError> {
+    pub fn check_span(&self, s: &RawSpan<'_>, times: Times) -> Result<Option<Reason>, WireError> {
         s.check_text()?;
-        if let Some(r) = ids(s).or_else(|| self.times(s, now_ms)) {
+        if let Some(r) = ids(s).or_else(|| self.times(s, times)) {
             return Ok(Some(r));
         }
         if s.buf.len() > self.max_span_bytes {
@@ -103,16 +104,16 @@ impl SpanLimits {
         Ok(None)
     }
 
-    fn times(&self, s: &RawSpan<'_>, now_ms: i64) -> Option<Reason> {
+    fn times(&self, s: &RawSpan<'_>, times: Times) -> Option<Reason> {
         let Ok(start) = i64::try_from(s.start) else { return Some("start time lies beyond the year 2262".into()) };
         if i64::try_from(s.end).is_err() {
             return Some("end time lies beyond the year 2262".into());
         }
         let start_ms = start / 1_000_000;
-        if start_ms > now_ms.saturating_add(self.max_future_ms) {
+        if start_ms > times.latest_ms.saturating_add(self.max_future_ms) {
             return Some(format!("start time lies more than {} s in the future", self.max_future_ms / 1000));
         }
-        if self.max_age_ms > 0 && start_ms < now_ms.saturating_sub(self.max_age_ms) {
+        if self.max_age_ms > 0 && start_ms < times.earliest_ms.saturating_sub(self.max_age_ms) {
             return Some(format!("start time lies more than {} s in the past", self.max_age_ms / 1000));
         }
         None

@@ -13,6 +13,7 @@ use hashbrown::HashTable;
 
 use super::limits::SpanLimits;
 use super::otlp::{Groups, RawResource, RawScope, RawSpan, WireError, decode_spans};
+use crate::clock::Times;
 use crate::error::{Error, Result};
 use crate::index::widen;
 use crate::model::{Resource, Scope, Span, TraceId};
@@ -135,7 +136,7 @@ fn invalid(e: WireError) -> Error {
 
 impl LiveBody {
     /// Reads a request and decides which of its spans are stored.
-    pub fn parse(bytes: Bytes, limits: &SpanLimits, now_ms: i64) -> Result<Parsed> {
+    pub fn parse(bytes: Bytes, limits: &SpanLimits, times: Times) -> Result<Parsed> {
         Self::read(
             bytes,
             |p, g| {
@@ -145,7 +146,7 @@ impl LiveBody {
             |p, s| {
                 Ok(match &p.group_refused {
                     Some(r) => Some(r.clone()),
-                    None => limits.check_span(s, now_ms)?,
+                    None => limits.check_span(s, times)?,
                 })
             },
         )
@@ -396,7 +397,7 @@ mod tests {
     }
 
     fn body(spans: &[Span]) -> LiveBody {
-        LiveBody::parse(encode_request(spans).into(), &SpanLimits::default(), 0).unwrap().body
+        LiveBody::parse(encode_request(spans).into(), &SpanLimits::default(), 0.into()).unwrap().body
     }
 
     #[test]
@@ -420,7 +421,7 @@ mod tests {
         let mut bad = span(1, 2);
         bad.attributes = vec![("k".into(), "x".repeat((1 << 20) + 1).as_str().into())];
         let spans = [span(0, 1), span(1, 0), span(1, 1), bad, Span { start_unix_nano: 1 << 62, ..span(3, 3) }];
-        let p = LiveBody::parse(encode_request(&spans).into(), &SpanLimits::default(), 0).unwrap();
+        let p = LiveBody::parse(encode_request(&spans).into(), &SpanLimits::default(), 0.into()).unwrap();
         assert_eq!((p.body.spans.len(), p.refused.clone()), (1, vec![0, 1, 3, 4]));
         let text = format!("{:?}", p.reasons);
         for part in ["trace id is all zeros", "span id is all zeros", "more than 1048576 bytes", "future"] {

@@ -79,7 +79,7 @@ impl TraceStore {
                     }
                     // The description goes first: without one, a removal was cut short and is ended.
                     let ours = by == o.writer_id || meta.is_none_or(|m| self.owns(&m, now_ms));
-                    if ours && now_ms.saturating_sub(at_ms) >= o.delete_delay_ms {
+                    if ours && o.clock.past_ms().saturating_sub(at_ms) >= o.delete_delay_ms {
                         blocks::remove(&o.bucket, &o.tenant, &ulid)?;
                     }
                 }
@@ -156,7 +156,7 @@ impl TraceStore {
         let o = &self.0.options;
         let all = self.blocks();
         let metas: Vec<_> = all.iter().filter(|b| self.owns(&b.meta, now_ms)).map(|b| &b.meta).collect();
-        for ulid in super::compact::plan::expired(&metas, now_ms, o.retention_ms, o.retention_bytes) {
+        for ulid in super::compact::plan::expired(&metas, o.clock.past_ms(), o.retention_ms, o.retention_bytes) {
             let Some(b) = all.iter().find(|b| b.meta.ulid == ulid && !b.staged) else { continue };
             blocks::mark(&o.bucket, &b.meta, &o.writer_id, now_ms)?;
             self.replace(&[&ulid], None);

@@ -274,7 +274,7 @@ impl TraceStore {
         inner.check_open()?;
         self.check_memory()?;
         let request = fitting(request);
-        let parsed = LiveBody::parse(request.clone(), &inner.options.limits, inner.options.clock.now_ms())?;
+        let parsed = LiveBody::parse(request.clone(), &inner.options.limits, inner.options.clock.times())?;
         let (accepted, rejected) = (parsed.body.spans.len() as u64, parsed.refused.len() as u64);
         let reasons = parsed.reasons.iter().map(|(r, n)| format!("{r} ({n} spans)")).collect();
         inner.refused.fetch_add(rejected, Ordering::Relaxed);

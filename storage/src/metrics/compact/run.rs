@@ -77,7 +77,7 @@ impl MetricStore {
     /// Applies retention. Gives how many blocks went.
     pub(in crate::metrics) fn apply_retention(&self, work: &mut Work) -> Result<usize> {
         let o = &self.0.options;
-        let gone = plan::retention(&self.plan_blocks(), o.clock.now_ms(), o.retention_ms, o.retention_bytes);
+        let gone = plan::retention(&self.plan_blocks(), o.clock.past_ms(), o.retention_ms, o.retention_bytes);
         if gone.is_empty() {
             return Ok(0);
         }

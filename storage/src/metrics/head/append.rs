@@ -16,6 +16,7 @@ use super::pin::Pin;
 use super::series::{Series, Value};
 use super::stripe::{PendingBatch, PendingFloat, PendingItem, Refusal, Verdict};
 use super::{Head, STRIPES, Slots, wal_error};
+use crate::clock::Times;
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::{NO_SLOT, RawLabels, RawPair, canonical};
 use crate::metrics::record::{AnyHistogram, FloatRecord, RecordWriter};
@@ -260,12 +261,12 @@ impl Head {
     }
 
     fn write_stripes(&self, batch: &Batch, order: &ByStripe, w: &mut Work) -> Result<()> {
-        let now_ms = self.clock.now_ms();
+        let times = self.clock.times();
         let mut record = RecordWriter::default();
         let mut floats = Vec::new();
         for (k, items) in order.stripes().filter(|(_, i)| !i.is_empty()) {
             record.clear();
-            self.write_stripe(k, batch, items, now_ms, &mut record, &mut floats, w)?;
+            self.write_stripe(k, batch, items, times, &mut record, &mut floats, w)?;
         }
         Ok(())
     }
@@ -276,7 +277,7 @@ impl Head {
         k: usize,
         batch: &Batch,
         items: &[u32],
-        now_ms: i64,
+        times: Times,
         record: &mut RecordWriter,
         floats: &mut Vec<FloatRecord>,
         w: &mut Work,
@@ -312,7 +313,7 @@ impl Head {
             let contradiction = contradiction(&item.value);
             let verdict = match contradiction {
                 Some(_) => Verdict::Refuse(Refusal::InvalidHistogram),
-                None => s.admit(x, index, item.t, &item.value, now_ms, &self.rules, &pending),
+                None => s.admit(x, index, item.t, &item.value, times, &self.rules, &pending),
             };
             match verdict {
                 Verdict::Known => {

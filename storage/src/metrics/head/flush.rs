@@ -221,7 +221,7 @@ impl Head {
         if due.is_empty() && idle_ms > 0 && self.droppable.lock().is_empty() && !self.any_idle() {
             return false;
         }
-        let horizon = self.clock.now_ms().saturating_sub(idle_ms);
+        let horizon = self.clock.past_ms().saturating_sub(idle_ms);
         let mut slots = self.creation.lock();
         let mut dropped = Vec::new();
         for (k, stripe) in self.stripes.iter().enumerate() {

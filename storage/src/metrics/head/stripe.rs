@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::series::{DeltaState, Extra, Finished, LATE_CHUNK, Sealed, Series, Value};
 use super::spill::{ChunkHeap, Spill};
+use crate::clock::Times;
 use crate::error::Result;
 use crate::index::Slab;
 use crate::metrics::record::AnyHistogram;
@@ -179,6 +180,12 @@ fn same(a: &Value, b: &Value) -> bool {
     }
 }
 
+/// Whether an increase that ends at `t` is no retry of one within a sum that ends at `last_t`. Replay asks the same, without
+/// a clock.
+fn is_set_back(t: i64, last_t: i64) -> bool {
+    last_t.saturating_sub(t) > 2 * 3_600_000
+}
+
 /// No observations, with the bounds of `h`.
 fn empty_like(h: &Histogram) -> Histogram {
     Histogram { schema: h.schema, zero_threshold: h.zero_threshold, custom_values: h.custom_values.clone(), ..Histogram::default() }
@@ -197,16 +204,16 @@ impl Stripe {
 
     /// Decides on a sample, counting what is still pending here and in `batch` (not yet in the queue).
     #[inline]
-    pub fn admit(&self, s: &Series, index: u32, t: i64, v: &Value, now_ms: i64, rules: &HeadRules, batch: &PendingBatch) -> Verdict {
-        if t > now_ms.saturating_add(rules.max_future_ms) {
+    pub fn admit(&self, s: &Series, index: u32, t: i64, v: &Value, times: Times, rules: &HeadRules, batch: &PendingBatch) -> Verdict {
+        if t > times.latest_ms.saturating_add(rules.max_future_ms) {
             return Verdict::Refuse(Refusal::TooFarInFuture);
         }
-        if t < now_ms.saturating_sub(rules.max_sample_age_ms) {
+        if t < times.earliest_ms.saturating_sub(rules.max_sample_age_ms) {
             return Verdict::Refuse(Refusal::TooOld);
         }
         let mut last_t = s.last_t();
         if let Value::Delta(_) | Value::DeltaHistogram(_) = v {
-            return self.admit_delta(s, index, t, batch);
+            return self.admit_delta(s, index, t, times.latest_ms.saturating_add(rules.max_future_ms), batch);
         }
         let mut newest: Option<Known<'_>> = None;
         let mut own = 0;
@@ -239,7 +246,9 @@ impl Stripe {
                 None => {}
             }
         }
-        if t < last_t.saturating_sub(rules.out_of_order_window_ms) {
+        // What lies farther ahead than a sample may was taken before the clock was set back, and keeps nothing out.
+        let newest_t = last_t.min(times.now_ms.saturating_add(rules.max_future_ms));
+        if t < newest_t.saturating_sub(rules.out_of_order_window_ms) {
             return Verdict::Refuse(Refusal::OutOfOrder);
         }
         self.admit_late(s, t, v)
@@ -268,8 +277,9 @@ impl Stripe {
         Verdict::Store
     }
 
-    /// A point that ends at or before what is accumulated is a retry.
-    fn admit_delta(&self, s: &Series, index: u32, t: i64, batch: &PendingBatch) -> Verdict {
+    /// A point that ends at or before what is accumulated is a retry, unless it ends long before: then a clock was set back,
+    /// or it was kept waiting, and that is said. Once all clocks agree that what is accumulated lies in the future, it begins anew.
+    fn admit_delta(&self, s: &Series, index: u32, t: i64, future_t: i64, batch: &PendingBatch) -> Verdict {
         let known = s.extra.as_ref().and_then(|e| e.delta_last_t());
         if known.is_none() && self.sums >= self.max_sums {
             return Verdict::Refuse(Refusal::DeltaLimit);
@@ -277,8 +287,14 @@ impl Stripe {
         let applied = known.unwrap_or(i64::MIN);
         let in_batch = batch.tail_of(index).map(|(t, _)| t).max();
         let in_flight = if s.pending as usize > batch.tail_of(index).count() { self.last_pending(index).map(|(t, _)| t) } else { None };
-        let last = [Some(applied), in_batch, in_flight].into_iter().flatten().max().unwrap_or(i64::MIN);
-        if t <= last.max(s.last_t()) { Verdict::Known } else { Verdict::Store }
+        let stored = Some(s.last_t()).filter(|t| *t <= future_t);
+        let last = [Some(applied), in_batch, in_flight, stored].into_iter().flatten().max().unwrap_or(i64::MIN);
+        match (is_set_back(t, last), last > future_t) {
+            _ if t > last => Verdict::Store,
+            (true, true) => Verdict::Store,
+            (false, false) => Verdict::Known,
+            _ => Verdict::Refuse(Refusal::OutOfOrder),
+        }
     }
 
     /// Applies, in the order of their sequences, the batches that `done` says are durable. `done` gives `None` while a
@@ -339,7 +355,7 @@ impl Stripe {
         }
         if let Value::Delta(d) = value {
             let state = s.extra().delta.get_or_insert(DeltaState { last_t: i64::MIN, sum: 0.0 });
-            if t <= state.last_t {
+            if t <= state.last_t && !is_set_back(t, state.last_t) {
                 return;
             }
             state.sum += d;
@@ -347,7 +363,7 @@ impl Stripe {
             value = Value::Float(state.sum);
         } else if let Value::DeltaHistogram(h) = value {
             let state = s.extra().delta_histogram.get_or_insert_with(|| Box::new((i64::MIN, empty_like(&h))));
-            if t <= state.0 {
+            if t <= state.0 && !is_set_back(t, state.0) {
                 return;
             }
             state.0 = t;
