@@ -49,6 +49,8 @@ pub struct App {
     pub pressed: AtomicBool,
     /// The disk is nearly full.
     pub disk_short: AtomicBool,
+    /// Why the disk refuses writes, if it does.
+    pub bad_disk: Mutex<Option<String>>,
     /// Replay is done.
     pub ready: AtomicBool,
     /// How far replay is.
@@ -124,6 +126,7 @@ impl App {
             max_in_flight,
             pressed: AtomicBool::new(false),
             disk_short: AtomicBool::new(false),
+            bad_disk: Mutex::default(),
             ready: AtomicBool::new(false),
             replay: Mutex::default(),
             logs_warned: AtomicBool::new(false),

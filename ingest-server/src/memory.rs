@@ -99,8 +99,21 @@ pub async fn watch(app: Arc<App>) {
             }));
         }
         let free = RealFs::default().free_bytes(Path::new(&app.config.data_dir));
+        watch_writes(&app);
         app.disk_short.store(free.is_some_and(|f| f < app.config.min_free_bytes), Ordering::Relaxed);
     }
+}
+
+/// Says when the disk begins to refuse writes, and when it is over.
+fn watch_writes(app: &App) {
+    let why = app.tenants.all().iter().find_map(|(_, e)| e.refuses_writes());
+    let mut known = app.bad_disk.lock();
+    match (&why, known.is_some()) {
+        (Some(why), false) => tracing::error!(error = why, "the disk refuses writes; senders are told to come again, and queries go on"),
+        (None, true) => tracing::info!("the disk takes writes again"),
+        _ => {}
+    }
+    *known = why;
 }
 
 /// What is worth a flush before its time, and whose it is.

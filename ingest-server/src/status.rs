@@ -30,7 +30,11 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
     if !app.ready.load(Ordering::Acquire) {
         return (StatusCode::SERVICE_UNAVAILABLE, replaying(*app.replay.lock())).into_response();
     }
-    "strandline is ready.\n".into_response()
+    // Queries go on, so that it stays ready: the text is for people.
+    match app.bad_disk.lock().as_ref() {
+        Some(why) => format!("strandline is ready to be asked, and takes no writes: {why}\n").into_response(),
+        None => "strandline is ready.\n".into_response(),
+    }
 }
 
 fn replaying(at: ReplayProgress) -> String {
@@ -110,6 +114,8 @@ pub fn page(app: &App) -> String {
     p.one("memory_held_bytes", "gauge", "What the stores hold in memory, as they count it.", crate::memory::held_bytes(app) as f64);
     p.one("early_flushes_total", "counter", "Flushes before their time, to make room in memory.", get(&c.early_flushes));
     p.one("memory_pressed", "gauge", "1 while memory is short and writes are refused.", app.pressed.load(Ordering::Relaxed) as u8 as f64);
+    let refuses = app.bad_disk.lock().is_some();
+    p.one("disk_refuses_writes", "gauge", "1 while the last write to a log failed; senders are told to come again.", refuses as u8 as f64);
     tenants(app, &mut p);
     p.0
 }

@@ -150,6 +150,14 @@ impl Engine {
         why.into_iter().collect()
     }
 
+    /// Why the disk refuses writes, if the last one failed. Appends are refused retryably meanwhile; the next that succeeds ends it.
+    pub fn refuses_writes(&self) -> Option<String> {
+        let why = self.0.metrics.head().wal().failure();
+        #[cfg(feature = "traces")]
+        let why = why.or_else(|| self.0.traces.wal_failure());
+        why.map(|e| e.to_string())
+    }
+
     /// Cuts everything to blocks and uploads them. The error says what could not be done; what was acknowledged
     /// stays safe either way.
     pub fn flush(&self) -> Result<()> {

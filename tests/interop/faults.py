@@ -1,5 +1,5 @@
-"""A clock that leaps while the workload runs."""
-import glob, os, time
+"""A disk that fails beneath the real process, and a clock that leaps, while the workload runs."""
+import errno, glob, os, subprocess, time
 
 import requests
 
@@ -14,11 +14,75 @@ def metric(s, name):
     return sum(float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if line.startswith((name + " ", name + "{")))
 
 
+def bad_disk():
+    """The shim, compiled once."""
+    made = os.path.join(ROOT, "bad_disk.so")
+    if not os.path.exists(made):
+        source = os.path.join(os.path.dirname(os.path.abspath(__file__)), "clients", "bad_disk.c")
+        subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", made, source, "-ldl"], check=True)
+    return made
+
+
 def waits(what, done, server, patience_s=60):
     until = time.time() + patience_s
     while not done():
         assert time.time() < until, (what, server.text()[-3000:])
         time.sleep(0.1)
+
+
+def disk_faults():
+    """EIO and ENOSPC beneath the real process: nothing acknowledged is lost, and it goes on by itself."""
+    orders = os.path.join(ROOT, "bad-disk.orders")
+    data = os.path.join(ROOT, "bad-disk")
+    s = Server("bad-disk", data=data, env={"LD_PRELOAD": bad_disk(), "BAD_DISK": data, "BAD_DISK_ORDERS": orders}).start()
+    load = Load("bad-disk", s, "--rate", "30", "--interval-ms", "100", "--duration", "24s", "--drain", "90s").start()
+
+    def fail(call, error, times=0):
+        with open(orders + ".new", "w") as f:
+            f.write(f"{call} {error} {times}\n")
+        os.rename(orders + ".new", orders)
+
+    def taking():
+        before = metric(s, "strandline_samples_ingested_total")
+        waits("samples are taken again", lambda: metric(s, "strandline_samples_ingested_total") > before, s)
+
+    def said():
+        return metric(s, "strandline_disk_refuses_writes")
+
+    try:
+        taking()
+        fail("sync", errno.EIO, 1)
+        waits("an fsync fails once", lambda: not os.path.exists(orders), s)
+        taking()
+        for call, error in [("write", errno.EIO), ("write", errno.ENOSPC), ("sync", errno.EIO)]:
+            failures = metric(s, "strandline_metric_wal_failures_total")
+            fail(call, error)
+            waits("commits fail", lambda: metric(s, "strandline_metric_wal_failures_total") > failures, s)
+            waits("it is said", said, s)
+            assert requests.post(s.url + "/api/v1/admin/flush", timeout=60).status_code == 503
+            # Queries go on.
+            s.query("count(up) or vector(1)")
+            os.unlink(orders)
+            taking()
+            waits("it is said no more", lambda: not said(), s)
+        # A manifest that can't be put in its place, and one of whose place nobody can be sure.
+        for call in ["rename", "sync"]:
+            fail(call, errno.EIO)
+            r = requests.post(s.url + "/api/v1/admin/flush", timeout=60)
+            assert r.status_code == 503, (call, r.status_code, r.text)
+            os.unlink(orders)
+            taking()
+            s.flush(30)
+        report = load.wait(200)
+        assert report["requests"]["refused"] == 0 and report["rejected_items"] == 0, report
+        load.verify()
+        s.kill()
+        s.start()
+        load.verify()
+        s.stop()
+    finally:
+        if os.path.exists(orders):
+            os.unlink(orders)
 
 
 def clock_leaps():
@@ -55,4 +119,4 @@ def clock_leaps():
         s.stop()
 
 
-CHECKS = [clock_leaps]
+CHECKS = [disk_faults, clock_leaps]

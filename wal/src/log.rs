@@ -77,6 +77,8 @@ struct Queue {
     forgotten: u64,
     wakers: Vec<(u64, Waker)>,
     on_hold: Option<WalError>,
+    /// Why the last commit failed, if it did.
+    failure: Option<WalError>,
     wanted: bool,
     closed: bool,
     stats: WalStats,
@@ -202,6 +204,11 @@ impl Wal {
     /// Why appends are refused, if they are.
     pub fn on_hold(&self) -> Option<WalError> {
         self.0.shared.queue.lock().on_hold.clone()
+    }
+
+    /// Why the last commit failed, if it did: until one succeeds the disk is taken to refuse them all.
+    pub fn failure(&self) -> Option<WalError> {
+        self.0.shared.queue.lock().failure.clone()
     }
 
     /// Bytes of all segments.
@@ -355,6 +362,7 @@ impl Shared {
         match written {
             Ok(bytes) => {
                 q.decided = first_seq + count as u64 - 1;
+                q.failure = None;
                 q.stats.commits += 1;
                 q.stats.written_bytes += bytes;
             }
@@ -428,6 +436,7 @@ impl Queue {
         self.pending_count = 0;
         self.decided = last;
         self.stats.failures += 1;
+        self.failure = Some(e.clone());
         match self.failed.back_mut() {
             Some((_, b, old)) if *b + 1 == first_seq => {
                 *b = last;

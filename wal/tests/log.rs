@@ -277,7 +277,9 @@ fn failure_fails_what_is_queued_behind_and_holds_until_resumed() {
     fs.set_failing(None);
     assert!(w.append(b"c").is_err());
     w.resume();
+    assert!(w.failure().is_some());
     w.append(b"d").unwrap().wait().unwrap();
+    assert!(w.failure().is_none());
 }
 
 #[test]

@@ -74,8 +74,8 @@ pub fn run(a: &ServeArgs) -> Result<(), String> {
     }
     let base = format!("http://{}", c.listen);
     match get(&base, "/-/ready", &[]) {
-        Ok((200, _)) => {
-            line(true, format!("the server at {base} is ready"));
+        Ok((200, text)) => {
+            line(!text.contains("takes no writes"), format!("the server at {base} answers: {}", text.trim()));
             if let Ok((200, page)) = get(&base, "/metrics", &[]) {
                 running(&page, &mut line);
             }

@@ -172,6 +172,8 @@ fn serve(a: &ServeArgs) -> Result<(), String> {
 fn start_log(c: &Config) -> Result<(), String> {
     let filter = tracing_subscriber::EnvFilter::try_new(&c.log_level).map_err(|e| format!("log.level = {:?}: {e}", c.log_level))?;
     let b = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    // Told on stderr too, and by a call that panics when that lies on a full disk: whoever logs would end with it.
+    let b = b.log_internal_errors(false);
     if c.log_format == "json" {
         b.json().init();
     } else {

@@ -335,6 +335,11 @@ impl TraceStore {
         self.0.wal.size_bytes()
     }
 
+    /// Why the last commit to the log failed, if it did.
+    pub(crate) fn wal_failure(&self) -> Option<WalError> {
+        self.0.wal.failure()
+    }
+
     /// The blocks that are read.
     pub fn blocks(&self) -> Arc<Vec<Arc<BlockHandle>>> {
         self.0.state.read().blocks.clone()
