@@ -132,6 +132,12 @@ impl Tenants {
         }
     }
 
+    /// A tenant's engine without threads of its own, for a command beside which no server runs.
+    pub fn open_alone(config: Config, tenant: &str) -> Result<Engine> {
+        let t = Tenants::new(Arc::new(config), crate::memory::default_limit_bytes())?;
+        Engine::open(EngineOptions { background: false, ..t.options(tenant)? })
+    }
+
     /// A tenant's data as it is now, beside a server that may be writing it.
     pub fn open_read_only(config: Config, tenant: &str) -> Result<Engine> {
         let below: Arc<dyn Fs> = Arc::new(RealFs::default());

@@ -18,6 +18,9 @@ pub const LAYOUT_VERSION: u32 = 1;
 /// Whoever copies a data folder puts a file of this name into the target first and removes it last.
 pub const UNFINISHED: &str = "UNFINISHED";
 
+/// Where what is left of blocks lies that were given up, in the data folder.
+pub const GIVEN_UP: &str = "given-up";
+
 /// What an engine is made of.
 #[derive(Clone)]
 pub struct EngineOptions {
@@ -165,6 +168,18 @@ impl Engine {
         #[cfg(feature = "traces")]
         self.0.traces.flush()?;
         self.0.metrics.upload()
+    }
+
+    /// Accepts the loss of a block that is not in the bucket and can't be read: answers no longer miss it, and what is left of
+    /// it goes into [`GIVEN_UP`]. `NotFound` if there is no such block.
+    pub fn give_up(&self, ulid: &str) -> Result<()> {
+        let done = self.0.metrics.give_up(ulid);
+        #[cfg(feature = "traces")]
+        let done = match done {
+            Err(e) if e.kind == ErrorKind::NotFound => self.0.traces.give_up(ulid),
+            done => done,
+        };
+        done
     }
 
     /// One turn of upkeep, for engines without a background thread.

@@ -256,3 +256,32 @@ fn a_reader_opens_while_a_flush_removes_what_it_wrote_to_blocks() {
     let reader = Engine::open_read_only(options(fs)).unwrap();
     assert_eq!(all(reader.metrics()), 20);
 }
+
+#[test]
+fn a_lost_block_that_was_given_up_is_missed_no_more() {
+    for gone in [false, true] {
+        let w = World::new();
+        let s = w.open(false);
+        append(&s, 3, T0);
+        s.flush().unwrap();
+        w.clock.advance(2 * HOUR);
+        append(&s, 5, T0 + 2 * HOUR);
+        let (lost, whole) = (s.blocks()[0].meta.ulid.clone(), |s: &MetricStore| s.incomplete().is_none());
+        s.close().unwrap();
+        let folder = Path::new("/data/metrics/blocks").join(&lost);
+        if gone {
+            w.fs.remove_dir_all(&folder).unwrap();
+        } else {
+            ["meta.json", "index"].iter().for_each(|f| w.fs.write_atomic(&folder.join(f), b"something else").unwrap());
+        }
+        let s = w.open(false);
+        assert!(!whole(&s) && s.give_up("another").is_err());
+        s.give_up(&lost).unwrap();
+        assert!(whole(&s) && s.give_up(&lost).is_err());
+        s.close().unwrap();
+        let s = w.open(false);
+        assert!(whole(&s));
+        assert_eq!(count(&s, Matcher::equal("__name__", "m")), 5);
+        assert_eq!(w.fs.exists(&Path::new("/data/given-up").join(&lost)), !gone);
+    }
+}

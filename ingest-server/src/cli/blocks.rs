@@ -17,8 +17,23 @@ pub enum BlocksCommand {
     List(Where),
     /// Read every block whole and check every checksum; those of spans too, where a data folder is named.
     Verify(Where),
-    /// Compact metric blocks until there is nothing left to do.
+    /// Compact blocks of metrics and of spans until there is nothing left to do.
     Compact(Where),
+    /// Accept that a block which is not in the bucket can't be read, so that answers no longer miss it.
+    GiveUp(GiveUp),
+}
+
+/// Which block.
+#[derive(Args)]
+pub struct GiveUp {
+    /// Its name, as `blocks verify` tells it.
+    block: String,
+    /// The data folder; no server may be using it.
+    #[arg(long, default_value = "strandline-data")]
+    data_dir: PathBuf,
+    /// Whose it is; without it the default tenant's.
+    #[arg(long)]
+    tenant: Option<String>,
 }
 
 /// Which blocks.
@@ -71,7 +86,8 @@ fn verify(metrics: &MetricStore, traces: Option<&TraceStore>) -> Result<(), Stri
             }
         }
     }
-    if bad == 0 { Ok(()) } else { Err(format!("{bad} damaged blocks")) }
+    let way_out = "bring them back from a backup, or accept the loss: `strandline blocks give-up` for those that are not in the bucket";
+    if bad == 0 { Ok(()) } else { Err(format!("{bad} damaged blocks: {way_out}")) }
 }
 
 /// Runs it.
@@ -113,19 +129,33 @@ pub fn run(c: BlocksCommand) -> Result<(), String> {
             let (metrics, traces) = look(&w)?;
             verify(&metrics, traces.as_ref())
         }
-        BlocksCommand::Compact(w) => {
-            let (s, _lock) = open(&w)?;
-            let mut progress = Progress::new("compactions");
-            let mut n = 0;
-            // One at a time, so that it can be told how far it is.
-            while s.compact(1).map_err(|e| e.to_string())? > 0 {
-                n += 1;
-                progress.at(n, 0);
-            }
-            drop(progress);
-            s.upload().map_err(|e| e.to_string())?;
-            say(&format!("{n} compactions"));
-            s.close().map_err(|e| e.to_string())
+        BlocksCommand::Compact(w) => compact(&w),
+        BlocksCommand::GiveUp(g) => {
+            let e = local::open_engine(local::config(Some(&g.data_dir), None)?, g.tenant.as_deref())?;
+            let done = e.give_up(&g.block).map_err(|e| e.to_string());
+            e.close().map_err(|e| e.to_string()).and(done)?;
+            say(&format!("{} is given up; what is left of it lies in given-up of the data folder", g.block));
+            Ok(())
         }
     }
+}
+
+fn compact(w: &Where) -> Result<(), String> {
+    let e = local::open_engine(local::config(Some(&w.data_dir), w.bucket.as_deref())?, None)?;
+    let mut progress = Progress::new("compactions");
+    let mut n = 0;
+    // One at a time, so that it can be told how far it is.
+    let mut all = |one: &dyn Fn() -> strandline_storage::Result<usize>| {
+        while one().map_err(|e| e.to_string())? > 0 {
+            n += 1;
+            progress.at(n, 0);
+        }
+        Ok::<_, String>(())
+    };
+    all(&|| e.metrics().compact(1))?;
+    e.metrics().upload().map_err(|e| e.to_string())?;
+    all(&|| e.traces().compact(1))?;
+    drop(progress);
+    say(&format!("{n} compactions"));
+    e.close().map_err(|e| e.to_string())
 }

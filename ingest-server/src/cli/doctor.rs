@@ -94,6 +94,13 @@ fn running(page: &str, line: &mut dyn FnMut(bool, String)) {
     };
     line(true, format!("{} series and {} live spans in memory", value("strandline_head_series"), value("strandline_live_spans")));
     line(true, format!("{} of anonymous memory in use", format_size(value("strandline_memory_anon_bytes") as u64)));
+    if value("strandline_answers_incomplete") > 0.0 {
+        line(
+            false,
+            "answers could miss data: `strandline blocks verify` tells what can't be read, `strandline blocks give-up` accepts a loss"
+                .into(),
+        );
+    }
     if value("strandline_clock_in_doubt") > 0.0 {
         line(
             false,

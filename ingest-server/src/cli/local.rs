@@ -29,6 +29,12 @@ pub fn open_read_only(c: Config) -> Result<Engine, String> {
     Tenants::open_read_only(c, &tenant).map_err(|e| e.to_string())
 }
 
+/// A tenant's engine for a command that changes things, without threads of its own; the folder must not be in use.
+pub fn open_engine(c: Config, tenant: Option<&str>) -> Result<Engine, String> {
+    let tenant = tenant.unwrap_or(&c.default_tenant).to_owned();
+    Tenants::open_alone(c, &tenant).map_err(|e| e.to_string())
+}
+
 /// The store of the default tenant, for a command that changes things; the folder must not be in use.
 pub fn open_store(c: &Config) -> Result<(MetricStore, Box<dyn Send + Sync>), String> {
     let fs = fs();

@@ -252,6 +252,24 @@ impl MetricStore {
         Ok(())
     }
 
+    /// As [`crate::Engine::give_up`], of metric blocks.
+    pub fn give_up(&self, ulid: &str) -> Result<()> {
+        let (work, o) = (self.0.work.lock(), &self.0.options);
+        {
+            let mut manifest = self.0.manifest.lock();
+            let is_lost = manifest.blocks.iter().any(|b| b.ulid == ulid) && self.local_meta(ulid).is_err_and(|e| is_damage(&e));
+            if !is_lost {
+                return Err(Error::new(ErrorKind::NotFound, format!("no block {ulid} lies here that can't be read")));
+            }
+            self.check_open()?;
+            sealed::put_aside(&o.fs, &self.local_dir().join(ulid), &o.dir.join(crate::engine::GIVEN_UP))?;
+            let mut next = manifest.clone();
+            next.blocks.retain(|b| b.ulid != ulid);
+            self.save(&mut manifest, next)?;
+        }
+        self.rebuild_version(&work)
+    }
+
     /// Whether another process has merged a block of ours and removed it from the bucket since.
     fn is_merged(&self, ulid: &str, work: &Work) -> bool {
         let Ok(own) = self.local_meta(ulid) else { return false };

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use super::block::meta::{BlockMeta, META_FILE, SPANS_FILE};
 use super::blocks::{self, Around, BlockHandle, Found};
 use super::store::TraceStore;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 impl TraceStore {
     /// One round of upkeep; call it every few seconds from a thread of its own. Failures of one errand do not keep the
@@ -34,7 +34,7 @@ impl TraceStore {
         errand(inner.ownership.tend(all.iter().map(|b| (Some(&*b.meta.writer_id), &*b.meta.ulid)), now));
         errand(self.retain(now));
         if inner.options.compaction {
-            errand(self.compact(now));
+            errand(self.merge_all(now, usize::MAX).map(|_| ()));
         }
         first
     }
@@ -140,6 +140,24 @@ impl TraceStore {
                 fs.remove_dir_all(&at).map_err(|e| Error::io("removing an uploaded block's copy", &at, e))?;
             }
         }
+        Ok(())
+    }
+
+    /// Accepts that a block which waited for its upload is lost: answers no longer miss it. What is left of it goes into
+    /// `given-up` of the data folder. `NotFound` if no such block is damaged or gone.
+    pub fn give_up(&self, ulid: &str) -> Result<()> {
+        let (inner, o) = (&self.0, &self.0.options);
+        let _alone = inner.uploading.lock();
+        let mut manifest = inner.maintenance.lock();
+        inner.check_open()?;
+        let is_it = |l: &super::manifest::Lost| l.ulid == ulid;
+        if !inner.state.read().damaged_here.iter().any(is_it) {
+            return Err(Error::new(ErrorKind::NotFound, format!("no span block {ulid} waits here that can't be read")));
+        }
+        let dir = o.dir.join("traces");
+        crate::sealed::put_aside(&o.fs, &dir.join(ulid), &o.dir.join(crate::engine::GIVEN_UP))?;
+        manifest.change(&o.fs, &dir, |m| m.staged.retain(|u| u != ulid))?;
+        inner.state.write().damaged_here.retain(|l| !is_it(l));
         Ok(())
     }
 

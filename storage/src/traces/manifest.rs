@@ -19,6 +19,12 @@ use crate::sealed;
 
 const NAME: &str = "manifest.json";
 
+/// A block that waits for its upload and can't be read, with what is wrong.
+pub struct Lost {
+    pub ulid: String,
+    pub why: String,
+}
+
 /// State of the data folder.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -65,7 +71,7 @@ impl Manifest {
         o: &TraceStoreOptions,
         bucket: &CachedBucket,
         known: &[Arc<BlockHandle>],
-    ) -> Result<(Vec<Arc<BlockHandle>>, Vec<String>)> {
+    ) -> Result<(Vec<Arc<BlockHandle>>, Vec<Lost>)> {
         let (fs, dir) = (&o.fs, &o.dir.join("traces"));
         let (mut out, mut damaged, mut lost) = (Vec::new(), Vec::new(), self.staged.clone());
         for e in fs.read_dir(dir).map_err(|e| Error::io("listing staged blocks", dir, e))? {
@@ -84,11 +90,12 @@ impl Manifest {
             match described(o, &e.path, &name) {
                 Ok(meta) => out.push(BlockHandle::staged(meta, fs.clone(), e.path.clone(), bucket.clone())),
                 Err(e) if e.is_retryable() => return Err(e),
-                Err(e) => damaged.push(e.to_string()),
+                Err(e) => damaged.push(Lost { ulid: name, why: e.to_string() }),
             }
         }
         lost.retain(|u| !known.iter().any(|h| h.meta.ulid == *u) && !self.is_superseded(u, known));
-        damaged.extend(lost.iter().map(|u| format!("{}: block {u} was to be uploaded and is gone", dir.display())));
+        let gone = |ulid: String| Lost { why: format!("{}: block {ulid} was to be uploaded and is gone", dir.display()), ulid };
+        damaged.extend(lost.into_iter().map(gone));
         Ok((out, damaged))
     }
 

@@ -18,7 +18,7 @@ use strandline_wal::{RecoveryReport, Ticket, Wal, WalError, WalErrorKind};
 use super::blocks::{self, BlockHandle};
 use super::compact::pace::Pace;
 use super::live::{Live, LiveBody, Owner};
-use super::manifest::Manifest;
+use super::manifest::{Lost, Manifest};
 use super::options::TraceStoreOptions;
 use super::otlp::encode_request;
 use super::record;
@@ -68,14 +68,15 @@ pub(super) struct State {
     /// Blocks of the bucket of which nothing can be read, with what is wrong.
     pub(super) damaged: Vec<String>,
     /// The same of blocks that wait here for their upload.
-    pub(super) damaged_here: Vec<String>,
+    pub(super) damaged_here: Vec<Lost>,
 }
 
 impl State {
     /// Why an answer could miss something.
     pub(super) fn incomplete(&self) -> Option<String> {
         let unlisted = self.unlisted.iter().map(|why| format!("the bucket was never reached, so its blocks are unknown: {why}"));
-        let why: Vec<String> = unlisted.chain(self.damaged.iter().chain(&self.damaged_here).cloned()).collect();
+        let why: Vec<String> =
+            unlisted.chain(self.damaged.iter().cloned()).chain(self.damaged_here.iter().map(|l| l.why.clone())).collect();
         (!why.is_empty()).then(|| why.join("; "))
     }
 

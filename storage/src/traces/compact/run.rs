@@ -13,23 +13,31 @@ use crate::traces::blocks::{self, BlockHandle};
 use crate::traces::store::TraceStore;
 
 impl TraceStore {
-    /// Merges until nothing is left to merge, or merges have to give way.
-    pub(crate) fn compact(&self, now_ms: i64) -> Result<()> {
+    /// Merges until nothing is left to merge, merges have to give way, or `most` have run. Gives how many did.
+    pub fn compact(&self, most: usize) -> Result<usize> {
+        self.0.check_open()?;
+        let _tidying = self.0.tidying.lock();
+        self.merge_all(self.options().clock.now_ms(), most)
+    }
+
+    /// The same for who tidies up anyway.
+    pub(in crate::traces) fn merge_all(&self, now_ms: i64, most: usize) -> Result<usize> {
         self.end_merge_cut_short()?;
-        loop {
+        for n in 0..most {
             let all = self.blocks();
             let metas: Vec<_> = all.iter().filter(|b| !b.staged && self.owns(&b.meta, now_ms)).map(|b| &b.meta).collect();
             let o = self.options();
-            let Some(plan) = super::plan::merge(&metas, now_ms, o.compact_blocks, self.is_busy()) else { return Ok(()) };
+            let Some(plan) = super::plan::merge(&metas, now_ms, o.compact_blocks, self.is_busy()) else { return Ok(n) };
             let inputs: Vec<_> = all.iter().filter(|b| plan.blocks.contains(&b.meta.ulid)).cloned().collect();
             if !self.merge(&inputs, plan.urgent)? {
-                return Ok(());
+                return Ok(n);
             }
             self.0.check_open()?;
             for b in &inputs {
                 blocks::mark(&o.bucket, &b.meta, &o.writer_id, now_ms)?;
             }
         }
+        Ok(most)
     }
 
     /// What goes into the bucket unnamed by anything else is named in the manifest meanwhile.

@@ -1,6 +1,7 @@
 //! What is left behind by errands that fail, and by damage to what waits for its upload.
 
 use super::*;
+use crate::ErrorKind;
 
 /// Folders of blocks on the disk that no manifest names.
 fn unnamed(rig: &Rig) -> Vec<String> {
@@ -62,6 +63,17 @@ fn a_staged_block_that_is_damaged_or_gone_is_said_for_as_long_as_it_is() {
             assert_eq!(names(store.trace_partial(TraceId([2; 16])).unwrap().0).len(), 1);
             // The bucket is listed again, which says nothing of what lies here.
             rig.clock.advance(120_000);
+            store.maintain().unwrap();
+        }
+        // Until somebody accepts the loss, of this block and no other.
+        let name = folder.file_name().unwrap().to_str().unwrap();
+        assert_eq!(store.give_up("01ARZ3NDEKTSV4RRFFQ69G5FAV").unwrap_err().kind, ErrorKind::NotFound);
+        store.give_up(name).unwrap();
+        for store in [store, rig.open()] {
+            assert_eq!(store.incomplete(), None);
+            assert_eq!(names(store.trace(TraceId([2; 16])).unwrap()).len(), 1);
+            assert_eq!(rig.fs.exists(&Path::new("/data/given-up").join(name)), !gone);
+            assert_eq!(store.give_up(name).unwrap_err().kind, ErrorKind::NotFound);
             store.maintain().unwrap();
         }
     }
