@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use strandline_storage::bucket::LocalBucket;
+use strandline_storage::bucket::{Bucket, LocalBucket};
 use strandline_storage::clock::ManualClock;
 use strandline_storage::metrics::head::{BatchBuilder, Value};
 use strandline_storage::metrics::{MetricOptions, MetricStore};
@@ -284,4 +284,22 @@ fn a_lost_block_that_was_given_up_is_missed_no_more() {
         assert_eq!(count(&s, Matcher::equal("__name__", "m")), 5);
         assert_eq!(w.fs.exists(&Path::new("/data/given-up").join(&lost)), !gone);
     }
+}
+
+#[test]
+fn half_an_upload_of_samples_by_a_lost_machine_is_removed() {
+    let w = World::new();
+    let s = w.open(true);
+    append(&s, 3, T0);
+    s.flush().unwrap();
+    s.upload().unwrap();
+    let bucket = LocalBucket::open(Arc::new(w.fs.clone()), "/data/bucket").unwrap();
+    let folder = format!("metrics/anonymous/{}/", ulid::Ulid::from_parts(T0 as u64, 7));
+    ["chunks/000001", "index"].iter().for_each(|f| bucket.put(&format!("{folder}{f}"), bytes::Bytes::from_static(b"half")).unwrap());
+    for hour in 0..58 {
+        assert!(bucket.list(&folder).unwrap().len() == 2 || hour > 54, "{hour}");
+        s.maintain().unwrap();
+        w.clock.advance(HOUR);
+    }
+    assert_eq!((bucket.list(&folder).unwrap().len(), all(&s)), (0, 3));
 }

@@ -4,6 +4,7 @@
 
 mod cache;
 mod disk_cache;
+mod halves;
 mod lease;
 mod local;
 #[cfg(feature = "s3")]
@@ -16,6 +17,7 @@ use bytes::Bytes;
 use crate::error::Result;
 
 pub use cache::{CachedBucket, RangeCache};
+pub(crate) use halves::Halves;
 pub(crate) use lease::made_ms;
 pub use lease::{Lease, Ownership};
 pub use local::LocalBucket;

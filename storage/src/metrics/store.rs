@@ -70,6 +70,9 @@ pub(super) struct Work {
     pub lease_retry_at_ms: i64,
     /// Local blocks of which the bucket may hold a part.
     pub begun: std::collections::HashSet<String>,
+    /// Folders of the bucket without a description.
+    pub half: Vec<String>,
+    pub halves: crate::bucket::Halves,
     /// When blocks that wait for their end in the bucket were marked, Unix seconds, as far as it was asked for.
     pub marked_s: std::collections::HashMap<String, i64>,
     /// Blocks of the bucket, ours and others', as last listed.

@@ -114,11 +114,22 @@ impl MetricStore {
             if let Err(e) = self.rebuild_version(work) {
                 tracing::error!(error = %e, "blocks could not be listed");
             }
+            if let (true, Some(bucket)) = (self.0.options.compaction, self.0.options.bucket.clone()) {
+                done = done.and_then(|()| self.tend_halves(&*bucket, work));
+            }
         }
         match done {
             Ok(()) => self.bucket_fine(work),
             Err(e) => self.bucket_failed(work, &e),
         }
+    }
+
+    /// Removes what lost machines left of their uploads.
+    fn tend_halves(&self, bucket: &dyn Bucket, work: &mut Work) -> Result<()> {
+        let ours = self.0.manifest.lock().blocks.clone();
+        let found: Vec<String> = std::mem::take(&mut work.half).into_iter().filter(|u| !ours.iter().any(|b| b.ulid == *u)).collect();
+        let past_ms = self.0.options.clock.past_ms();
+        work.halves.tend(bucket, (&self.bucket_prefix(), block::META), &found, &self.0.ownership, past_ms)
     }
 
     /// Blocks that other writers have left in the bucket are for whoever holds the lease. A lease that can't be had (a bucket
@@ -472,7 +483,7 @@ impl MetricStore {
 
     /// The blocks of the bucket, and what is wrong with those that can't be described.
     fn list_bucket(&self, bucket: &dyn Bucket, work: &mut Work) -> Result<(Vec<BlockMeta>, Vec<String>)> {
-        let (mut out, mut unknown) = (Vec::new(), Vec::new());
+        let (mut out, mut unknown, mut half) = (Vec::new(), Vec::new(), Vec::new());
         // Marked blocks are about to go: what replaces them is there already.
         let markers = bucket.list(&format!("{}/markers/", self.bucket_prefix()))?;
         self.read_marks(bucket, &markers, work)?;
@@ -492,10 +503,11 @@ impl MetricStore {
                     Err(e) => return Err(e),
                 },
                 // Being uploaded, or being removed.
-                Err(e) if e.kind == ErrorKind::NotFound => {}
+                Err(e) if e.kind == ErrorKind::NotFound => half.push(name),
                 Err(e) => return Err(e),
             }
         }
+        work.half = half;
         self.fetch_deletes(bucket)?;
         Ok((out, unknown))
     }

@@ -63,10 +63,10 @@ impl TraceStore {
         let known = self.blocks();
         let unknown = |ulid: &str| !known.iter().any(|b| b.meta.ulid == ulid);
         let Around { names, found } = blocks::look_around(&o.bucket, &o.tenant, &unknown)?;
-        let (mut fresh, mut damaged) = (Vec::new(), Vec::new());
+        let (mut fresh, mut damaged, mut halves) = (Vec::new(), Vec::new(), Vec::new());
         for (ulid, found) in found {
             match found {
-                Found::Nothing => {}
+                Found::Nothing => halves.push(ulid),
                 Found::Damaged(why) => match blocks::describe(o, &inner.bucket, &ulid, &why) {
                     Ok(meta) => fresh.push(BlockHandle::in_bucket(meta, o.fs.clone(), inner.bucket.clone())),
                     Err(e) if e.is_retryable() => return Err(e),
@@ -105,7 +105,15 @@ impl TraceStore {
         for b in merged.iter().filter(|b| !b.staged && self.owns(&b.meta, now_ms)) {
             blocks::mark(&o.bucket, &b.meta, &o.writer_id, now_ms)?;
         }
-        Ok(())
+        if !o.compaction {
+            return Ok(());
+        }
+        {
+            let ours = inner.maintenance.lock();
+            halves.retain(|u| !ours.staged.contains(u) && ours.merging.as_ref() != Some(u));
+        }
+        let below = format!("traces/{}", o.tenant);
+        inner.halves.lock().tend(&*o.bucket, (&below, META_FILE), &halves, &inner.ownership, o.clock.past_ms())
     }
 
     /// Staged blocks to the bucket: the data, then its description. Flushes go on meanwhile.

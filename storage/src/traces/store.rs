@@ -22,7 +22,7 @@ use super::manifest::{Lost, Manifest};
 use super::options::TraceStoreOptions;
 use super::otlp::encode_request;
 use super::record;
-use crate::bucket::{CachedBucket, Lease, Ownership, RangeCache};
+use crate::bucket::{CachedBucket, Halves, Lease, Ownership, RangeCache};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Span, Trace, TraceId};
 use crate::read::Warnings;
@@ -49,6 +49,7 @@ pub(super) struct Inner {
     closed: AtomicBool,
     counter: AtomicU64,
     pub(super) ownership: Ownership,
+    pub(super) halves: Mutex<Halves>,
     /// When the bucket was last listed, Unix milliseconds.
     pub(super) synced_ms: AtomicI64,
     recovery: RecoveryReport,
@@ -244,6 +245,7 @@ impl TraceStore {
             closed: AtomicBool::new(false),
             counter: AtomicU64::new(0),
             ownership,
+            halves: Mutex::default(),
             synced_ms: AtomicI64::new(now),
             recovery,
         })))

@@ -98,3 +98,21 @@ fn a_clock_that_is_set_back_holds_up_neither_flushes_nor_listings() {
     store.maintain().unwrap();
     assert_eq!(names(store.trace(TraceId([2; 16])).unwrap()).len(), 1);
 }
+
+#[test]
+fn half_an_upload_of_a_lost_machine_is_removed() {
+    let rig = Rig::new();
+    let store = rig.open();
+    put(&store, &[span(1, 1, NOW_MS)]);
+    store.flush().unwrap();
+    let name = ulid::Ulid::from_parts(NOW_MS as u64, 7).to_string();
+    let bucket = &store.options().bucket;
+    let left = |of: &str| bucket.list(&format!("traces/{}/{of}", store.options().tenant)).unwrap().len();
+    bucket.put(&format!("traces/{}/{name}/spans.parquet", store.options().tenant), bytes::Bytes::from_static(b"half")).unwrap();
+    for hour in 0..58 {
+        assert!(left(&format!("{name}/")) == 1 || hour > 54, "{hour}");
+        store.maintain().unwrap();
+        rig.clock.advance(3_600_000);
+    }
+    assert_eq!((left(&format!("{name}/")), left("")), (0, 2), "nothing else goes");
+}
