@@ -112,6 +112,10 @@ struct World {
     deleted: Vec<(u64, TimeRange)>,
     common_spans: BTreeSet<u64>,
     next_span: u64,
+    /// When each span came; the first bears number 1.
+    span_at: Vec<i64>,
+    /// Everybody removes what is older; 0: nothing.
+    retention_ms: i64,
     fresh: u64,
 }
 
@@ -137,6 +141,8 @@ impl World {
             deleted: Vec::new(),
             common_spans: BTreeSet::new(),
             next_span: 1,
+            span_at: vec![0],
+            retention_ms: if seed % 4 == 3 { 20 * HOUR } else { 0 },
             fresh: 0,
         };
         (0..2).for_each(|n| w.add(&format!("n{n}")));
@@ -165,9 +171,11 @@ impl World {
         metrics.bucket = Some(Arc::new(self.bucket.clone()));
         metrics.wal = wal.clone();
         metrics.local_retention_ms = 4 * HOUR;
+        metrics.retention_ms = self.retention_ms;
         metrics.disk_cache_bytes = 16 << 20;
         let mut traces = TraceStoreOptions::new(fs, clock, &dir, Arc::new(self.bucket.clone()));
         traces.wal = wal;
+        traces.retention_ms = self.retention_ms;
         let e = Engine::open(EngineOptions { metrics, traces, background: false }).unwrap();
         self.nodes[n].engine = Some(e.clone());
         e
@@ -202,6 +210,7 @@ impl World {
         let now = self.now();
         let ids: Vec<u64> = (0..self.rng.below(5) + 1).map(|i| self.next_span + i).collect();
         self.next_span += ids.len() as u64;
+        self.span_at.extend(ids.iter().map(|_| now));
         let of = |id: &u64| Span {
             trace_id: TraceId(u128::from(id / 3 + 1).to_be_bytes()),
             span_id: SpanId(id.to_be_bytes()),
@@ -255,6 +264,11 @@ impl World {
         Ok(out)
     }
 
+    /// Whether what came at `t` may have been removed for its age.
+    fn is_old(&self, t: i64) -> bool {
+        self.retention_ms > 0 && t < self.now() - self.retention_ms
+    }
+
     /// A node answers what it acknowledged and what all have answered before. What was deleted may be hidden already, or, at
     /// another node, not yet.
     fn check(&self, n: usize, e: &Engine, what: &str, settled: bool) -> Result<()> {
@@ -264,11 +278,11 @@ impl World {
             assert!(self.sent.contains(&(*s, *t)) && *v == bits(*s, *t), "{what}: {s}@{t} was never sent so");
             assert!(!settled || !gone(&(*s, *t)), "{what}: {s}@{t} was deleted");
         }
-        for x in self.common.iter().chain(&self.nodes[n].samples).filter(|x| !gone(x)) {
+        for x in self.common.iter().chain(&self.nodes[n].samples).filter(|x| !gone(x) && !self.is_old(x.1)) {
             assert!(got.contains_key(x), "{what}: {x:?} is missing (acked here: {})", self.nodes[n].samples.contains(x));
         }
         let spans = self.spans(e)?;
-        for x in self.common_spans.iter().chain(&self.nodes[n].spans) {
+        for x in self.common_spans.iter().chain(&self.nodes[n].spans).filter(|x| !self.is_old(self.span_at[**x as usize])) {
             assert!(spans.contains(x), "{what}: span {x} is missing");
         }
         Ok(())
@@ -350,7 +364,8 @@ impl World {
         for n in 0..self.nodes.len() {
             let e = self.open(n);
             self.check(n, &e, &format!("{what}, {}", self.nodes[n].name), true).unwrap();
-            all.push(Self::samples(&e).unwrap());
+            let got = Self::samples(&e).unwrap();
+            all.push(got.into_iter().filter(|((_, t), _)| !self.is_old(*t)).collect::<BTreeMap<_, _>>());
         }
         assert!(all.windows(2).all(|w| w[0] == w[1]), "{what}: two answers");
         self.bucket.failing.store(failing, Ordering::SeqCst);
@@ -374,6 +389,9 @@ impl World {
             (0..4).for_each(|_| self.look(what));
         }
         let e = self.check_bucket(what);
+        if self.retention_ms > 0 {
+            assert_eq!((e.metrics().blocks().len(), e.traces().blocks().len()), (0, 0), "{what}: all is old");
+        }
         let mut read: BTreeSet<String> = e.metrics().blocks().iter().map(|b| b.meta.ulid.clone()).collect();
         read.extend(e.traces().blocks().iter().map(|b| b.meta.ulid.clone()));
         let in_bucket = self.bucket.inner.list("").unwrap();
