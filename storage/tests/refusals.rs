@@ -92,3 +92,20 @@ fn histograms_that_contradict_themselves_are_refused_with_how() {
     a.commit.wait().unwrap();
     assert_eq!(stored(&s), 1);
 }
+
+#[test]
+fn a_series_whose_first_sample_is_refused_goes_with_the_next_turn() {
+    let s = open();
+    for good in [0, 1] {
+        let mut b = BatchBuilder::default();
+        for i in 0..50 + good {
+            let k = b.series(&Labels::from_pairs([("__name__", "m".to_owned()), ("i", i.to_string())]));
+            b.push(k, if i < 50 { T0 - 48 * 3_600_000 } else { T0 }, 0, Value::Float(1.0));
+        }
+        let a = s.append(&b.finish()).unwrap();
+        assert_eq!((a.accepted, a.rejected.len()), (good, 50));
+        a.commit.wait().unwrap();
+        s.maintain().unwrap();
+        assert_eq!(s.stats().head.series, good as usize);
+    }
+}
