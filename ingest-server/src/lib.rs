@@ -13,6 +13,7 @@ pub mod config;
 mod connections;
 mod counters;
 mod drop_rules;
+mod gate;
 mod http_client;
 mod landing;
 mod limits;

@@ -84,7 +84,8 @@ fn local_traceql(a: &QueryArgs, dir: &std::path::Path) -> Result<(), String> {
     }
     let call = SearchCall { query: a.expr.clone(), options };
     let found = search::run(&call, spans.traces()).map_err(|e| e.message)?;
-    say(&serde_json::to_string_pretty(&search::answer(&found)).unwrap_or_default());
+    let answer: serde_json::Value = serde_json::from_slice(&search::answer(found)).unwrap_or_default();
+    say(&serde_json::to_string_pretty(&answer).unwrap_or_default());
     Ok(())
 }
 

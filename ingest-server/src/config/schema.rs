@@ -216,7 +216,7 @@ keys! {
     "query.timeout" Kind::Duration, "2m", "A query is ended after this.", query_timeout_ms = ms;
     "query.max_samples" Kind::Count, "50000000", "Samples that a query may hold at once.", query_max_samples = n;
     "query.max_series" Kind::Count, "2000000", "Series that a query may select.", query_max_series = n;
-    "query.concurrency" Kind::Count, "16", "Queries at once; more wait their turn.", query_concurrency = n;
+    "query.concurrency" Kind::Count, "16", "Queries at once, of PromQL and of TraceQL each; more wait their turn. Of TraceQL no more run than memory_limit has 96 MiB.", query_concurrency = n;
     "query.lookback" Kind::Duration, "5m", "How far an instant selector looks back.", query_lookback_ms = ms;
     "otlp.translation" Kind::OneOf(&["UnderscoreEscapingWithSuffixes", "UnderscoreEscapingWithoutSuffixes", "NoUTF8EscapingWithSuffixes", "NoTranslation"]), "UnderscoreEscapingWithSuffixes", "How OTLP metric and attribute names become Prometheus'.", otlp_strategy = text;
     "otlp.promote_resource_attributes" Kind::List, "service.instance.id,service.name,service.namespace,service.version,deployment.environment.name,k8s.cluster.name,k8s.namespace.name,k8s.pod.name,k8s.container.name", "Resource attributes that become labels of every series.", otlp_promote = list;

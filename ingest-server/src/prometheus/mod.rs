@@ -7,7 +7,6 @@
 pub(crate) mod answer;
 mod federate;
 mod federate_proto;
-mod gate;
 mod json;
 mod metadata;
 mod params;
@@ -30,9 +29,9 @@ use strandline_query::promql::Engine;
 use strandline_storage::clock::Clock;
 use strandline_storage::read::SeriesSource;
 
+use crate::gate::Gate;
 use crate::refusal::Refusal;
 use crate::scrape::ScrapeTarget;
-use gate::Gate;
 pub use stores::state_of;
 
 /// Whose data a request is about.

@@ -186,6 +186,7 @@ async fn search(state: TempoState, headers: HeaderMap, r: proto::SearchRequest) 
         end_nano: if r.end == 0 { u64::MAX } else { nanos(r.end) },
         max_trace_nano: state.max_trace_nano,
         partial: false,
+        max_bytes: state.max_search_bytes,
     };
     let call = SearchCall { query, options };
     let found: SearchResult = blocking(&state, &headers, move |source| search::run(&call, source)).await?;
@@ -266,6 +267,7 @@ fn metrics_call(state: &TempoState, query: String, start: u64, end: u64) -> Metr
     let start = if start == 0 { end.saturating_sub(3_600_000_000_000) } else { start };
     let mut options = MetricsOptions::new(start, end);
     options.max_series = state.max_series;
+    options.max_cells = state.max_cells;
     options.max_trace_nano = state.max_trace_nano;
     MetricsCall { query, options }
 }

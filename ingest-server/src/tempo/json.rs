@@ -4,6 +4,40 @@ use serde_json::{Map, Value, json};
 use strandline_query::traceql::Val;
 use strandline_storage::model::{AttributeValue, Attributes, Resource, Scope, Span, Trace};
 
+/// A value as text.
+fn write(out: &mut Vec<u8>, v: &Value) {
+    // Writing into memory fails never.
+    let _ = serde_json::to_writer(out, v);
+}
+
+/// A list, of which one element at a time is more than text.
+pub fn write_list(out: &mut Vec<u8>, items: impl Iterator<Item = Value>) {
+    out.push(b'[');
+    for (i, v) in items.enumerate() {
+        if i > 0 {
+            out.push(b',');
+        }
+        write(out, &v);
+    }
+    out.push(b']');
+}
+
+/// An object of some members and a large one, which `large` writes: a tree of it all would be many times the text.
+pub fn object(members: Map<String, Value>, name: &str, large: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut out = vec![b'{'];
+    for (k, v) in members {
+        write(&mut out, &json!(k));
+        out.push(b':');
+        write(&mut out, &v);
+        out.push(b',');
+    }
+    write(&mut out, &json!(name));
+    out.push(b':');
+    large(&mut out);
+    out.push(b'}');
+    out
+}
+
 /// Base64 with padding.
 pub fn base64(b: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
@@ -158,24 +192,36 @@ fn scope(s: &Scope) -> Value {
 }
 
 /// The trace's spans by resource and scope: the elements of `resourceSpans` (`batches` in Tempo's first API).
-pub fn resource_spans(trace: &Trace) -> Value {
+pub fn write_resource_spans(out: &mut Vec<u8>, trace: &Trace) {
     let mut spans: Vec<&Span> = trace.spans.iter().collect();
     spans.sort_by(|a, b| (&a.resource, &a.scope).cmp(&(&b.resource, &b.scope)));
-    let by_resource = spans.chunk_by(|a, b| a.resource == b.resource).map(|of_resource| {
-        let by_scope = of_resource.chunk_by(|a, b| a.scope == b.scope).map(|of_scope| {
-            let mut m = Map::new();
-            m.insert("scope".into(), scope(&of_scope[0].scope));
-            m.insert("spans".into(), of_scope.iter().map(|s| span(s)).collect());
-            text(&mut m, "schemaUrl", &of_scope[0].scope.schema_url);
-            Value::Object(m)
-        });
-        let mut m = Map::new();
-        m.insert("resource".into(), resource(&of_resource[0].resource));
-        m.insert("scopeSpans".into(), by_scope.collect());
-        text(&mut m, "schemaUrl", &of_resource[0].resource.schema_url);
-        Value::Object(m)
-    });
-    by_resource.collect()
+    out.push(b'[');
+    for (i, of_resource) in spans.chunk_by(|a, b| a.resource == b.resource).enumerate() {
+        let first = &of_resource[0].resource;
+        out.extend_from_slice(if i > 0 { b",{\"resource\":" } else { b"{\"resource\":" });
+        write(out, &resource(first));
+        out.extend_from_slice(b",\"scopeSpans\":[");
+        for (i, of_scope) in of_resource.chunk_by(|a, b| a.scope == b.scope).enumerate() {
+            let first = &of_scope[0].scope;
+            out.extend_from_slice(if i > 0 { b",{\"scope\":" } else { b"{\"scope\":" });
+            write(out, &scope(first));
+            out.extend_from_slice(b",\"spans\":");
+            write_list(out, of_scope.iter().map(|s| span(s)));
+            end(out, &first.schema_url);
+        }
+        out.push(b']');
+        end(out, &first.schema_url);
+    }
+    out.push(b']');
+}
+
+/// The end of an object, perhaps with a schema.
+fn end(out: &mut Vec<u8>, schema_url: &str) {
+    if !schema_url.is_empty() {
+        out.extend_from_slice(b",\"schemaUrl\":");
+        write(out, &json!(schema_url));
+    }
+    out.push(b'}');
 }
 
 /// A value of a result as an `AnyValue`.

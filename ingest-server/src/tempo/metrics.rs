@@ -7,8 +7,8 @@ use serde_json::{Map, Value, json};
 use strandline_query::traceql::{self, MetricsOptions, MetricsResult, Series};
 use strandline_storage::read::SpanSource;
 
-use super::http::{blocking, json_response};
-use super::json::{double, key_values, partial, u64_field};
+use super::http::{JSON, blocking, respond};
+use super::json::{double, key_values, object, partial, u64_field, write_list};
 use super::params::Params;
 use super::search::metrics_json;
 use super::{TempoError, TempoState};
@@ -37,6 +37,7 @@ fn call(p: &Params, state: &TempoState, instant: bool) -> Result<MetricsCall, Te
     options.exemplars = p.number("exemplars")?.unwrap_or(0).min(MAX_EXEMPLARS) as usize;
     options.instant = instant;
     options.max_series = state.max_series;
+    options.max_cells = state.max_cells;
     options.max_trace_nano = state.max_trace_nano;
     options.partial = p.partial();
     if end <= start {
@@ -89,11 +90,19 @@ fn series_json(s: &Series, timestamps_ms: &[i64]) -> Value {
     Value::Object(m)
 }
 
-fn answer(series: Vec<Value>, r: &MetricsResult) -> Value {
+/// The answer, with what `json` makes of each series. What is written is let go of.
+fn answer(r: MetricsResult, json: impl Fn(&Series, &[i64]) -> Value) -> Vec<u8> {
     let mut m = Map::new();
-    m.insert("series".into(), Value::Array(series));
     m.insert("metrics".into(), metrics_json(&r.stats));
     partial(&mut m, &r.stats.warnings);
+    object(m, "series", |out| write_list(out, r.series.into_iter().map(|s| json(&s, &r.timestamps_ms))))
+}
+
+/// A series of one value.
+fn point_json(s: &Series, _: &[i64]) -> Value {
+    let mut m = Map::new();
+    m.insert("labels".into(), Value::Array(key_values(&s.labels)));
+    sample(&mut m, s.values.first().copied().unwrap_or(0.0));
     Value::Object(m)
 }
 
@@ -104,21 +113,13 @@ pub async fn query_range(
     headers: HeaderMap,
 ) -> Result<Response<Body>, TempoError> {
     let call = call(&Params::parse(query.as_deref()), &state, false)?;
-    let r = blocking(&state, &headers, move |source| run(&call, source)).await?;
-    let series: Vec<Value> = r.series.iter().map(|s| series_json(s, &r.timestamps_ms)).collect();
-    Ok(json_response(&answer(series, &r)))
+    let body = blocking(&state, &headers, move |source| Ok(answer(run(&call, source)?, series_json))).await?;
+    Ok(respond(JSON, body))
 }
 
 /// `/api/metrics/query`: one value a series.
 pub async fn query(State(state): State<TempoState>, RawQuery(query): RawQuery, headers: HeaderMap) -> Result<Response<Body>, TempoError> {
     let call = call(&Params::parse(query.as_deref()), &state, true)?;
-    let r = blocking(&state, &headers, move |source| run(&call, source)).await?;
-    let series = r.series.iter().map(|s| {
-        let mut m = Map::new();
-        m.insert("labels".into(), Value::Array(key_values(&s.labels)));
-        sample(&mut m, s.values.first().copied().unwrap_or(0.0));
-        Value::Object(m)
-    });
-    let series: Vec<Value> = series.collect();
-    Ok(json_response(&answer(series, &r)))
+    let body = blocking(&state, &headers, move |source| Ok(answer(run(&call, source)?, point_json))).await?;
+    Ok(respond(JSON, body))
 }

@@ -10,17 +10,21 @@ mod proto;
 pub mod search;
 mod tags;
 mod trace;
+mod watched;
 
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::http::HeaderMap;
 use axum::routing::get;
 use strandline_storage::clock::Clock;
 use strandline_storage::read::SpanSource;
+
+use crate::gate::Gate;
 
 pub use error::TempoError;
 pub use grpc::streaming_routes;
@@ -39,6 +43,14 @@ pub struct TempoState {
     pub max_trace_nano: u64,
     /// Series of a metrics query at most.
     pub max_series: usize,
+    /// Samples of all its series at most.
+    pub max_cells: usize,
+    /// What the traces that a search shows may take in memory.
+    pub max_search_bytes: usize,
+    /// How long a query may take, its wait for its turn included.
+    pub timeout: Duration,
+    /// How many queries run at once.
+    pub gate: Arc<Gate>,
     /// Version told by `/api/status/buildinfo`.
     pub version: &'static str,
 }
@@ -46,7 +58,17 @@ pub struct TempoState {
 impl TempoState {
     /// With default limits.
     pub fn new(source: SourceOf, clock: Arc<dyn Clock>) -> Self {
-        TempoState { source, clock, max_trace_nano: 3_600_000_000_000, max_series: 10_000, version: env!("CARGO_PKG_VERSION") }
+        TempoState {
+            source,
+            clock,
+            max_trace_nano: 3_600_000_000_000,
+            max_series: 10_000,
+            max_cells: 10_000_000,
+            max_search_bytes: 256 << 20,
+            timeout: Duration::from_secs(120),
+            gate: Gate::new(16),
+            version: env!("CARGO_PKG_VERSION"),
+        }
     }
 }
 

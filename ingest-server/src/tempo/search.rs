@@ -6,10 +6,10 @@ use axum::http::{HeaderMap, Response};
 use prost::Message;
 use serde_json::{Map, Value, json};
 use strandline_query::traceql::{self, MatchedSet, Root, SearchOptions, SearchResult, TraceMatch};
-use strandline_storage::read::ScanStats;
+use strandline_storage::read::{ScanStats, SpanSource};
 
-use super::http::{blocking, json_response, respond, wants_protobuf};
-use super::json::{key_values, u64_field};
+use super::http::{JSON, blocking, respond, wants_protobuf};
+use super::json::{key_values, object, u64_field, write_list};
 use super::params::{Params, parse_duration};
 use super::{TempoError, TempoState};
 
@@ -140,6 +140,7 @@ fn call(p: &Params, state: &TempoState) -> Result<SearchCall, TempoError> {
         spans_per_set: spans as usize,
         max_trace_nano: state.max_trace_nano,
         partial: p.partial(),
+        max_bytes: state.max_search_bytes,
         ..SearchOptions::default()
     };
     if let Some((start, end)) = range {
@@ -149,7 +150,7 @@ fn call(p: &Params, state: &TempoState) -> Result<SearchCall, TempoError> {
 }
 
 /// Runs a search.
-pub fn run(call: &SearchCall, source: &dyn strandline_storage::read::SpanSource) -> Result<SearchResult, TempoError> {
+pub fn run(call: &SearchCall, source: &dyn SpanSource) -> Result<SearchResult, TempoError> {
     let query = traceql::parse(&call.query)?;
     let Root::Spansets(pipeline) = &query.root else {
         return Err(TempoError::bad_request("this query makes series: ask /api/metrics/query_range"));
@@ -232,17 +233,19 @@ pub fn metrics_json(s: &ScanStats) -> Value {
 /// `/api/search`.
 pub async fn search(State(state): State<TempoState>, RawQuery(query): RawQuery, headers: HeaderMap) -> Result<Response<Body>, TempoError> {
     let call = call(&Params::parse(query.as_deref()), &state)?;
-    let found = blocking(&state, &headers, move |source| run(&call, source)).await?;
-    if wants_protobuf(&headers) {
-        return Ok(respond("application/protobuf", super::grpc::search_response(&found).encode_to_vec()));
-    }
-    Ok(json_response(&answer(&found)))
+    let protobuf = wants_protobuf(&headers);
+    let written = move |source: &dyn SpanSource| {
+        let found = run(&call, source)?;
+        Ok(if protobuf { super::grpc::search_response(&found).encode_to_vec() } else { answer(found) })
+    };
+    let body = blocking(&state, &headers, written).await?;
+    Ok(respond(if protobuf { "application/protobuf" } else { JSON }, body))
 }
 
-/// The answer of a search as JSON.
-pub fn answer(found: &SearchResult) -> Value {
-    let traces: Vec<Value> = found.traces.iter().map(trace_json).collect();
-    json!({ "traces": traces, "metrics": metrics_json(&found.stats) })
+/// The answer of a search as JSON. What is written is let go of.
+pub fn answer(found: SearchResult) -> Vec<u8> {
+    let members = Map::from_iter([("metrics".to_owned(), metrics_json(&found.stats))]);
+    object(members, "traces", |out| write_list(out, found.traces.into_iter().map(|t| trace_json(&t))))
 }
 
 #[cfg(test)]

@@ -56,7 +56,7 @@ fn spans() -> Vec<Span> {
     vec![root, child]
 }
 
-fn routes() -> (Router, TraceStore) {
+fn state() -> (TempoState, TraceStore) {
     let fs: Arc<dyn Fs> = Arc::new(SimFs::new());
     fs.create_dir_all(Path::new("/d")).unwrap();
     let clock = Arc::new(ManualClock::new(NOW_S as i64 * 1000 + 60_000));
@@ -74,6 +74,11 @@ fn routes() -> (Router, TraceStore) {
         _ => Ok(Arc::new(of.clone()) as Arc<dyn SpanSource>),
     });
     let state = TempoState::new(source, clock);
+    (state, store)
+}
+
+fn routes() -> (Router, TraceStore) {
+    let (state, store) = state();
     (router(state.clone()).merge(streaming_routes(state)), store)
 }
 
@@ -436,4 +441,47 @@ async fn streaming_by_grpc() {
     let (_, out) = grpc::<proto::SearchTagValuesV2Response>(&r, "SearchTagValuesV2", &request).await;
     assert_eq!(out[0].tag_values.len(), 2);
     assert_eq!(grpc::<proto::SearchResponse>(&r, "Nothing", &request).await.0, "12");
+}
+
+#[tokio::test]
+async fn queries_end_and_what_they_answer_is_bounded() {
+    let (mut small, _store) = state();
+    (small.max_search_bytes, small.max_cells) = (100, 50);
+    let r = router(small);
+    refused(&r, "/api/search?q=%7B%7D", StatusCode::UNPROCESSABLE_ENTITY, "ask for fewer of them").await;
+    let range = format!("start={}&end={}&step=10s", NOW_S - 60, NOW_S + 60);
+    let compared = format!("/api/metrics/query_range?q=%7B%7D%7Ccompare(%7Bstatus%3Derror%7D)&{range}");
+    refused(&r, &compared, StatusCode::UNPROCESSABLE_ENTITY, "fewer values of each attribute").await;
+    let counted =
+        |step: &str| format!("/api/metrics/query_range?q=%7B%7D%7Cquantile_over_time(duration,.5)&{}", range.replace("10s", step));
+    refused(&r, &counted("10s"), StatusCode::UNPROCESSABLE_ENTITY, "take a larger step").await;
+    json(&r, &counted("60s")).await;
+
+    let (mut hasty, _store) = state();
+    hasty.timeout = std::time::Duration::ZERO;
+    let r = router(hasty);
+    refused(&r, "/api/search?q=%7B%7D", StatusCode::SERVICE_UNAVAILABLE, "query.timeout").await;
+    refused(&r, &format!("/api/traces/{ID}"), StatusCode::SERVICE_UNAVAILABLE, "query.timeout").await;
+
+    let (mut busy, _store) = state();
+    busy.gate = Gate::new(1);
+    busy.timeout = std::time::Duration::from_millis(20);
+    let permit = busy.gate.enter("another").await;
+    let r = router(busy);
+    refused(&r, "/api/search?q=%7B%7D", StatusCode::SERVICE_UNAVAILABLE, "waited for its turn").await;
+    // A trace by its id waits for nobody.
+    json(&r, &format!("/api/traces/{ID}")).await;
+    drop(permit);
+    json(&r, "/api/search?q=%7B%7D").await;
+}
+
+#[test]
+fn a_query_ends_when_its_client_is_gone() {
+    let (_, store) = state();
+    let (patience, waiting) = watched::Patience::new(std::time::Duration::from_secs(60));
+    let source = watched::Watched { source: Arc::new(store), patience };
+    let scan = || source.scan(&strandline_storage::read::ScanRequest::new(0, u64::MAX), &mut |_| Ok(std::ops::ControlFlow::Continue(0)));
+    assert!(scan().unwrap().spans > 0);
+    drop(waiting);
+    assert!(scan().unwrap_err().to_string().contains("went away"));
 }

@@ -3,7 +3,7 @@
 use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, Response, StatusCode};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, json};
 use strandline_query::traceql::ast::{Pipeline, SetExpr, Stage};
 use strandline_query::traceql::{self, Root};
 use strandline_storage::codec::protobuf::Writer;
@@ -11,8 +11,8 @@ use strandline_storage::model::{Trace, TraceId};
 use strandline_storage::read::Warnings;
 use strandline_storage::traces::otlp::encode_trace;
 
-use super::http::{blocking, json_response, respond, wants_protobuf};
-use super::json::{partial, resource_spans};
+use super::http::{JSON, at_once, respond, wants_protobuf};
+use super::json::{object, partial, write_resource_spans};
 use super::params::Params;
 use super::{TempoError, TempoState};
 
@@ -26,7 +26,7 @@ async fn find(state: &TempoState, headers: &HeaderMap, id: &str, query: Option<&
     {
         return Err(TempoError::bad_request(format!("http parameter start must be before end. received start={start} end={end}")));
     }
-    blocking(state, headers, move |source| match params.partial() {
+    at_once(state, headers, move |source| match params.partial() {
         true => Ok(source.trace_partial(id)?),
         false => Ok((source.trace(id)?, Warnings::new())),
     })
@@ -51,7 +51,7 @@ pub async fn v1(
     if wants_protobuf(&headers) {
         return Ok(respond("application/protobuf", encode_trace(&trace)));
     }
-    Ok(json_response(&json!({ "batches": resource_spans(&trace) })))
+    Ok(respond(JSON, object(Map::new(), "batches", |out| write_resource_spans(out, &trace))))
 }
 
 /// The filter that narrows a trace to some spans: `{…}` and nothing more.
@@ -90,8 +90,11 @@ pub async fn v2(
         }
         return Ok(respond("application/protobuf", w.buf));
     }
-    let trace = trace.map_or_else(|| json!({}), |t| json!({ "resourceSpans": resource_spans(&t) }));
-    let mut m = Map::from_iter([("trace".to_owned(), trace), ("metrics".to_owned(), json!({}))]);
+    let mut m = Map::from_iter([("metrics".to_owned(), json!({}))]);
     partial(&mut m, &warnings);
-    Ok(json_response(&Value::Object(m)))
+    let body = object(m, "trace", |out| match trace {
+        None => out.extend_from_slice(b"{}"),
+        Some(t) => out.extend(object(Map::new(), "resourceSpans", |out| write_resource_spans(out, &t))),
+    });
+    Ok(respond(JSON, body))
 }

@@ -9,7 +9,7 @@ use strandline_storage::model::{SpanId, Trace, TraceId};
 use strandline_storage::read::{AttributeScope, Column, Condition, Field, RowBatch, ScanRequest, ScanStats, SpanBatch, SpanSource, Value};
 
 use super::ast::{Attr, BinOp, Expr, ExprNode, Intrinsic, Pipeline, Scalar, SetExpr, Stage, Static};
-use super::error::Result;
+use super::error::{Result, TraceQlError};
 use super::eval::expr::Rows;
 use super::eval::pipeline::{Selected, run};
 use super::lexer::Scope;
@@ -34,11 +34,21 @@ pub struct SearchOptions {
     pub max_trace_nano: u64,
     /// Answer what can be read and warn, instead of failing.
     pub partial: bool,
+    /// What the traces that are shown may take in memory; more fail the search.
+    pub max_bytes: usize,
 }
 
 impl Default for SearchOptions {
     fn default() -> Self {
-        SearchOptions { start_nano: 0, end_nano: u64::MAX, limit: 20, spans_per_set: 3, max_trace_nano: 3_600_000_000_000, partial: false }
+        SearchOptions {
+            start_nano: 0,
+            end_nano: u64::MAX,
+            limit: 20,
+            spans_per_set: 3,
+            max_trace_nano: 3_600_000_000_000,
+            partial: false,
+            max_bytes: 256 << 20,
+        }
     }
 }
 
@@ -182,6 +192,16 @@ fn mentioned(p: &Pipeline, out: &mut Vec<Attr>) {
     }
 }
 
+impl TraceMatch {
+    /// Memory it takes, about.
+    fn bytes(&self) -> usize {
+        let values = |a: &[(String, Val)]| a.iter().map(|(k, v)| size_of::<(String, Val)>() + k.len() + v.bytes()).sum::<usize>();
+        let span = |s: &MatchedSpan| size_of::<MatchedSpan>() + s.name.len() + values(&s.attributes);
+        let set = |s: &MatchedSet| size_of::<MatchedSet>() + values(&s.attributes) + s.spans.iter().map(span).sum::<usize>();
+        size_of::<TraceMatch>() + self.sets.iter().map(set).sum::<usize>() + 64 * self.services.len()
+    }
+}
+
 /// Shown as fields of the result already.
 fn is_shown_anyway(a: &Attr) -> bool {
     use Intrinsic::*;
@@ -210,10 +230,19 @@ pub fn search(source: &dyn SpanSource, pipeline: &Pipeline, options: &SearchOpti
     attrs.retain(|a| !is_shown_anyway(a));
     attrs.sort();
     attrs.dedup();
-    let mut traces = Vec::new();
+    let (mut traces, mut bytes) = (Vec::new(), 0);
     for (_, Reverse(id)) in newest {
-        if let Some(trace) = trace(source, id, options.partial, &mut stats)? {
-            traces.extend(describe(&*trace, pipeline, &attrs, options)?);
+        if let Some(trace) = trace(source, id, options.partial, &mut stats)?
+            && let Some(shown) = describe(&*trace, pipeline, &attrs, options)?
+        {
+            bytes += shown.bytes();
+            if bytes > options.max_bytes {
+                let most = options.max_bytes >> 20;
+                let message =
+                    format!("the traces found take more than {most} MiB; ask for fewer of them, fewer spans of each, or fewer fields");
+                return Err(TraceQlError::evaluation(message));
+            }
+            traces.push(shown);
         }
     }
     stats.warnings.sort();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use foldhash::HashMap;
 
-use super::{Exemplar, MetricsOptions, Series, Sink, Slots};
+use super::{Exemplar, MetricsOptions, Series, Sink, Slots, too_many};
 use crate::traceql::ast::{Attr, MetricsOp, MetricsQuery};
 use crate::traceql::error::{Result, TraceQlError};
 use crate::traceql::eval::expr::{Data, Rows, label_scopes};
@@ -49,8 +49,14 @@ struct Numbers {
 
 const NO_NUMBERS: Numbers = Numbers { min: f64::INFINITY, max: f64::NEG_INFINITY, sum: 0.0, count: 0 };
 
-/// Samples of all series at most: what a query holds in memory is bounded.
-const MAX_CELLS: usize = 10_000_000;
+/// How many samples the counts behind one take the room of.
+fn weight(op: &MetricsOp) -> usize {
+    match op {
+        MetricsOp::Rate | MetricsOp::CountOverTime => 1,
+        MetricsOp::QuantileOverTime(..) | MetricsOp::HistogramOverTime(..) => 8,
+        _ => 4,
+    }
+}
 
 /// Bytes of the values that series are grouped by: whole texts may stand in attributes.
 const MAX_LABEL_BYTES: usize = 32 << 20;
@@ -142,6 +148,7 @@ pub(super) struct Accumulator {
     slots: Slots,
     exemplars: usize,
     max_series: usize,
+    max_cells: usize,
     groups: Vec<Group>,
     by_labels: HashMap<Vec<(u8, String)>, u32>,
     label_bytes: usize,
@@ -231,6 +238,7 @@ impl Accumulator {
             slots,
             exemplars: options.exemplars,
             max_series: options.max_series,
+            max_cells: options.max_cells,
             groups: Vec::new(),
             by_labels: HashMap::default(),
             label_bytes: 0,
@@ -247,9 +255,8 @@ impl Accumulator {
             return Err(TraceQlError::evaluation(format!("more than {} series; group by fewer labels", self.max_series)));
         }
         let n = self.slots.count;
-        if (self.groups.len() + 1).saturating_mul(n) > MAX_CELLS {
-            let message = format!("more than {MAX_CELLS} samples in all; take a larger step, or group by fewer labels");
-            return Err(TraceQlError::evaluation(message));
+        if (self.groups.len() + 1).saturating_mul(n * weight(&self.query.op)) > self.max_cells {
+            return Err(too_many(self.max_cells));
         }
         self.label_bytes += key.iter().map(|k| k.1.len()).sum::<usize>();
         if self.label_bytes > MAX_LABEL_BYTES {
@@ -348,12 +355,16 @@ impl Sink for Accumulator {
         Ok(())
     }
 
-    fn finish(self: Box<Self>) -> Vec<Series> {
+    fn finish(self: Box<Self>) -> Result<Vec<Series>> {
         let unit = if self.seconds { 1e9 } else { 1.0 };
         let name = name_of(&self.query.op);
         let nearest = nearest_quantile(&self.query.op, &self.groups, unit);
         let mut out = Vec::new();
         for mut g in self.groups {
+            // A group of a histogram becomes many series.
+            if out.len().saturating_mul(self.slots.count) > self.max_cells {
+                return Err(too_many(self.max_cells));
+            }
             drop_nil(&mut g);
             g.exemplars.sort_by_key(|e| e.1.timestamp_ms);
             let exemplars = g.exemplars;
@@ -406,7 +417,7 @@ impl Sink for Accumulator {
                 }
             }
         }
-        out
+        Ok(out)
     }
 }
 

@@ -9,7 +9,7 @@ use strandline_storage::read::AttributeScope;
 
 use super::{Series, Sink, Slots};
 use crate::traceql::ast::{Attr, Comparison, Expr, Intrinsic};
-use crate::traceql::error::Result;
+use crate::traceql::error::{Result, TraceQlError};
 use crate::traceql::eval::expr::{Data, Rows};
 use crate::traceql::lexer::Scope;
 use crate::traceql::value::{Distinct, Val};
@@ -69,10 +69,11 @@ pub(super) struct Comparing {
     attrs: Vec<Attr>,
     counts: BTreeMap<usize, Counts>,
     slots: Slots,
+    max_cells: usize,
 }
 
 impl Comparing {
-    pub(super) fn new(c: &Comparison, keys: Vec<(AttributeScope, Vec<String>)>, slots: Slots) -> Self {
+    pub(super) fn new(c: &Comparison, keys: Vec<(AttributeScope, Vec<String>)>, slots: Slots, max_cells: usize) -> Self {
         use Intrinsic::*;
         let mut attrs: Vec<Attr> = [Name, Kind, Status, StatusMessage, RootName, RootService].map(Attr::Intrinsic).to_vec();
         for (scope, keys) in keys {
@@ -91,6 +92,7 @@ impl Comparing {
             attrs,
             counts: BTreeMap::new(),
             slots,
+            max_cells,
         }
     }
 }
@@ -132,7 +134,7 @@ impl Sink for Comparing {
         Ok(())
     }
 
-    fn finish(self: Box<Self>) -> Vec<Series> {
+    fn finish(self: Box<Self>) -> Result<Vec<Series>> {
         let mut out = Vec::new();
         let series = |labels: Vec<(String, Val)>, counts: &[u64]| Series {
             labels,
@@ -152,6 +154,11 @@ impl Sink for Comparing {
                 let mut values: Vec<(&Val, &Sparse, u64)> =
                     c.values.iter().map(|(v, counts)| (&v.0, counts, of_side(counts))).filter(|v| v.2 > 0).collect();
                 values.sort_by(|a, b| b.2.cmp(&a.2).then_with(|| a.0.total_cmp(b.0)));
+                // Those to come, and the two of the attribute itself.
+                let more = values.len().min(self.top) + 2;
+                if (out.len() + more).saturating_mul(self.slots.count) > self.max_cells {
+                    return Err(too_many_values(self.max_cells));
+                }
                 for (v, counts, _) in values.iter().take(self.top) {
                     let dense: Vec<u64> = cells.clone().map(|cell| counts.get(&(cell as u32)).copied().unwrap_or(0)).collect();
                     out.push(series(vec![(LABEL_TYPE.into(), text(kind)), (name.clone(), (*v).clone())], &dense));
@@ -163,6 +170,10 @@ impl Sink for Comparing {
                 out.push(series(vec![(LABEL_TYPE.into(), text(&format!("{kind}_total"))), (name.clone(), Val::Nil)], totals));
             }
         }
-        out
+        Ok(out)
     }
+}
+
+fn too_many_values(max_cells: usize) -> TraceQlError {
+    TraceQlError::evaluation(format!("more than {max_cells} samples in all; take a larger step, or fewer values of each attribute"))
 }

@@ -36,6 +36,8 @@ pub struct MetricsOptions {
     pub exemplars: usize,
     /// Series at most; more fail the query.
     pub max_series: usize,
+    /// Samples of all series together at most; more fail the query.
+    pub max_cells: usize,
     /// How long a trace may last.
     pub max_trace_nano: u64,
     /// Answer what can be read and warn, instead of failing.
@@ -52,6 +54,7 @@ impl MetricsOptions {
             instant: false,
             exemplars: 0,
             max_series: 10_000,
+            max_cells: 10_000_000,
             max_trace_nano: 3_600_000_000_000,
             partial: false,
         }
@@ -234,7 +237,7 @@ fn count(source: &dyn SpanSource, q: &MetricsQuery, options: &MetricsOptions, sl
         MetricsOp::Compare(c) => {
             let keys = source.attribute_keys(request.min_nano, request.max_nano)?;
             request.whole_traces = true;
-            Box::new(compare::Comparing::new(c, keys, slots))
+            Box::new(compare::Comparing::new(c, keys, slots, options.max_cells))
         }
         _ => Box::new(Accumulator::new(q, slots, options)),
     };
@@ -250,7 +253,12 @@ fn count(source: &dyn SpanSource, q: &MetricsQuery, options: &MetricsOptions, sl
     stats.traces += scanned.traces;
     stats.blocks += scanned.blocks;
     stats.warnings.extend(scanned.warnings);
-    Ok(sink.finish())
+    sink.finish()
+}
+
+/// What to say of a query that makes too many samples.
+fn too_many(max_cells: usize) -> TraceQlError {
+    TraceQlError::evaluation(format!("more than {max_cells} samples in all; take a larger step, or group by fewer labels"))
 }
 
 /// What counts the spans of batches.
@@ -258,7 +266,7 @@ trait Sink {
     /// Counts the marked rows.
     fn add(&mut self, rows: &Rows<'_>, mask: &[bool]) -> Result<()>;
     /// The series.
-    fn finish(self: Box<Self>) -> Vec<Series>;
+    fn finish(self: Box<Self>) -> Result<Vec<Series>>;
 }
 
 #[cfg(test)]
