@@ -241,6 +241,8 @@ impl Tenants {
         // Being written to a block takes about as much again, and meanwhile more comes.
         let live = if c.traces_max_live_bytes > 0 { c.traces_max_live_bytes } else { self.memory_limit / 12 };
         t.flush_bytes = live as usize;
+        // Read whole and written as JSON a span takes less than 2 KiB.
+        t.max_trace_spans = (self.memory_limit / 4 / 2048).max(10_000) as usize;
         t.max_live_bytes = (live * 3).min(self.memory_limit / 2).max(live) as usize;
         Ok(EngineOptions { metrics: m, traces: t, background: true })
     }

@@ -29,7 +29,7 @@ impl From<&Error> for TempoError {
     fn from(e: &Error) -> Self {
         let status = match e.kind {
             ErrorKind::Invalid => StatusCode::BAD_REQUEST,
-            ErrorKind::LimitExceeded => StatusCode::TOO_MANY_REQUESTS,
+            ErrorKind::LimitExceeded => StatusCode::UNPROCESSABLE_ENTITY,
             ErrorKind::NotFound => StatusCode::NOT_FOUND,
             ErrorKind::Unavailable | ErrorKind::Closed => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::INTERNAL_SERVER_ERROR,

@@ -56,6 +56,8 @@ pub struct TraceStoreOptions {
     pub compact_write: WriteOptions,
     /// Open blocks' footers, filters and indexes hold at most so much memory.
     pub max_index_bytes: usize,
+    /// A trace with more spans is not read whole, which takes one to two KiB for each; searches read of it what they need.
+    pub max_trace_spans: usize,
     /// Blocks that another writer made so long ago are merged and expired by whoever holds the tenant's lease; 0: never.
     pub adopt_after_ms: i64,
     /// Look at the bucket for others' blocks, and for what is to be removed, this often.
@@ -89,6 +91,7 @@ impl TraceStoreOptions {
             flush_write: WriteOptions { row_group_spans: 32 << 10, ..WriteOptions::default() },
             compact_write: WriteOptions { row_group_spans: 64 << 10, zstd_level: 3, ..WriteOptions::default() },
             max_index_bytes: 24 << 20,
+            max_trace_spans: usize::MAX,
             adopt_after_ms: 6 * 3_600_000,
             sync_interval_ms: 60_000,
             read_only: false,

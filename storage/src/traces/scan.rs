@@ -51,20 +51,24 @@ impl Gather {
     }
 }
 
-/// The spans of a trace in a block.
-pub(super) fn trace_in(handle: &BlockHandle, id: TraceId) -> Result<Vec<Span>> {
+/// The spans of a trace in a block; none if there are more than `most`.
+pub(super) fn trace_in(handle: &BlockHandle, id: TraceId, most: usize) -> Result<Option<Vec<Span>>> {
     let block = handle.open()?;
     let mut out = Vec::new();
     for g in block.groups_with(id) {
         let loaded = if block.is_remote() { Some(block.read_group(g)?) } else { None };
         let (ids, offsets) = block.traces(g, loaded.as_ref())?;
         let Ok(i) = ids.binary_search(&u128::from_be_bytes(id.0)) else { continue };
-        let mut rows = Rows::read(&block, g, loaded.as_ref(), offsets[i] as usize..offsets[i + 1] as usize)?;
+        let range = offsets[i] as usize..offsets[i + 1] as usize;
+        if out.len() + range.len() > most {
+            return Ok(None);
+        }
+        let mut rows = Rows::read(&block, g, loaded.as_ref(), range)?;
         for r in 0..rows.len() {
             out.push(rows.span(r)?);
         }
     }
-    Ok(out)
+    Ok(Some(out))
 }
 
 /// Reads what holds a trace of all blocks that lie far away.

@@ -351,17 +351,20 @@ impl TraceStore {
     /// The live spans of a trace, and the blocks of the same moment.
     pub(super) fn places_of(&self, id: TraceId) -> Result<(Vec<Span>, Blocks)> {
         self.0.state.read().complete()?;
-        self.known_places_of(id)
+        self.known_places_of(id, usize::MAX)
     }
 
     /// The same of what is known, where that may not be all.
-    fn known_places_of(&self, id: TraceId) -> Result<(Vec<Span>, Blocks)> {
+    fn known_places_of(&self, id: TraceId, most: usize) -> Result<(Vec<Span>, Blocks)> {
         let (live, blocks) = {
             let s = self.0.state.read();
             let mut live = s.live.trace(id);
             live.extend(s.frozen.iter().flat_map(|l| l.trace(id)));
             (live, s.blocks.clone())
         };
+        if live.len() > most {
+            return Err(too_many_spans(id, most));
+        }
         let mut owner = Owner::default();
         let spans = live.iter().map(|(b, i)| owner.span(b, &b.spans[*i as usize])).collect::<Result<_>>()?;
         Ok((spans, blocks))
@@ -385,11 +388,13 @@ impl TraceStore {
 
     /// What is known of a trace; `failed` says what becomes of a block that can't be read.
     fn gather(&self, id: TraceId, mut failed: impl FnMut(&BlockHandle, Error) -> Result<()>) -> Result<Option<Trace>> {
-        let (mut spans, blocks) = self.known_places_of(id)?;
+        let most = self.0.options.max_trace_spans;
+        let (mut spans, blocks) = self.known_places_of(id, most)?;
         super::scan::fetch_trace(&blocks, id);
         for block in blocks.iter() {
-            match super::scan::trace_in(block, id) {
-                Ok(found) => spans.extend(found),
+            match super::scan::trace_in(block, id, most - spans.len()) {
+                Ok(Some(found)) => spans.extend(found),
+                Ok(None) => return Err(too_many_spans(id, most)),
                 Err(e) => failed(block, e)?,
             }
         }
@@ -515,4 +520,10 @@ impl TraceStore {
         inner.pace.lock().flushed(began_ms, inner.options.clock.now_ms());
         inner.wal.truncate_before(floor).map_err(wal_error)
     }
+}
+
+/// What to say of a trace that is too large to be read whole.
+fn too_many_spans(id: TraceId, most: usize) -> Error {
+    let message = format!("trace {id} has more than {most} spans, too many to read at once: search for some of them by TraceQL");
+    Error::new(ErrorKind::LimitExceeded, message)
 }

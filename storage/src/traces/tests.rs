@@ -247,6 +247,30 @@ fn a_full_disk_refuses_retryably_and_resumes() {
 }
 
 #[test]
+fn a_trace_of_more_spans_than_may_be_read_at_once_is_refused_before_it_is_read() {
+    let rig = Rig::new();
+    let mut o = rig.options().unwrap();
+    o.max_trace_spans = 4;
+    let store = TraceStore::open(o).unwrap();
+    let spans: Vec<Span> = (1..=6).map(|i| span(1, i, NOW_MS)).collect();
+    let whole = || store.trace(TraceId([1; 16]));
+    put(&store, &spans[..3]);
+    store.flush_local().unwrap();
+    put(&store, &spans[3..4]);
+    assert_eq!(names(whole().unwrap()).len(), 4, "in two places");
+    put(&store, &spans[4..5]);
+    let refused = whole().unwrap_err();
+    assert!(refused.kind == crate::ErrorKind::LimitExceeded && refused.to_string().contains("more than 4 spans"), "{refused}");
+    assert!(store.trace_partial(TraceId([1; 16])).is_err());
+    store.flush_local().unwrap();
+    assert!(whole().is_err(), "in two blocks");
+    put(&store, &(1..=5).map(|i| span(2, i, NOW_MS)).collect::<Vec<_>>());
+    assert!(store.trace(TraceId([2; 16])).is_err(), "live");
+    // A search reads of them what it needs.
+    assert_eq!(count(&store, true), 10);
+}
+
+#[test]
 fn live_spans_are_bounded() {
     let rig = Rig::new();
     let mut o = rig.options().unwrap();
