@@ -112,6 +112,30 @@ remote_write:
         s.stop()
 
 
+def remote_read():
+    """A Prometheus without data of its own asks ours for every sample, in one answer of some megabytes."""
+    s = Server("rr").start()
+    end = int(time.time()) // 10 * 10
+    for part in range(2):
+        for j in range(0, 6000, 500):
+            series = [({"__name__": "wide", "i": str(i), "where": "a label of some length, for there to be much to send"},
+                       [((end - 400 + part * 200 + k * 10) * 1000, float(i * k)) for k in range(20)]) for i in range(j, j + 500)]
+            assert push(s.url, series).status_code == 204
+        if part == 0:
+            s.flush()
+    p = Prometheus("rr-prom", f"global: {{}}\nremote_read: [{{url: '{s.url}/api/v1/read', read_recent: true}}]\n").start()
+    try:
+        for q in ("count(wide)", "sum(wide)", "sum(count_over_time(wide[10m]))", "sum(sum_over_time(wide[10m]))", "sum(rate(wide[5m]))"):
+            # Half a second off, since 2.42 counts a window's left end in.
+            a, b = (requests.get(x.url + "/api/v1/query", params={"query": q, "time": end + 0.5}).json()["data"]["result"] for x in (p, s))
+            a, b = float(a[0]["value"][1]), float(b[0]["value"][1])
+            assert abs(a - b) <= 1e-9 * abs(b) and b > 0, (q, a, b)
+        assert s.value("sum(count_over_time(wide[10m]))", end) == 6000 * 40
+    finally:
+        p.stop()
+        s.stop()
+
+
 def blocks_in_prometheus():
     """A Prometheus pointed at a copy of our block answers the same; its own data folder imports here."""
     s = Server("pblocks").start()
@@ -221,4 +245,4 @@ def sql_over(s, blocks, *options):
     s.stop()
 
 
-CHECKS = [blocks_in_prometheus, remote_write, sql_over_blocks]
+CHECKS = [blocks_in_prometheus, remote_write, remote_read, sql_over_blocks]

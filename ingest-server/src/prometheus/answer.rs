@@ -153,12 +153,18 @@ impl Packing {
 }
 
 /// Sends pieces to the connection; waits while it is behind.
-struct Pieces(mpsc::Sender<Bytes>);
+struct Pieces(mpsc::Sender<io::Result<Bytes>>);
 
 impl Pieces {
     fn send(&mut self, piece: Bytes) -> io::Result<()> {
-        let sent = self.0.blocking_send(piece);
+        let sent = self.0.blocking_send(Ok(piece));
         sent.map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "the client went away"))
+    }
+
+    /// Breaks the connection off: what was sent must not pass for the whole.
+    fn break_off(&mut self, why: &str) {
+        // Nobody is there to be misled if it can't be said.
+        let _ = self.0.blocking_send(Err(io::Error::other(why.to_owned())));
     }
 }
 
@@ -184,6 +190,14 @@ impl Sink {
             Sink::Plain(w) => w,
             Sink::Gzip(w) => w,
             Sink::Zstd(w) => w,
+        }
+    }
+
+    fn pieces(&mut self) -> &mut Pieces {
+        match self {
+            Sink::Plain(w) => w,
+            Sink::Gzip(w) => w.get_mut(),
+            Sink::Zstd(w) => w.get_mut(),
         }
     }
 }
@@ -219,7 +233,7 @@ impl Out {
     fn send(&mut self) -> io::Result<()> {
         if self.sink.is_none() {
             let (tx, rx) = mpsc::channel(4);
-            let pieces = futures_util::stream::unfold(rx, |mut rx| async { rx.recv().await.map(|b| (Ok::<_, io::Error>(b), rx)) });
+            let pieces = futures_util::stream::unfold(rx, |mut rx| async { rx.recv().await.map(|b| (b, rx)) });
             self.begin(Body::from_stream(pieces));
             self.sink = Some(match self.packing {
                 Packing::Plain => Sink::Plain(Pieces(tx)),
@@ -280,8 +294,11 @@ impl Out {
         Ok(())
     }
 
-    /// Answers with an error, if nothing has been sent yet.
+    /// Answers with an error; if a part of the answer is sent already, breaks the connection off.
     pub fn fail(mut self, response: Response) {
+        if let Some(s) = &mut self.sink {
+            s.pieces().break_off("the answer ends here by an error");
+        }
         if let Some(b) = self.begun.take() {
             let _ = b.send(response);
         }

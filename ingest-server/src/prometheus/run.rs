@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use axum::body::{Body, HttpBody as _};
 use axum::extract::Request;
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use http_body_util::BodyExt;
 use strandline_query::promql::QueryOptions;
 use strandline_storage::read::SeriesSource;
 use tokio::sync::oneshot;
@@ -123,7 +125,7 @@ where
         Some(entered.map_err(|_| ApiError::timeout("query timed out in query queue"))?)
     };
     let cancel = Arc::new(AtomicBool::new(false));
-    let _gone = OnDrop(cancel.clone());
+    let gone = OnDrop(cancel.clone());
     let (begun, response) = oneshot::channel();
     let mut out = Out::new(Packing::accepted(&parts.headers), "application/json", begun);
     let call = Call { state, headers: parts.headers, params, body, cancel, came, waited: came.elapsed() };
@@ -135,5 +137,15 @@ where
         }
         drop(permit);
     });
-    response.await.map_err(|_| ApiError::internal("the evaluation ended without an answer"))
+    let response = response.await.map_err(|_| ApiError::internal("the evaluation ended without an answer"))?;
+    if response.body().size_hint().exact().is_some() {
+        return Ok(response);
+    }
+    // The rest is still being written: the client is there as long as the body is.
+    Ok(response.map(|body| {
+        Body::new(body.map_frame(move |frame| {
+            let _kept = &gone;
+            frame
+        }))
+    }))
 }

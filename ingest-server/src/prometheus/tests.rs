@@ -398,6 +398,44 @@ async fn remote_read_in_chunks() {
     assert_eq!(samples, [240; 4]);
 }
 
+/// More than is sent in one piece.
+#[tokio::test]
+async fn large_reads_come_whole_and_broken_ones_do_not_pass_for_whole() {
+    let mut many = MemSource::new();
+    for i in 0..3000u32 {
+        let l = labels(&[("__name__", "up"), ("instance", &format!("a-rather-long-name-of-an-instance-{i}"))]);
+        (0..20).for_each(|k| many.push(&l, NOW - 60_000 + k * 1000, f64::from(i)));
+    }
+    let routes = router(PromState::new(options(many)));
+    let (status, _, body) = send_to(routes.clone(), read_request(vec![1])).await;
+    assert!(status == StatusCode::OK && body.len() > 300_000, "{}", body.len());
+    let mut found = 0;
+    let mut rest = &body[..];
+    while !rest.is_empty() {
+        let len = prost::decode_length_delimiter(rest).unwrap();
+        let head = prost::length_delimiter_len(len) + 4;
+        found += ChunkedReadResponse::decode(&rest[head..head + len]).unwrap().chunked_series.len();
+        rest = &rest[head + len..];
+    }
+    assert_eq!(found, 3000);
+    let (_, _, body) = send_to(routes, read_request(vec![0])).await;
+    let whole = snap::raw::Decoder::new().decompress_vec(&body).unwrap();
+    assert_eq!(ReadResponse::decode(&whole[..]).unwrap().results[0].timeseries.len(), 3000);
+
+    // An error behind the first pieces breaks the connection off.
+    for packing in [answer::Packing::Plain, answer::Packing::Gzip, answer::Packing::Zstd] {
+        let (begun, response) = tokio::sync::oneshot::channel();
+        let writer = tokio::task::spawn_blocking(move || {
+            let mut out = answer::Out::new(packing, "text/plain", begun);
+            out.buf = (0..300_000u32).flat_map(|n| n.wrapping_mul(0x9e37_79b9).to_le_bytes()).collect();
+            out.spill().unwrap();
+            out.fail(answer::ApiError::internal("it broke").into_plain());
+        });
+        assert!(response.await.unwrap().into_body().collect().await.is_err(), "{packing:?}");
+        writer.await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn bad_read_requests() {
     let r = Request::post("/api/v1/read").body(Body::from("no snappy")).unwrap();
