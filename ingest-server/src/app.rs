@@ -116,7 +116,7 @@ impl App {
             tenants: Tenants::new(config.clone(), memory_limit)?,
             counters: Counters::default(),
             connections: Connections::new(Bounds::new(&config)),
-            limits: Limits::new(config.clone()),
+            limits: Limits::new(config.clone(), memory_limit),
             writers: Writers::default(),
             translation,
             memory_limit,

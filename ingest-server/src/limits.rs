@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use strandline_storage::Engine;
 
-use crate::config::Config;
+use crate::config::{Config, format_size};
 use crate::refusal::{Reason, Refusal};
 
 /// Names told.
@@ -72,6 +72,8 @@ struct Tenant {
 /// Rates and offenders of all tenants that were open; as many as `tenants.max` lets be.
 pub struct Limits {
     config: Arc<Config>,
+    /// What bounds the series, in words.
+    series_bound: String,
     all: Pair,
     tenants: Mutex<HashMap<String, Tenant>>,
 }
@@ -81,11 +83,16 @@ fn tenant_of(e: &Engine) -> &str {
 }
 
 impl Limits {
-    /// By the configuration.
-    pub fn new(config: Arc<Config>) -> Self {
+    /// By the configuration and the memory there is.
+    pub fn new(config: Arc<Config>, memory_limit: u64) -> Self {
+        let room = crate::memory::max_series(memory_limit);
+        let series_bound = match config.max_series <= room {
+            true => format!("limits.max_series = {}", config.max_series),
+            false => format!("memory_limit = {} (room for {room} series)", format_size(memory_limit)),
+        };
         let now = Instant::now();
         let all = Pair { samples: Rate::new(config.total_samples_per_second, now), spans: Rate::new(config.total_spans_per_second, now) };
-        Limits { config, all, tenants: Mutex::default() }
+        Limits { config, series_bound, all, tenants: Mutex::default() }
     }
 
     fn tenant<R>(&self, name: &str, f: impl FnOnce(&mut Tenant) -> R) -> R {
@@ -139,8 +146,8 @@ impl Limits {
         if let Some(known) = known {
             return known;
         }
-        let text = top_metrics(e);
-        tracing::warn!(tenant = name, "limits.max_series = {} is reached, new series are refused; {text}", self.config.max_series);
+        let text = format!("{} is reached; {}", self.series_bound, top_metrics(e));
+        tracing::warn!(tenant = name, "new series are refused: {text}");
         self.tenant(name, |t| t.offenders.1.clone_from(&text));
         text
     }
@@ -168,7 +175,7 @@ mod tests {
     #[test]
     fn a_tenants_rate_and_that_of_all() {
         let config = Config { samples_per_second: 100, total_samples_per_second: 150, ..Config::default() };
-        let l = Limits::new(Arc::new(config));
+        let l = Limits::new(Arc::new(config), 1 << 40);
         let t = Instant::now();
         assert!(l.admit_at("a", Unit::Samples, t).is_ok());
         // More than the rate at once passes, and is made up for.

@@ -51,12 +51,31 @@ mod share {
     pub const EARLY_FLUSH: u64 = 50;
     /// From here on nothing is taken.
     pub const REFUSE: u64 = 65;
+    /// Records of series, which no flush gives back: from here on new series are refused, while those there go on. It
+    /// leaves room for their samples below [`EARLY_FLUSH`].
+    pub const SERIES: u64 = 45;
     /// Less than this is not what fills the memory, nor worth a flush before its time.
     pub const LITTLE: u64 = 4;
     /// As the system counts it: flushes, queries and pages that the allocator keeps for later are in it.
     pub const EARLY_FLUSH_ANON: u64 = 80;
     /// The same, where nothing is taken until a flush is done.
     pub const REFUSE_ANON: u64 = 100;
+}
+
+/// What a series takes besides its samples, about.
+const SERIES_BYTES: u64 = 300;
+
+/// How many series there may be in all: `memory_limit` has no room for the records of more.
+pub fn max_series(memory_limit: u64) -> u64 {
+    memory_limit / 100 * share::SERIES / SERIES_BYTES
+}
+
+/// Lets no tenant make new series while all together have as many as there may be.
+fn watch_series(app: &App) {
+    let all = app.tenants.all();
+    let series: u64 = all.iter().map(|(_, e)| e.metrics().head().stats().series as u64).sum();
+    let full = series >= max_series(app.memory_limit);
+    all.iter().for_each(|(_, e)| e.metrics().head().refuse_new_series(full));
 }
 
 /// What the stores say that they hold; pages that the allocator keeps for later are not in it.
@@ -100,6 +119,7 @@ pub async fn watch(app: Arc<App>) {
         }
         let free = RealFs::default().free_bytes(Path::new(&app.config.data_dir));
         watch_writes(&app);
+        watch_series(&app);
         app.disk_short.store(free.is_some_and(|f| f < app.config.min_free_bytes), Ordering::Relaxed);
     }
 }

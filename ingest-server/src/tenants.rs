@@ -212,7 +212,7 @@ impl Tenants {
         m.rules.max_sample_age_ms = c.max_sample_age_ms;
         m.rules.xor2 = c.chunk_encoding == "xor2";
         m.rules.start_timestamps = c.start_timestamps;
-        m.limits.max_series = c.max_series as usize;
+        m.limits.max_series = c.max_series.min(crate::memory::max_series(self.memory_limit)) as usize;
         m.limits.max_labels = c.max_labels as usize;
         m.limits.max_label_value_bytes = c.max_label_value_bytes as usize;
         m.limits.max_label_name_bytes = c.max_label_name_bytes as usize;

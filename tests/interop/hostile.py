@@ -81,6 +81,34 @@ def series_limit():
     s.stop()
 
 
+def memory_for_series():
+    """More series than memory_limit has room for: new ones are refused in words, those that are there go on, and queries answer."""
+    s = Server("series-memory", env={"STRANDLINE_MEMORY_LIMIT": "32MiB"}).start()
+    room = 32 * 2**20 // 100 * 45 // 300
+    now = int(time.time() * 1000) - 60_000
+    batch = lambda first, t: [({"__name__": "wide", "i": str(i), "pod": f"pod-{i // 50}"}, [(t, i)]) for i in range(first, first + 2000)]
+
+    def send(first, t):
+        for _ in range(100):
+            r = push(s.url, batch(first, t))
+            if r.status_code != 503:
+                return r
+            time.sleep(0.1)
+        raise AssertionError(r.text)
+
+    answers = [send(first, now) for first in range(0, 60_000, 2000)]
+    assert [r.status_code for r in answers[:20]] == [204] * 20
+    refused = [r for r in answers if r.status_code == 400]
+    assert len(refused) >= 4 and f"room for {room} series" in refused[-1].text and "wide (" in refused[-1].text, answers[-1].text
+    for k in range(1, 6):
+        for first in range(0, 40_000, 2000):
+            assert send(first, now + k * 10_000).status_code == 204
+    assert s.value("sum(count_over_time(wide[5m]))", (now + 50_000) / 1000) >= 40_000 * 6
+    assert s.value("count(wide)", (now + 50_000) / 1000) <= room
+    assert f"room for {room} series" in s.text(), s.text()
+    s.stop()
+
+
 def other_limits():
     """Labels, spans, attributes, rates, tenants."""
     s = Server("limits", env={"STRANDLINE_LIMITS_MAX_LABELS": "8", "STRANDLINE_LIMITS_MAX_LABEL_VALUE": "100", "STRANDLINE_LIMITS_MAX_SPAN": "10KiB",
@@ -417,4 +445,4 @@ def damage():
     s.stop()
 
 
-CHECKS = [series_limit, other_limits, mischief, connections, in_flight, rights, damage]
+CHECKS = [series_limit, memory_for_series, other_limits, mischief, connections, in_flight, rights, damage]

@@ -195,7 +195,7 @@ keys! {
     "metrics.chunk_encoding" Kind::OneOf(&["xor", "xor2"]), "xor", "Encoding of floats in blocks; xor2 is read by Prometheus 3.11 and later.", chunk_encoding = text;
     "metrics.start_timestamps" Kind::Switch, "false", "Keep start timestamps; needs chunk_encoding = \"xor2\".", start_timestamps = bool;
     "metrics.external_labels" Kind::Labels, "", "Labels of the blocks for Thanos; empty: tenant.", external_labels = labels;
-    "limits.max_series" Kind::Count, "5000000", "Active series of a tenant; new ones above it are refused, those there go on.", max_series = n;
+    "limits.max_series" Kind::Count, "5000000", "Active series of a tenant; new ones above it are refused, those there go on. Nor are there more, of all tenants together, than one for each 667 bytes of memory_limit.", max_series = n;
     "limits.max_labels" Kind::Count, "128", "Labels of a series.", max_labels = n;
     "limits.max_label_value" Kind::Size, "16KiB", "Length of a label value.", max_label_value_bytes = n;
     "limits.max_exemplars" Kind::Count, "20000", "Exemplars kept of a tenant.", max_exemplars = n;

@@ -190,10 +190,14 @@ impl Head {
             if let Some(slot) = registry.find(hash, &sorted) {
                 return Ok(slot);
             }
-            if registry.len() >= self.limits.max_series {
+            let full = self.full.load(Ordering::Relaxed);
+            if full || registry.len() >= self.limits.max_series {
                 let pairs = labels.iter().map(|(n, v)| (String::from_utf8_lossy(n), String::from_utf8_lossy(v)));
                 let labels = Labels::from_pairs(pairs);
-                let text = format!("the limit of {} active series is reached; {labels} is new", self.limits.max_series);
+                let text = match full {
+                    true => format!("there is no memory left for more series; {labels} is new"),
+                    false => format!("the limit of {} active series is reached; {labels} is new", self.limits.max_series),
+                };
                 return Err((Refusal::SeriesLimit, text));
             }
             hash

@@ -20,7 +20,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use strandline_wal::fs::Fs;
-use strandline_wal::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use strandline_wal::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use strandline_wal::sync::{Mutex, RwLock};
 use strandline_wal::{Wal, WalError};
 
@@ -94,6 +94,8 @@ pub struct Head {
     clock: Arc<dyn Clock>,
     rules: HeadRules,
     limits: HeadLimits,
+    /// New series are refused for what others hold.
+    full: AtomicBool,
     creation: Mutex<Slots>,
     next_id: AtomicU64,
     registry: RwLock<Registry>,
@@ -185,6 +187,7 @@ impl Head {
             clock: parts.clock,
             rules: parts.rules,
             limits: parts.limits,
+            full: AtomicBool::new(false),
             creation: Mutex::new(slots),
             next_id: AtomicU64::new(next_id),
             registry: RwLock::new(registry),
@@ -210,6 +213,11 @@ impl Head {
     /// The rules of admission.
     pub fn rules(&self) -> &HeadRules {
         &self.rules
+    }
+
+    /// Says whether new series are refused though [`HeadLimits::max_series`] is not reached: memory may be short.
+    pub fn refuse_new_series(&self, refuse: bool) {
+        self.full.store(refuse, Ordering::Relaxed);
     }
 
     /// A pin on what readers see now.
