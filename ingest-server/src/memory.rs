@@ -72,10 +72,13 @@ pub fn max_series(memory_limit: u64) -> u64 {
 
 /// Lets no tenant make new series while all together have as many as there may be.
 fn watch_series(app: &App) {
-    let all = app.tenants.all();
-    let series: u64 = all.iter().map(|(_, e)| e.metrics().head().stats().series as u64).sum();
-    let full = series >= max_series(app.memory_limit);
-    all.iter().for_each(|(_, e)| e.metrics().head().refuse_new_series(full));
+    let full = is_full(app);
+    app.tenants.all().iter().for_each(|(_, e)| e.metrics().head().refuse_new_series(full));
+}
+
+fn is_full(app: &App) -> bool {
+    let series: u64 = app.tenants.all().iter().map(|(_, e)| e.metrics().head().stats().series as u64).sum();
+    series >= max_series(app.memory_limit)
 }
 
 /// What the stores say that they hold; pages that the allocator keeps for later are not in it.
@@ -161,7 +164,8 @@ fn to_flush(app: &App, held: u64, anon: Option<u64>) -> Option<Early> {
     let live = spans.live_bytes() as u64;
     let heads = all.iter().map(|(_, e)| (e.metrics().flushable_bytes() as u64, e.metrics()));
     let (heads, metrics) = heads.max_by_key(|(bytes, _)| *bytes)?;
-    let early = held > part * share::EARLY_FLUSH || anon.is_some_and(|a| a > part * share::EARLY_FLUSH_ANON);
+    // Idle series make room once they are flushed.
+    let early = held > part * share::EARLY_FLUSH || anon.is_some_and(|a| a > part * share::EARLY_FLUSH_ANON) || is_full(app);
     if live > part * share::LIVE_SPANS || (early && live > part * share::LITTLE && live >= heads) {
         return Some(Early::Traces(spans.clone()));
     }

@@ -109,3 +109,38 @@ fn a_series_whose_first_sample_is_refused_goes_with_the_next_turn() {
         assert_eq!(s.stats().head.series, good as usize);
     }
 }
+
+#[test]
+fn at_the_limit_idle_series_make_room_sooner_and_running_sums_stay() {
+    let clock = ManualClock::new(T0);
+    let mut o = MetricOptions::new(Arc::new(SimFs::new()), Arc::new(clock.clone()), "/data");
+    o.wal = WalOptions { background: false, ..WalOptions::default() };
+    o.limits.max_series = 4;
+    let s = MetricStore::open(o).unwrap();
+    let put = |names: &[&str], t: i64, v: Value| {
+        let mut b = BatchBuilder::default();
+        for n in names {
+            let key = b.series(&Labels::from_pairs([("__name__", *n)]));
+            b.push(key, t, 0, v.clone());
+        }
+        let a = s.append(&b.finish()).unwrap();
+        a.commit.wait().unwrap();
+        a.rejected.len()
+    };
+    assert_eq!(put(&["a", "b", "c"], T0, Value::Float(1.0)) + put(&["sum"], T0, Value::Delta(1.0)), 0);
+    assert_eq!(put(&["d"], T0, Value::Float(1.0)), 1);
+    clock.advance(4 * 60_000);
+    assert_eq!(put(&["a"], T0 + 4 * 60_000, Value::Float(1.0)), 0);
+    s.flush().unwrap();
+    assert_eq!(put(&["d"], T0 + 4 * 60_000, Value::Float(1.0)), 1, "four minutes are not idle");
+    clock.advance(3 * 60_000);
+    s.maintain().unwrap();
+    let now = T0 + 7 * 60_000;
+    assert_eq!(put(&["d", "e", "f"], now, Value::Float(1.0)), 1, "b and c made room, a and the sum did not");
+    assert_eq!(put(&["sum"], now, Value::Delta(2.0)), 0);
+    let sum =
+        s.select(&SelectRequest::new(vec![Matcher::new(MatchOp::Equal, "__name__", "sum").unwrap()], TimeRange::new(now, now))).unwrap();
+    let mut buf = SampleBuf::default();
+    sum.read(0, TimeRange::new(now, now), &mut buf).unwrap();
+    assert_eq!(buf.v, [3.0]);
+}

@@ -34,6 +34,9 @@ pub struct FrozenSeries {
     pub(crate) ending: Ending,
 }
 
+/// While new series are refused, those idle for so long make room: whoever sends once in five minutes keeps his.
+const IDLE_WHEN_FULL_MS: i64 = 6 * 60_000;
+
 impl Head {
     /// Cuts everything the head holds, for a flush. Appends wait meanwhile.
     pub fn cut(&self) -> Result<Cut> {
@@ -206,7 +209,7 @@ impl Head {
     }
 
     /// Gives back what no reader can see any more: flushed chunks, series without samples that were idle for
-    /// `idle_ms`, and the slots of those dropped before. True if series went: then a version with a new pin lets
+    /// `idle_ms`, or less while others are refused for them, and the slots of those dropped before. True if series went: then a version with a new pin lets
     /// their slots go as soon as the last older reader is done.
     pub fn collect(&self, idle_ms: i64) -> bool {
         let oldest = self.pins.oldest();
@@ -221,7 +224,9 @@ impl Head {
         if due.is_empty() && idle_ms > 0 && self.droppable.lock().is_empty() && !self.any_idle() {
             return false;
         }
-        let horizon = self.clock.past_ms().saturating_sub(idle_ms);
+        let now = self.clock.past_ms();
+        let kept_sums = now.saturating_sub(idle_ms + 3_600_000);
+        let horizon = now.saturating_sub(if self.is_full() { idle_ms.min(IDLE_WHEN_FULL_MS) } else { idle_ms });
         let mut slots = self.creation.lock();
         let mut dropped = Vec::new();
         for (k, stripe) in self.stripes.iter().enumerate() {
@@ -230,7 +235,7 @@ impl Head {
             for index in empty {
                 let Some(x) = s.series.get_mut(index as usize) else { continue };
                 let last_delta = x.extra.as_ref().and_then(|e| e.delta_last_t());
-                let keeps_delta = last_delta.is_some_and(|t| t > horizon - 3_600_000);
+                let keeps_delta = last_delta.is_some_and(|t| t > kept_sums);
                 if x.last_t() <= horizon && !keeps_delta {
                     // From here on an appender that found the slot sees that it is dead, and looks again.
                     *x = Series::default();

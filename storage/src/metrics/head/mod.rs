@@ -220,6 +220,11 @@ impl Head {
         self.full.store(refuse, Ordering::Relaxed);
     }
 
+    /// Whether new series are refused.
+    fn is_full(&self) -> bool {
+        self.full.load(Ordering::Relaxed) || self.registry.read().len() >= self.limits.max_series
+    }
+
     /// A pin on what readers see now.
     pub fn pin(&self) -> Pin {
         self.pins.pin()
