@@ -65,10 +65,12 @@ impl<'a> Reader<'a> {
     pub fn is_empty(&self) -> bool {
         self.remaining() == 0
     }
+    #[cold]
     fn short(&self, what: &str) -> Error {
         Error::corrupt(format!("{what} is cut short")).offset(self.at as u64)
     }
     /// The next `n` bytes.
+    #[inline]
     pub fn bytes(&mut self, n: usize) -> Result<&'a [u8]> {
         match self.at.checked_add(n).and_then(|end| self.data.get(self.at..end)) {
             Some(b) => {
@@ -79,6 +81,7 @@ impl<'a> Reader<'a> {
         }
     }
     /// One byte.
+    #[inline]
     pub fn u8(&mut self) -> Result<u8> {
         Ok(self.bytes(1)?[0])
     }
@@ -95,6 +98,7 @@ impl<'a> Reader<'a> {
         Ok(u64::from_be_bytes(x))
     }
     /// Little-endian f64.
+    #[inline]
     pub fn le_f64(&mut self) -> Result<f64> {
         let mut x = [0; 8];
         x.copy_from_slice(self.bytes(8)?);
@@ -103,6 +107,15 @@ impl<'a> Reader<'a> {
     /// Unsigned LEB128.
     #[inline]
     pub fn uvarint(&mut self) -> Result<u64> {
+        match self.data.get(self.at) {
+            Some(b) if *b < 0x80 => {
+                self.at += 1;
+                Ok(*b as u64)
+            }
+            _ => self.long_uvarint(),
+        }
+    }
+    fn long_uvarint(&mut self) -> Result<u64> {
         let mut v = 0u64;
         for shift in (0..64).step_by(7) {
             let Some(b) = self.data.get(self.at) else { return Err(self.short("a varint")) };
@@ -121,11 +134,13 @@ impl<'a> Reader<'a> {
         Ok((u >> 1) as i64 ^ -((u & 1) as i64))
     }
     /// A length (uvarint) that must fit in what is left.
+    #[inline]
     pub fn len(&mut self) -> Result<usize> {
         let n = self.uvarint()?;
         usize::try_from(n).ok().filter(|n| *n <= self.remaining()).ok_or_else(|| self.short("a length-prefixed field"))
     }
     /// uvarint length and that many bytes.
+    #[inline]
     pub fn prefixed(&mut self) -> Result<&'a [u8]> {
         let n = self.len()?;
         self.bytes(n)

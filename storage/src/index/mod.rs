@@ -1,7 +1,9 @@
 //! The inverted label index of the head: interned label pairs, and for each the series that carry it.
 
 mod label_hash;
+mod pairs;
 mod postings;
+mod recent;
 mod registry;
 mod slab;
 mod symbols;

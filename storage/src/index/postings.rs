@@ -1,5 +1,7 @@
 //! The series that carry a label pair: a few ids inline, many in a roaring bitmap.
 
+use std::ops::Range;
+
 use roaring::RoaringBitmap;
 
 const INLINE: usize = 5;
@@ -16,6 +18,36 @@ pub enum Postings {
     },
     /// More.
     Many(Box<RoaringBitmap>),
+}
+
+/// Shorter runs are added slot by slot.
+const SHORT_RUN: usize = 16;
+
+/// Adds runs of slots, rising.
+fn add_runs(b: &mut RoaringBitmap, runs: impl Iterator<Item = Range<u32>> + Clone) {
+    let short = runs.clone().filter(|r| r.len() < SHORT_RUN).flatten();
+    // Mostly they lie behind all that are there: then nothing is searched.
+    if b.append(short.clone()).is_err() {
+        b.extend(short);
+    }
+    runs.filter(|r| r.len() >= SHORT_RUN).for_each(|r| add_run(b, r));
+}
+
+/// Adds slots that follow one another. The first and the last go in alone: a range that begins or fills one of the
+/// bitmap's containers would make it a list of runs, and it would stay one whatever holes come.
+pub fn add_run(b: &mut RoaringBitmap, slots: Range<u32>) {
+    let mut from = slots.start;
+    while from < slots.end {
+        let end = slots.end.min((from | 0xffff).saturating_add(1));
+        if (from..end).len() < SHORT_RUN {
+            b.extend(from..end);
+        } else {
+            b.insert(from);
+            b.insert_range(from + 1..end - 1);
+            b.insert(end - 1);
+        }
+        from = end;
+    }
 }
 
 impl Default for Postings {
@@ -46,6 +78,31 @@ impl Postings {
             }
             Postings::Many(b) => {
                 b.insert(slot);
+            }
+        }
+    }
+
+    /// Adds runs of slots, rising.
+    pub fn insert_runs(&mut self, mut runs: impl Iterator<Item = Range<u32>> + Clone) {
+        loop {
+            match self {
+                Postings::Many(b) => return add_runs(b, runs),
+                Postings::Few { .. } => match runs.next() {
+                    Some(mut run) => self.insert_run(&mut run),
+                    None => return,
+                },
+            }
+        }
+    }
+
+    fn insert_run(&mut self, run: &mut Range<u32>) {
+        for slot in run.by_ref() {
+            match self {
+                Postings::Many(b) => {
+                    add_run(b, slot..run.end);
+                    return;
+                }
+                Postings::Few { .. } => self.insert(slot),
             }
         }
     }
@@ -120,6 +177,37 @@ impl Postings {
                 (s.n_bytes_array_containers + s.n_bytes_run_containers + s.n_bytes_bitset_containers) as usize
                     + s.n_containers as usize * 32
                     + size_of::<RoaringBitmap>()
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn runs_are_what_slots_one_by_one_are(
+            gaps_and_runs in prop::collection::vec((0u32..40_000, prop::sample::select(vec![0, 1, 2, 3, 4, 5, 30, 5_000, 70_000, 140_000])), 1..8),
+            backwards in any::<bool>(),
+        ) {
+            let (mut by_runs, mut one_by_one) = (Postings::default(), Postings::default());
+            let mut end = 0u32;
+            let mut runs: Vec<Range<u32>> = Vec::new();
+            for (gap, n) in gaps_and_runs {
+                runs.push(end + gap..end + gap + n);
+                end += gap + n;
+            }
+            if backwards {
+                runs.reverse();
+            }
+            runs.iter().flat_map(|r| r.clone()).for_each(|s| one_by_one.insert(s));
+            runs.chunks(3).for_each(|some| by_runs.insert_runs(some.iter().cloned()));
+            prop_assert_eq!(by_runs.to_bitmap(), one_by_one.to_bitmap());
+            if let Postings::Many(b) = &by_runs {
+                prop_assert_eq!(b.statistics().n_run_containers, 0);
             }
         }
     }

@@ -9,22 +9,12 @@ use hashbrown::HashTable;
 use hashbrown::hash_map::HashMap;
 use roaring::RoaringBitmap;
 
-use super::label_hash::{LabelHasher, put_canonical, widen};
-use super::postings::Postings;
+use super::label_hash::{LabelHasher, widen};
+use super::pairs::{Pair, Pairs};
+use super::postings::{Postings, add_run};
+use super::recent::{Recent, RecentLabel, first_label};
 use super::slab::Slab;
-use super::symbols::Symbols;
 use crate::model::{Labels, MatchOp, Matcher};
-
-#[derive(Debug, Default)]
-struct Pair {
-    name: u32,
-    value: u32,
-    /// The label as canonical bytes hold it: a series is compared with one call a label.
-    canonical: Box<[u8]>,
-    /// Series that hold it, those in limbo included.
-    uses: u32,
-    postings: Postings,
-}
 
 /// Where a series' pair ids lie in the arena, and its hash.
 #[derive(Clone, Copy, Debug, Default)]
@@ -46,26 +36,30 @@ const CHANGES: usize = 1 << 14;
 /// Series that [`Registry::find_all`] looks up together.
 const AT_ONCE: usize = 32;
 
+/// So many runs of slots are put into postings together, at most.
+const ENDED_AT_ONCE: usize = 1 << 13;
+
 /// A label as bytes that were checked to be UTF-8.
 pub type RawPair<'a> = (&'a [u8], &'a [u8]);
 
 /// The index over all series of a head.
 #[derive(Debug, Default)]
 pub struct Registry {
-    symbols: Symbols,
-    pairs: Slab<Pair>,
-    free_pairs: Vec<u32>,
-    pair_table: HashTable<u32>,
-    /// Pairs by name symbol, in no order.
-    names: HashMap<u32, Vec<u32>, foldhash::fast::RandomState>,
+    pairs: Pairs,
     arena: Vec<Vec<u32>>,
     /// Freed stretches of the arena by length.
     free_stretches: HashMap<u16, Vec<u32>, foldhash::fast::RandomState>,
     series: Slab<LabelRef>,
     table: HashTable<u32>,
     all: RoaringBitmap,
-    /// Pair ids of the series inserted last: the next one mostly shares all but one or two.
-    last: Vec<u32>,
+    live: usize,
+    recent: Recent,
+    /// Runs of slots that ended and that postings don't know yet: the pair and the first slot in one number, to be sorted by,
+    /// and where the run ends.
+    ended: Vec<(u64, u32)>,
+    /// The buffers of the one before the recent, and of pair ids.
+    spare: Recent,
+    ids: Vec<u32>,
     hasher: LabelHasher,
     generation: u64,
     /// Slots of the last changes, one a generation.
@@ -83,10 +77,6 @@ pub struct IndexMemory {
     pub table_bytes: usize,
 }
 
-fn pair_hash(name: u32, value: u32) -> u64 {
-    ((name as u64) << 32 | value as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29).wrapping_mul(0xbf58_476d_1ce4_e5b9)
-}
-
 impl Registry {
     /// The hasher of canonical label bytes.
     pub fn hasher(&self) -> &LabelHasher {
@@ -95,12 +85,12 @@ impl Registry {
 
     /// Number of series.
     pub fn len(&self) -> usize {
-        self.all.len() as usize
+        self.live
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.all.is_empty()
+        self.live == 0
     }
 
     /// Changes whenever a series comes or goes.
@@ -138,10 +128,6 @@ impl Registry {
         self.arena.get(at / ARENA_PAGE).and_then(|p| p.get(at % ARENA_PAGE..at % ARENA_PAGE + r.len as usize)).unwrap_or(&[])
     }
 
-    fn pair(&self, id: u32) -> (&str, &str) {
-        self.pairs.get(id as usize).map_or(("", ""), |p| (self.symbols.get(p.name), self.symbols.get(p.value)))
-    }
-
     /// Finds a series by its canonical bytes; `hash` is theirs. No string is built.
     #[inline]
     pub fn find(&self, hash: u32, canonical: &[u8]) -> Option<u32> {
@@ -153,10 +139,15 @@ impl Registry {
             .copied()
     }
 
+    /// Reads what [`Registry::find`] will read first for series with these hashes, all together.
+    pub fn warm(&self, hashes: impl Iterator<Item = u32>) {
+        std::hint::black_box(hashes.filter(|h| self.table.find(widen(*h), |_| true).is_some()).count());
+    }
+
     fn equal(&self, r: LabelRef, canonical: &[u8]) -> bool {
         let mut rest = canonical;
         for id in self.pair_ids(r) {
-            match self.pairs.get(*id as usize).and_then(|p| rest.strip_prefix(&*p.canonical)) {
+            match self.pairs.get(*id).and_then(|p| rest.strip_prefix(&*p.canonical)) {
                 Some(r) => rest = r,
                 None => return false,
             }
@@ -202,82 +193,104 @@ impl Registry {
         }
     }
 
-    /// Adds a series under `slot` (a fresh one, or one that was removed and freed).
+    /// Adds a series under `slot` (a fresh one, or one that was removed and freed). Selections find it once
+    /// [`Registry::settle`] was called; everything else knows it from here on.
     ///
-    /// `labels` are sorted by name and UTF-8.
-    pub fn insert(&mut self, slot: u32, hash: u32, labels: &[RawPair<'_>]) {
-        let last = std::mem::take(&mut self.last);
-        let mut near = last.as_slice();
-        let mut ids: Vec<u32> = Vec::with_capacity(labels.len());
-        for (n, v) in labels {
-            ids.push(self.take_near(&mut near, n, v).unwrap_or_else(|| self.intern_pair(n, v)));
+    /// `canonical` holds the labels as [`super::canonical`] writes them, sorted by name and UTF-8; `hash` is theirs.
+    pub fn insert(&mut self, slot: u32, hash: u32, canonical: &[u8]) {
+        if slot != self.recent.end {
+            self.settle();
+            self.recent.move_to(slot);
         }
-        for id in &ids {
-            if let Some(p) = self.pairs.get_mut(*id as usize) {
-                p.postings.insert(slot);
-                p.uses += 1;
-            }
-        }
+        self.follow(slot, canonical);
+        let ids = std::mem::take(&mut self.ids);
         let r = LabelRef { at: self.place(&ids), hash, len: ids.len() as u16, live: true };
-        self.last = ids;
+        self.ids = ids;
         while self.series.len() <= slot as usize {
             self.series.push(LabelRef::default());
         }
         if let Some(s) = self.series.get_mut(slot as usize) {
             *s = r;
         }
-        self.all.insert(slot);
+        self.live += 1;
         self.changed(slot);
         let series = &self.series;
         self.table.insert_unique(widen(hash), slot, |s| widen(series.get(*s as usize).map_or(0, |r| r.hash)));
     }
 
-    /// The pair at the front of `near` if it is this one; names before it are passed over.
-    fn take_near(&self, near: &mut &[u32], name: &[u8], value: &[u8]) -> Option<u32> {
-        while let Some((id, rest)) = near.split_first() {
-            let (n, v) = self.pair(*id);
-            match n.as_bytes().cmp(name) {
-                std::cmp::Ordering::Greater => return None,
-                order => {
-                    *near = rest;
-                    if order.is_eq() {
-                        return (v.as_bytes() == value).then_some(*id);
+    /// Makes the series at `slot`, behind the recent one, the recent one; its pairs go to `ids`. Runs of slots go on in the
+    /// pairs that both have, and end in the others.
+    fn follow(&mut self, slot: u32, canonical: &[u8]) {
+        let before = std::mem::take(&mut self.recent);
+        let mut recent = std::mem::take(&mut self.spare);
+        recent.restart(canonical);
+        self.ids.clear();
+        let (mut at, mut rest) = (0, canonical);
+        while !rest.is_empty() {
+            let (pair, from, len) = match before.get(at) {
+                // Lengths stand before texts, so no label begins with another.
+                Some((l, label)) if rest.starts_with(label) => {
+                    at += 1;
+                    (l.pair, l.from, label.len())
+                }
+                gone => {
+                    let Some((name, value, len)) = first_label(rest) else { break };
+                    if let Some((l, label)) = gone
+                        && first_label(label).is_some_and(|(n, ..)| n <= name)
+                    {
+                        self.end_run(l, before.end);
+                        at += 1;
+                        continue;
                     }
+                    (self.pairs.intern(&rest[..len], name, value), slot, len)
                 }
-            }
+            };
+            recent.push(pair, from, len);
+            self.ids.push(pair);
+            rest = &rest[len..];
         }
-        None
+        before.labels[at..].iter().for_each(|l| self.end_run(*l, before.end));
+        (recent.from, recent.end) = (before.from, slot + 1);
+        self.recent = recent;
+        self.spare = before;
     }
 
-    fn intern_pair(&mut self, name: &[u8], value: &[u8]) -> u32 {
-        if let (Some(n), Some(v)) = (self.symbols.find(name), self.symbols.find(value))
-            && let Some(id) = self.find_pair(n, v)
-        {
-            return id;
+    fn end_run(&mut self, l: RecentLabel, end: u32) {
+        if l.from < end {
+            self.ended.push((u64::from(l.pair) << 32 | u64::from(l.from), end));
         }
-        let mut canonical = Vec::with_capacity(name.len() + value.len() + 6);
-        put_canonical(name, value, &mut canonical);
-        let canonical = canonical.into_boxed_slice();
-        let (name, value) = (self.symbols.intern(name), self.symbols.intern(value));
-        let new = Pair { name, value, canonical, uses: 0, postings: Postings::default() };
-        let id = match self.free_pairs.pop() {
-            Some(id) => {
-                if let Some(p) = self.pairs.get_mut(id as usize) {
-                    *p = new;
-                }
-                id
-            }
-            None => self.pairs.push(new) as u32,
-        };
-        let pairs = &self.pairs;
-        self.pair_table.insert_unique(pair_hash(name, value), id, |id| pairs.get(*id as usize).map_or(0, |p| pair_hash(p.name, p.value)));
-        self.names.entry(name).or_default().push(id);
-        id
+        if self.ended.len() == ENDED_AT_ONCE {
+            self.put_ended();
+        }
     }
 
-    fn find_pair(&self, name: u32, value: u32) -> Option<u32> {
-        let same = |id: &u32| self.pairs.get(*id as usize).is_some_and(|p| p.name == name && p.value == value);
-        self.pair_table.find(pair_hash(name, value), same).copied()
+    /// Puts the runs that have ended into postings, pair by pair: those of a pair go to one place.
+    fn put_ended(&mut self) {
+        let mut ended = std::mem::take(&mut self.ended);
+        ended.sort_unstable_by_key(|r| r.0);
+        for runs in ended.chunk_by(|a, b| a.0 >> 32 == b.0 >> 32) {
+            let slots = runs.iter().map(|(start, end)| *start as u32..*end);
+            if let Some(p) = self.pairs.get_mut((runs[0].0 >> 32) as u32) {
+                p.uses += slots.clone().map(|s| s.end - s.start).sum::<u32>();
+                p.postings.insert_runs(slots);
+            }
+        }
+        ended.clear();
+        self.ended = ended;
+    }
+
+    /// Tells the postings what they don't know yet of the series inserted.
+    pub fn settle(&mut self) {
+        if self.recent.is_settled() {
+            return;
+        }
+        let mut recent = std::mem::take(&mut self.recent);
+        recent.labels.iter().for_each(|l| self.end_run(*l, recent.end));
+        self.put_ended();
+        self.ended.shrink_to(ENDED_AT_ONCE / 16);
+        add_run(&mut self.all, recent.from..recent.end);
+        recent.move_to(recent.end);
+        self.recent = recent;
     }
 
     fn place(&mut self, ids: &[u32]) -> u32 {
@@ -305,10 +318,12 @@ impl Registry {
         if let Ok(e) = self.table.find_entry(widen(r.hash), |s| *s == slot) {
             e.remove();
         }
+        self.settle();
         self.all.remove(slot);
+        self.live -= 1;
         self.changed(slot);
         for id in self.pair_ids(r).to_vec() {
-            if let Some(p) = self.pairs.get_mut(id as usize) {
+            if let Some(p) = self.pairs.get_mut(id) {
                 p.postings.remove(slot);
             }
         }
@@ -319,8 +334,9 @@ impl Registry {
 
     /// Gives back the labels of removed series, once no reader can ask for them.
     pub fn free(&mut self, slots: &[u32]) {
-        self.last.clear();
-        let mut touched: Vec<u32> = Vec::new();
+        self.settle();
+        self.recent.restart(&[]);
+        let mut names: Vec<u32> = Vec::new();
         for slot in slots {
             let Some(r) = self.series.get(*slot as usize).copied().filter(|r| !r.live) else { continue };
             let ids = self.pair_ids(r).to_vec();
@@ -328,45 +344,15 @@ impl Registry {
             if let Some(s) = self.series.get_mut(*slot as usize) {
                 *s = LabelRef::default();
             }
-            touched.extend(ids.into_iter().filter_map(|id| self.release_pair(id)));
+            names.extend(ids.into_iter().filter_map(|id| self.pairs.release(id)));
         }
-        // A name's symbol may be gone by now; its list then holds only released pairs and goes too.
-        touched.sort_unstable();
-        touched.dedup();
-        for name in touched {
-            let pairs = &self.pairs;
-            if let Some(v) = self.names.get_mut(&name) {
-                v.retain(|id| pairs.get(*id as usize).is_some_and(|p| p.uses > 0));
-                if v.is_empty() {
-                    self.names.remove(&name);
-                }
-            }
-        }
-    }
-
-    /// One use less; at the last the pair goes. Gives its name then, whose list of pairs must be mended.
-    fn release_pair(&mut self, id: u32) -> Option<u32> {
-        let p = self.pairs.get_mut(id as usize)?;
-        p.uses = p.uses.saturating_sub(1);
-        if p.uses > 0 {
-            return None;
-        }
-        let (name, value) = (p.name, p.value);
-        p.postings = Postings::default();
-        p.canonical = Box::default();
-        if let Ok(e) = self.pair_table.find_entry(pair_hash(name, value), |x| *x == id) {
-            e.remove();
-        }
-        self.symbols.release(name);
-        self.symbols.release(value);
-        self.free_pairs.push(id);
-        Some(name)
+        self.pairs.forget_released(names);
     }
 
     /// The labels of a series.
     pub fn labels(&self, slot: u32) -> Labels {
         let Some(r) = self.series.get(slot as usize) else { return Labels::empty() };
-        Labels::from_sorted(self.pair_ids(*r).iter().map(|id| self.pair(*id)))
+        Labels::from_sorted(self.pair_ids(*r).iter().map(|id| self.pairs.text(*id)))
     }
 
     /// Appends the labels of a series as [`Labels::as_bytes`] packs them.
@@ -378,7 +364,7 @@ impl Registry {
     pub fn visit(&self, slot: u32, f: &mut dyn FnMut(&str, &str)) {
         let Some(r) = self.series.get(slot as usize) else { return };
         for id in self.pair_ids(*r) {
-            let (n, v) = self.pair(*id);
+            let (n, v) = self.pairs.text(*id);
             f(n, v);
         }
     }
@@ -386,7 +372,7 @@ impl Registry {
     /// Calls `f` with the symbol numbers of each label of a series.
     pub fn visit_symbols(&self, slot: u32, f: &mut dyn FnMut(u32, u32)) {
         let Some(r) = self.series.get(slot as usize) else { return };
-        for p in self.pair_ids(*r).iter().filter_map(|id| self.pairs.get(*id as usize)) {
+        for p in self.pair_ids(*r).iter().filter_map(|id| self.pairs.get(*id)) {
             f(p.name, p.value);
         }
     }
@@ -397,7 +383,7 @@ impl Registry {
         let (a, b) = (ids(a), ids(b));
         for (x, y) in a.iter().zip(b) {
             if x != y {
-                return self.pair(*x).cmp(&self.pair(*y));
+                return self.pairs.text(*x).cmp(&self.pairs.text(*y));
             }
         }
         a.len().cmp(&b.len())
@@ -405,28 +391,24 @@ impl Registry {
 
     /// A string by its symbol number.
     pub fn symbol(&self, id: u32) -> &str {
-        self.symbols.get(id)
+        self.pairs.symbols.get(id)
     }
 
     /// One beyond the highest symbol number.
     pub fn symbols_len(&self) -> usize {
-        self.symbols.end()
-    }
-
-    fn name_pairs(&self, name: &str) -> &[u32] {
-        self.symbols.find(name.as_bytes()).and_then(|n| self.names.get(&n)).map_or(&[], |v| v)
+        self.pairs.symbols.end()
     }
 
     /// Slots of the series that pass all matchers. No matcher scans all series while another narrows.
     pub fn select(&self, matchers: &[Matcher]) -> RoaringBitmap {
+        debug_assert!(self.recent.is_settled(), "series inserted before the last settle() would be missed");
         let mut found: Option<RoaringBitmap> = None;
         let mut rest: Vec<&Matcher> = Vec::new();
         for m in matchers {
             // Positive matchers that an absent label can't pass are plain lookups; cheapest first.
             if m.op == MatchOp::Equal && !m.value.is_empty() {
-                let pair =
-                    self.symbols.find(m.name.as_bytes()).zip(self.symbols.find(m.value.as_bytes())).and_then(|(n, v)| self.find_pair(n, v));
-                let Some(p) = pair.and_then(|id| self.pairs.get(id as usize)) else { return RoaringBitmap::new() };
+                let pair = self.pairs.find(m.name.as_bytes(), m.value.as_bytes());
+                let Some(p) = pair.and_then(|id| self.pairs.get(id)) else { return RoaringBitmap::new() };
                 match &mut found {
                     Some(f) => p.postings.intersect_into(f),
                     None => found = Some(p.postings.to_bitmap()),
@@ -446,7 +428,7 @@ impl Registry {
     }
 
     fn narrow(&self, found: Option<RoaringBitmap>, m: &Matcher) -> RoaringBitmap {
-        let values = self.name_pairs(&m.name);
+        let values = self.pairs.of_name(&m.name);
         // With few candidates and many values, look at the candidates' labels instead.
         if let Some(f) = &found
             && f.len() < 2 * values.len() as u64
@@ -456,22 +438,17 @@ impl Registry {
         }
         let mut hit = RoaringBitmap::new();
         let by_absence = m.matches_empty();
-        let mut add = |id: u32| {
-            if let Some(p) = self.pairs.get(id as usize) {
+        let add = |id: u32| {
+            if let Some(p) = self.pairs.get(id) {
                 p.postings.union_into(&mut hit);
             }
         };
         match (m.alternatives(), by_absence) {
             (Some(alts), false) if m.op == MatchOp::Regex => {
-                let name = self.symbols.find(m.name.as_bytes());
-                for a in alts {
-                    if let Some(id) = name.zip(self.symbols.find(a.as_bytes())).and_then(|(n, v)| self.find_pair(n, v)) {
-                        add(id);
-                    }
-                }
+                alts.iter().filter_map(|a| self.pairs.find(m.name.as_bytes(), a.as_bytes())).for_each(add);
             }
             // An absent label passes: take away the series whose value does not.
-            _ => values.iter().copied().filter(|id| m.matches(self.pair(*id).1) != by_absence).for_each(add),
+            _ => values.iter().copied().filter(|id| m.matches(self.pairs.text(*id).1) != by_absence).for_each(add),
         }
         match (found, by_absence) {
             (Some(f), false) => f & hit,
@@ -483,26 +460,26 @@ impl Registry {
 
     /// Those of the candidates that the matcher lets through. Each value is looked at once.
     fn filter(&self, candidates: &RoaringBitmap, m: &Matcher) -> RoaringBitmap {
-        let name = self.symbols.find(m.name.as_bytes());
+        let name = self.pairs.symbols.find(m.name.as_bytes());
         let without = m.matches_empty();
         let mut known: HashMap<u32, bool, foldhash::fast::RandomState> = HashMap::default();
         let mut passes = |slot: &u32| {
             let ids = self.series.get(*slot as usize).map_or(&[][..], |r| self.pair_ids(*r));
-            let named = |id: &&u32| self.pairs.get(**id as usize).is_some_and(|p| Some(p.name) == name);
-            ids.iter().find(named).map_or(without, |id| *known.entry(*id).or_insert_with(|| m.matches(self.pair(*id).1)))
+            let named = |id: &&u32| self.pairs.get(**id).is_some_and(|p| Some(p.name) == name);
+            ids.iter().find(named).map_or(without, |id| *known.entry(*id).or_insert_with(|| m.matches(self.pairs.text(*id).1)))
         };
         candidates.iter().filter(|slot| passes(slot)).collect()
     }
 
     /// All label names in use, in no order.
     pub fn label_names(&self) -> Vec<String> {
-        let used = |ids: &[u32]| ids.iter().any(|id| self.pairs.get(*id as usize).is_some_and(|p| !p.postings.is_empty()));
-        self.names.iter().filter(|(_, ids)| used(ids)).map(|(n, _)| self.symbols.get(*n).to_owned()).collect()
+        let used = |ids: &[u32]| ids.iter().any(|id| self.pairs.get(*id).is_some_and(|p| !p.postings.is_empty()));
+        self.pairs.by_names().filter(|(_, ids)| used(ids)).map(|(n, _)| self.pairs.symbols.get(n).to_owned()).collect()
     }
 
     /// Values of a label among `among` (all series if `None`), in no order.
     pub fn label_values(&self, name: &str, among: Option<&RoaringBitmap>) -> Vec<String> {
-        let values = self.name_pairs(name);
+        let values = self.pairs.of_name(name);
         // As in `narrow`: a few series are asked themselves.
         if let Some(few) = among.filter(|a| a.len() < 2 * values.len() as u64) {
             return self.values_of(name, few);
@@ -512,38 +489,35 @@ impl Registry {
             (Some(a), Postings::Few { len, ids }) => ids[..*len as usize].iter().any(|i| a.contains(*i)),
             (Some(a), Postings::Many(b)) => !b.is_disjoint(a),
         };
-        let pairs = values.iter().filter_map(|id| self.pairs.get(*id as usize));
-        pairs.filter(|p| hit(p)).map(|p| self.symbols.get(p.value).to_owned()).collect()
+        let pairs = values.iter().filter_map(|id| self.pairs.get(*id));
+        pairs.filter(|p| hit(p)).map(|p| self.pairs.symbols.get(p.value).to_owned()).collect()
     }
 
     /// Values of a label that these series bear.
     fn values_of(&self, name: &str, series: &RoaringBitmap) -> Vec<String> {
-        let name = self.symbols.find(name.as_bytes());
+        let name = self.pairs.symbols.find(name.as_bytes());
         let mut values: Vec<u32> = Vec::with_capacity(series.len() as usize);
         for r in series.iter().filter_map(|slot| self.series.get(slot as usize)) {
-            let pairs = self.pair_ids(*r).iter().filter_map(|id| self.pairs.get(*id as usize));
+            let pairs = self.pair_ids(*r).iter().filter_map(|id| self.pairs.get(*id));
             values.extend(pairs.filter(|p| Some(p.name) == name).map(|p| p.value).next());
         }
         values.sort_unstable();
         values.dedup();
-        values.into_iter().map(|v| self.symbols.get(v).to_owned()).collect()
+        values.into_iter().map(|v| self.pairs.symbols.get(v).to_owned()).collect()
     }
 
     /// Calls `f` with every pair in use and its number of series.
     pub fn visit_pairs(&self, f: &mut dyn FnMut(&str, &str, u64)) {
         for p in self.pairs.iter().filter(|p| !p.postings.is_empty()) {
-            f(self.symbols.get(p.name), self.symbols.get(p.value), p.postings.len());
+            f(self.pairs.symbols.get(p.name), self.pairs.symbols.get(p.value), p.postings.len());
         }
     }
 
     /// Heap bytes by part.
     pub fn memory(&self) -> IndexMemory {
         IndexMemory {
-            symbols_bytes: self.symbols.size_bytes(),
-            pairs_bytes: self.pairs.size_bytes()
-                + self.pairs.iter().map(|p| p.canonical.len()).sum::<usize>()
-                + self.pair_table.allocation_size()
-                + self.names.values().map(|v| v.capacity() * 4).sum::<usize>(),
+            symbols_bytes: self.pairs.symbols.size_bytes(),
+            pairs_bytes: self.pairs.size_bytes(),
             postings_bytes: self.pairs.iter().map(|p| p.postings.size_bytes()).sum(),
             labels_bytes: self.arena.iter().map(|p| p.capacity() * 4).sum::<usize>() + self.series.size_bytes(),
             table_bytes: self.table.allocation_size(),

@@ -2,12 +2,15 @@
 
 use hashbrown::HashTable;
 
+use super::label_hash::widen;
 use super::slab::Slab;
 
 #[derive(Debug)]
 struct Symbol {
     text: Box<str>,
     uses: u32,
+    /// Kept so that a table that grows reads no text.
+    hash: u32,
 }
 
 /// Strings by dense id. Ids of strings that nobody uses any more are given out again.
@@ -20,8 +23,8 @@ pub struct Symbols {
     text_bytes: usize,
 }
 
-fn hash(h: &foldhash::fast::RandomState, s: &[u8]) -> u64 {
-    std::hash::BuildHasher::hash_one(h, s)
+fn hash(h: &foldhash::fast::RandomState, s: &[u8]) -> u32 {
+    std::hash::BuildHasher::hash_one(h, s) as u32
 }
 
 impl Symbols {
@@ -33,18 +36,24 @@ impl Symbols {
 
     /// The id of a string, if it is known.
     pub fn find(&self, s: &[u8]) -> Option<u32> {
-        self.table.find(hash(&self.hasher, s), |id| self.get(*id).as_bytes() == s).copied()
+        self.find_hashed(hash(&self.hasher, s), s)
+    }
+
+    fn find_hashed(&self, hash: u32, s: &[u8]) -> Option<u32> {
+        let same = |id: &u32| self.symbols.get(*id as usize).is_some_and(|x| x.hash == hash && x.text.as_bytes() == s);
+        self.table.find(widen(hash), same).copied()
     }
 
     /// The id of a string, counting one more use. The caller has checked that it is UTF-8.
     pub fn intern(&mut self, s: &[u8]) -> u32 {
-        if let Some(id) = self.find(s) {
+        let hash = hash(&self.hasher, s);
+        if let Some(id) = self.find_hashed(hash, s) {
             if let Some(sym) = self.symbols.get_mut(id as usize) {
                 sym.uses += 1;
             }
             return id;
         }
-        let new = Symbol { text: String::from_utf8_lossy(s).into(), uses: 1 };
+        let new = Symbol { text: String::from_utf8_lossy(s).into(), uses: 1, hash };
         self.text_bytes += s.len();
         let id = match self.free.pop() {
             Some(id) => {
@@ -55,8 +64,8 @@ impl Symbols {
             }
             None => self.symbols.push(new) as u32,
         };
-        let (symbols, hasher) = (&self.symbols, &self.hasher);
-        self.table.insert_unique(hash(hasher, s), id, |id| hash(hasher, symbols.get(*id as usize).map_or("", |s| &s.text).as_bytes()));
+        let symbols = &self.symbols;
+        self.table.insert_unique(widen(hash), id, |id| widen(symbols.get(*id as usize).map_or(0, |s| s.hash)));
         id
     }
 
@@ -69,8 +78,7 @@ impl Symbols {
         }
         let text = std::mem::take(&mut sym.text);
         self.text_bytes -= text.len();
-        let h = hash(&self.hasher, text.as_bytes());
-        if let Ok(e) = self.table.find_entry(h, |x| *x == id) {
+        if let Ok(e) = self.table.find_entry(widen(sym.hash), |x| *x == id) {
             e.remove();
         }
         self.free.push(id);

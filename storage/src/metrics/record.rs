@@ -312,12 +312,12 @@ fn float_histogram(r: &mut Reader<'_>) -> Result<FloatHistogram> {
     Ok(h)
 }
 
-/// Packed labels out of a record, checked: the packed form is trusted nowhere else.
-fn labels<'a>(r: &mut Reader<'a>) -> Result<Vec<RawPair<'a>>> {
+/// Packed labels out of a record into `pairs`, checked: the packed form is trusted nowhere else.
+fn labels<'a>(r: &mut Reader<'a>, pairs: &mut Vec<RawPair<'a>>) -> Result<()> {
     let packed = r.prefixed()?;
     let ascii = packed.is_ascii();
     let mut inner = Reader::new(packed);
-    let mut pairs: Vec<RawPair<'a>> = Vec::with_capacity(16);
+    pairs.clear();
     let text = |r: &mut Reader<'a>| if ascii { r.prefixed() } else { r.string().map(str::as_bytes) };
     while !inner.is_empty() {
         pairs.push((text(&mut inner)?, text(&mut inner)?));
@@ -325,7 +325,7 @@ fn labels<'a>(r: &mut Reader<'a>) -> Result<Vec<RawPair<'a>>> {
     if !pairs.is_sorted_by(|a, b| a.0 < b.0) {
         return Err(Error::corrupt("labels of a series are not sorted by name"));
     }
-    Ok(pairs)
+    Ok(())
 }
 
 /// Few are kept as labels of their own: those of exemplars.
@@ -362,6 +362,7 @@ fn floats(r: &mut Reader<'_>, starts: bool, out: &mut Vec<FloatRecord>) -> Resul
 /// Reads a record; `scratch` is reused from record to record.
 pub fn decode(record: &[u8], scratch: &mut Vec<FloatRecord>, f: &mut dyn FnMut(Entry<'_>)) -> Result<()> {
     let mut r = Reader::new(record);
+    let mut pairs: Vec<RawPair<'_>> = Vec::new();
     while !r.is_empty() {
         match r.u8()? {
             SERIES => {
@@ -370,7 +371,8 @@ pub fn decode(record: &[u8], scratch: &mut Vec<FloatRecord>, f: &mut dyn FnMut(E
                 if id > i64::MAX as u64 {
                     return Err(Error::corrupt(format!("a log record has the series id {id}")));
                 }
-                f(Entry::Series { id, labels: &labels(&mut r)? });
+                labels(&mut r, &mut pairs)?;
+                f(Entry::Series { id, labels: &pairs });
             }
             tag @ (FLOATS | FLOATS_WITH_STARTS) => {
                 floats(&mut r, tag == FLOATS_WITH_STARTS, scratch)?;
@@ -391,7 +393,8 @@ pub fn decode(record: &[u8], scratch: &mut Vec<FloatRecord>, f: &mut dyn FnMut(E
             }
             EXEMPLARS => {
                 let (id, t, v) = (r.uvarint()?, r.varint()?, r.le_f64()?);
-                f(Entry::Exemplar { id, exemplar: Exemplar { labels: owned(&labels(&mut r)?), v, t } });
+                labels(&mut r, &mut pairs)?;
+                f(Entry::Exemplar { id, exemplar: Exemplar { labels: owned(&pairs), v, t } });
             }
             METADATA => {
                 let family = r.string()?.to_owned();

@@ -7,12 +7,14 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn add(r: &mut Registry, slot: u32, l: &Labels) {
+fn add(r: &mut Registry, slot: u32, l: &Labels, settle: bool) {
     let raw = l.canonical_bytes();
     let h = r.hasher().hash(&raw);
     assert_eq!(r.find(h, &raw), None);
-    let pairs: Vec<RawPair<'_>> = l.iter().map(|(n, v)| (n.as_bytes(), v.as_bytes())).collect();
-    r.insert(slot, h, &pairs);
+    r.insert(slot, h, &raw);
+    if settle {
+        r.settle();
+    }
     assert_eq!(r.find(h, &raw), Some(slot));
 }
 
@@ -34,13 +36,14 @@ proptest! {
         sets in prop::collection::vec(labels(), 1..40),
         queries in prop::collection::vec(matchers(), 1..10),
         drops in prop::collection::vec(0usize..40, 0..30),
+        settle in prop::collection::btree_set(0u32..40, 0..40),
     ) {
         let mut r = Registry::default();
         let mut model: BTreeMap<u32, Labels> = BTreeMap::new();
         let mut slot = 0;
         for l in &sets {
             if !model.values().any(|m| m == l) {
-                add(&mut r, slot, l);
+                add(&mut r, slot, l, settle.contains(&slot));
                 model.insert(slot, l.clone());
                 slot += 1;
             }
@@ -57,11 +60,13 @@ proptest! {
                 r.free(&[*v]);
                 let again = Labels::from_pairs(l.iter().chain([("fresh", "1")]));
                 if !model.values().any(|m| *m == again) {
-                    add(&mut r, *v, &again);
+                    add(&mut r, *v, &again, settle.contains(v));
                     model.insert(*v, again);
                 }
             }
         }
+        r.settle();
+        prop_assert_eq!(r.len(), model.len());
         for q in queries {
             let got: Vec<u32> = r.select(&q).iter().collect();
             let want: Vec<u32> = model.iter().filter(|(_, l)| q.iter().all(|m| m.matches(l.value(&m.name)))).map(|(s, _)| *s).collect();
@@ -88,11 +93,11 @@ proptest! {
 fn freed_series_leave_nothing() {
     let mut r = Registry::default();
     for i in 0..100u32 {
-        add(&mut r, i, &Labels::from_pairs([("__name__", "m".to_owned()), ("pod", format!("p{i}"))]));
+        add(&mut r, i, &Labels::from_pairs([("__name__", "m".to_owned()), ("pod", format!("p{i}"))]), false);
     }
     let slots: Vec<u32> = (0..100).collect();
     slots.iter().for_each(|s| r.remove(*s));
     r.free(&slots);
-    assert!(r.is_empty() && r.symbols.is_empty() && r.names.is_empty());
-    assert_eq!(r.free_pairs.len(), 101);
+    assert!(r.is_empty() && r.pairs.is_empty());
+    assert_eq!(r.pairs.iter().count(), 101);
 }

@@ -217,7 +217,9 @@ impl Head {
                 *x = Series::new(id);
             }
         }
-        self.registry.write().insert(slot, hash, &labels);
+        let mut registry = self.registry.write();
+        registry.insert(slot, hash, &sorted);
+        registry.settle();
         Ok(slot)
     }
 

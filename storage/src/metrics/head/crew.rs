@@ -32,6 +32,7 @@ pub(super) enum RareOp {
 }
 
 impl Op {
+    #[inline]
     fn slot(&self) -> u32 {
         match self {
             Op::Define { slot, .. } | Op::Float { slot, .. } => *slot,
@@ -42,6 +43,7 @@ impl Op {
     }
 
     /// The stripe of the series and its index there.
+    #[inline]
     fn place(&self) -> (usize, u32) {
         (self.slot() as usize % STRIPES, self.slot() / STRIPES as u32)
     }
@@ -80,23 +82,35 @@ impl Op {
 
 type Load = Vec<Op>;
 
-/// Operations handed over together, and loads that may wait: they bound the memory of a replay.
-const LOAD: usize = 16_384;
-const WAITING: usize = 2;
+/// Operations handed over together, so few that they are in the cache still, and loads that may wait: they bound the memory
+/// of a replay.
+const LOAD: usize = 4096;
+const WAITING: usize = 4;
 
 struct Worker {
     load: Load,
     queue: SyncSender<Load>,
+    /// Loads that were carried out, empty, to be filled again.
+    done: Receiver<Load>,
     thread: JoinHandle<Vec<Stripe>>,
+}
+
+impl Worker {
+    #[cold]
+    fn hand_over(&mut self) {
+        let next = self.done.try_recv().unwrap_or_else(|_| Vec::with_capacity(LOAD));
+        // A thread that is gone shows when it is joined.
+        let _ = self.queue.send(std::mem::replace(&mut self.load, next));
+    }
 }
 
 /// The threads of a replay.
 pub(super) struct Crew(Vec<Worker>);
 
 /// Worker `w` of `n` has the stripes `w`, `w + n`, `w + 2n` and so on.
-fn work(mut mine: Vec<Stripe>, n: usize, queue: &Receiver<Load>, rules: &HeadRules) -> Vec<Stripe> {
-    while let Ok(load) = queue.recv() {
-        let mut ops = load.into_iter();
+fn work(mut mine: Vec<Stripe>, n: usize, queue: &Receiver<Load>, done: &SyncSender<Load>, rules: &HeadRules) -> Vec<Stripe> {
+    while let Ok(mut load) = queue.recv() {
+        let mut ops = load.drain(..);
         while !ops.as_slice().is_empty() {
             std::hint::black_box(ops.as_slice().iter().take(WARM).fold(0, |x, op| {
                 let (k, index) = op.place();
@@ -107,6 +121,9 @@ fn work(mut mine: Vec<Stripe>, n: usize, queue: &Receiver<Load>, rules: &HeadRul
                 op.apply(&mut mine[k / n], index, rules);
             }
         }
+        drop(ops);
+        // Nobody waits for it once the replay is over.
+        let _ = done.try_send(load);
     }
     mine
 }
@@ -127,19 +144,21 @@ impl Crew {
         let mut workers = Vec::new();
         for share in shares {
             let (queue, loads) = sync_channel(WAITING);
-            let thread = std::thread::spawn(move || work(share, n, &loads, &rules));
-            workers.push(Worker { load: Vec::with_capacity(LOAD), queue, thread });
+            let (empty, done) = sync_channel(WAITING + 2);
+            let thread = std::thread::spawn(move || work(share, n, &loads, &empty, &rules));
+            workers.push(Worker { load: Vec::with_capacity(LOAD), queue, done, thread });
         }
         Some(Crew(workers))
     }
 
+    #[inline]
     pub(super) fn send(&mut self, op: Op) {
+        // As many as a power of two.
         let n = self.0.len();
-        let w = &mut self.0[op.place().0 % n];
+        let w = &mut self.0[op.place().0 & (n - 1)];
         w.load.push(op);
         if w.load.len() == LOAD {
-            // A thread that is gone shows when it is joined.
-            let _ = w.queue.send(std::mem::replace(&mut w.load, Vec::with_capacity(LOAD)));
+            w.hand_over();
         }
     }
 

@@ -99,8 +99,9 @@ mod tests {
 
     fn insert(r: &mut Registry, slot: u32, n: u32) {
         let l = Labels::from_pairs([("a", (n % 7).to_string()), ("n", n.to_string())]);
-        let pairs: Vec<_> = l.iter().map(|(n, v)| (n.as_bytes(), v.as_bytes())).collect();
-        r.insert(slot, r.hasher().hash(&l.canonical_bytes()), &pairs);
+        let canonical = l.canonical_bytes();
+        r.insert(slot, r.hasher().hash(&canonical), &canonical);
+        r.settle();
     }
 
     proptest! {

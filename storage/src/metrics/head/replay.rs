@@ -6,10 +6,10 @@ use hashbrown::HashMap;
 use super::crew::{Crew, Op, RareOp};
 use super::extras::{ExemplarStore, MetadataStore};
 use super::series::{DeltaState, Value};
-use super::stripe::{HeadRules, Stripe};
+use super::stripe::{HeadRules, Stripe, WARM};
 use super::{HeadLimits, STRIPES, Slots};
 use crate::error::Result;
-use crate::index::{RawPair, Registry, canonical};
+use crate::index::{RawPair, Registry, put_canonical};
 use crate::metrics::record::{self, Entry, FloatRecord};
 
 /// Slots by series id. Ids rise from a first one and most lie near it: those are looked up without hashing.
@@ -24,9 +24,11 @@ struct SlotsById {
 const NEAR: u64 = 4 << 20;
 
 impl SlotsById {
+    #[inline]
     fn offset(&self, id: u64) -> Option<usize> {
         id.checked_sub(self.base?).filter(|d| *d < NEAR).map(|d| d as usize)
     }
+    #[inline]
     fn get(&self, id: u64) -> Option<u32> {
         match self.offset(id) {
             Some(d) => self.near.get(d).copied().filter(|s| *s != u32::MAX),
@@ -52,6 +54,14 @@ impl SlotsById {
 /// Smaller logs are not worth the threads.
 const CREW_FROM: u64 = 200_000;
 
+/// A series of which the log tells.
+struct Defined {
+    id: u64,
+    hash: u32,
+    /// Where its canonical bytes end.
+    end: usize,
+}
+
 /// A head under reconstruction.
 pub struct Replay {
     pub(super) registry: Registry,
@@ -63,6 +73,8 @@ pub struct Replay {
     rules: HeadRules,
     by_id: SlotsById,
     scratch: Vec<FloatRecord>,
+    /// Series that stand one after another in a record, and their canonical bytes.
+    defined: Vec<Defined>,
     raw: Vec<u8>,
     /// Threads that apply, once there is enough to do.
     crew: Option<Crew>,
@@ -85,6 +97,7 @@ impl Replay {
             rules,
             by_id: SlotsById::default(),
             scratch: Vec::new(),
+            defined: Vec::new(),
             raw: Vec::new(),
             crew: None,
             samples: 0,
@@ -102,12 +115,17 @@ impl Replay {
         let mut scratch = std::mem::take(&mut self.scratch);
         let done = record::decode(bytes, &mut scratch, &mut |e| self.entry(e));
         self.scratch = scratch;
+        self.register();
         done
     }
 
     fn entry(&mut self, e: Entry<'_>) {
+        if let Entry::Series { id, labels } = e {
+            return self.define(id, labels);
+        }
+        self.register();
         match e {
-            Entry::Series { id, labels } => self.series(id, labels),
+            Entry::Series { .. } => {}
             Entry::Floats(items) => {
                 for i in items {
                     if i.st == 0 {
@@ -144,6 +162,7 @@ impl Replay {
     }
 
     /// Operations on a series are applied in their order, here or by the thread that has its stripe.
+    #[inline]
     fn put(&mut self, op: Op) {
         if self.crew.is_none() && self.samples > CREW_FROM {
             self.crew = Crew::start(&mut self.stripes, self.rules);
@@ -156,31 +175,58 @@ impl Replay {
 
     /// Waits until everything is applied.
     pub fn finish(&mut self) -> Result<()> {
+        self.registry.settle();
         match self.crew.take() {
             Some(c) => c.join(&mut self.stripes),
             None => Ok(()),
         }
     }
 
-    fn series(&mut self, id: u64, labels: &[RawPair<'_>]) {
+    /// Notes a series for [`Replay::register`].
+    fn define(&mut self, id: u64, labels: &[RawPair<'_>]) {
         self.next_id = self.next_id.max(id + 1);
         if self.by_id.get(id).is_some() {
             return;
         }
-        canonical(labels.iter().copied(), &mut self.raw);
-        let hash = self.registry.hasher().hash(&self.raw);
-        // A series that was dropped and came again has a new id and the same labels: one series here.
-        let slot = match self.registry.find(hash, &self.raw) {
-            Some(slot) => slot,
-            None => {
-                let slot = self.slots.next;
-                self.slots.next += 1;
-                self.registry.insert(slot, hash, labels);
-                slot
+        let start = self.raw.len();
+        labels.iter().for_each(|(n, v)| put_canonical(n, v, &mut self.raw));
+        let hash = self.registry.hasher().hash(&self.raw[start..]);
+        self.defined.push(Defined { id, hash, end: self.raw.len() });
+    }
+
+    /// Puts the series that were defined into the index, in steps over all of them: the reads of one don't wait for those
+    /// of another.
+    fn register(&mut self) {
+        if self.defined.is_empty() {
+            return;
+        }
+        let mut start = 0;
+        let defined = std::mem::take(&mut self.defined);
+        for some in defined.chunks(WARM) {
+            self.registry.warm(some.iter().map(|d| d.hash));
+            for d in some {
+                let canonical = &self.raw[start..d.end];
+                start = d.end;
+                if self.by_id.get(d.id).is_some() {
+                    continue;
+                }
+                // A series that was dropped and came again has a new id and the same labels: one series here.
+                let slot = match self.registry.find(d.hash, canonical) {
+                    Some(slot) => slot,
+                    None => {
+                        let slot = self.slots.next;
+                        self.slots.next += 1;
+                        self.registry.insert(slot, d.hash, canonical);
+                        slot
+                    }
+                };
+                self.put(Op::Define { slot, id: d.id });
+                self.by_id.insert(d.id, slot);
             }
-        };
-        self.put(Op::Define { slot, id });
-        self.by_id.insert(id, slot);
+        }
+        self.raw.clear();
+        self.defined = defined;
+        self.defined.clear();
     }
 
     fn sample(&mut self, id: u64, t: i64, st: i64, v: Value) {
@@ -191,6 +237,7 @@ impl Replay {
         }
     }
 
+    #[inline]
     fn float(&mut self, i: &FloatRecord) {
         self.samples += 1;
         match self.by_id.get(i.id) {
