@@ -13,32 +13,36 @@ fn window(x: u64) -> (u8, u8) {
 /// Writes `v` against `prev`: `0`, or `10` and the window's bits, or `11`, 5 bits of leading zeros, 6 bits of length.
 #[inline]
 pub(super) fn write(w: &mut BitWriter<'_>, v: u64, prev: u64, lead: &mut u8, trail: &mut u8) {
-    let x = v ^ prev;
-    if x == 0 {
-        w.bit(false);
-        return;
+    match v ^ prev {
+        0 => w.bit(false),
+        x => put(w, true, x, lead, trail),
     }
-    w.bit(true);
-    write_changed(w, x, lead, trail);
 }
 
 /// The part behind the "changed" bit; `x` is not 0.
 #[inline]
 pub(super) fn write_changed(w: &mut BitWriter<'_>, x: u64, lead: &mut u8, trail: &mut u8) {
+    put(w, false, x, lead, trail);
+}
+
+/// Writes what tells of `x`, behind the "changed" bit or with it: at once if 64 bits hold it.
+#[inline]
+fn put(w: &mut BitWriter<'_>, with_changed_bit: bool, x: u64, lead: &mut u8, trail: &mut u8) {
     let (l, t) = window(x);
-    if *lead != NO_WINDOW && l >= *lead && t >= *trail {
-        let n = 64 - *lead as u32 - *trail as u32;
-        if n < 64 {
-            w.bits(x >> *trail, n + 1);
-        } else {
-            w.bit(false);
-            w.bits(x, 64);
-        }
+    let before = with_changed_bit as u64;
+    let (head, head_bits) = if *lead != NO_WINDOW && l >= *lead && t >= *trail {
+        (before << 1, 1 + before as u32)
     } else {
         (*lead, *trail) = (l, t);
-        let n = 64 - l as u32 - t as u32;
-        w.bits(1 << 11 | (l as u64) << 6 | (n as u64 & 63), 12);
-        w.bits(x >> t, n);
+        let n = 64 - l as u64 - t as u64;
+        (before << 12 | 1 << 11 | (l as u64) << 6 | (n & 63), 12 + before as u32)
+    };
+    let n = 64 - *lead as u32 - *trail as u32;
+    if head_bits + n <= 64 {
+        w.bits(head << n | x >> *trail, head_bits + n);
+    } else {
+        w.bits(head, head_bits);
+        w.bits(x >> *trail, n);
     }
 }
 

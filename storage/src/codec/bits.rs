@@ -57,7 +57,15 @@ impl<'a> BitWriter<'a> {
         // What is left begins a byte; the shift drops the bits that are written already.
         let bytes = n.div_ceil(8);
         reserve(self.out, bytes as usize);
-        self.out.extend_from_slice(&(v << (64 - n)).to_be_bytes()[..bytes as usize]);
+        let word = (v << (64 - n)).to_be_bytes();
+        // Copies of a length known beforehand are a store or two.
+        match bytes {
+            1 => self.out.push(word[0]),
+            2 => self.out.extend_from_slice(&word[..2]),
+            3 => self.out.extend_from_slice(&word[..3]),
+            4 => self.out.extend_from_slice(&word[..4]),
+            more => self.out.extend_from_slice(&word[..more as usize]),
+        }
         *self.free = (bytes * 8 - n) as u8;
     }
 

@@ -3,7 +3,12 @@
 use crate::error::{Error, Result};
 
 /// Unsigned LEB128.
-pub fn put_uvarint(out: &mut Vec<u8>, mut v: u64) {
+#[inline]
+pub fn put_uvarint(out: &mut Vec<u8>, v: u64) {
+    if v < 0x80 { out.push(v as u8) } else { put_long_uvarint(out, v) }
+}
+
+fn put_long_uvarint(out: &mut Vec<u8>, mut v: u64) {
     while v >= 0x80 {
         out.push((v as u8) | 0x80);
         v >>= 7;
@@ -12,6 +17,7 @@ pub fn put_uvarint(out: &mut Vec<u8>, mut v: u64) {
 }
 
 /// Zigzag, then LEB128.
+#[inline]
 pub fn put_varint(out: &mut Vec<u8>, v: i64) {
     put_uvarint(out, ((v << 1) ^ (v >> 63)) as u64);
 }

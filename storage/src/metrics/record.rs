@@ -190,8 +190,9 @@ fn put_value(out: &mut Vec<u8>, v: f64) {
     const EXACT: f64 = (1u64 << 50) as f64;
     if v.abs() < EXACT {
         for (kind, scale) in [(0, 1.0), (1, 100.0), (3, 10_000.0)] {
-            let scaled = (v * scale).round();
-            let i = scaled as i64;
+            let scaled = v * scale;
+            // Rounded without a call; where that differs from `round` the check fails for both.
+            let i = (scaled + 0.5f64.copysign(scaled)) as i64;
             if scaled.abs() < EXACT && (i as f64 / scale).to_bits() == v.to_bits() {
                 let zigzag = ((i << 1) ^ (i >> 63)) as u64;
                 return put_uvarint(out, zigzag << 2 | kind);

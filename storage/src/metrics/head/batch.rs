@@ -104,12 +104,14 @@ impl BatchBuilder {
     }
 
     /// Adds a series by its handle.
+    #[inline]
     pub fn handle(&mut self, h: SeriesHandle) -> u32 {
         self.batch.series.push(SeriesKey::Handle(h));
         (self.batch.series.len() - 1) as u32
     }
 
     /// Adds a sample to a series of this batch; series must be filled one after another.
+    #[inline]
     pub fn push(&mut self, series: u32, t: i64, st: i64, value: Value) {
         self.batch.items.push(Item { series, t, st, value });
     }

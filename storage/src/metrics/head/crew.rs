@@ -48,9 +48,10 @@ impl Op {
         (self.slot() as usize % STRIPES, self.slot() / STRIPES as u32)
     }
 
+    #[inline]
     fn apply(self, stripe: &mut Stripe, index: u32, rules: &HeadRules) {
         match self {
-            Op::Float { t, v, .. } => stripe.apply_one(index, t, 0, Value::Float(v), rules),
+            Op::Float { t, v, .. } => stripe.apply_float(index, t, v, rules),
             Op::Define { id, .. } => {
                 while stripe.series.len() <= index as usize {
                     stripe.series.push(Series::default());

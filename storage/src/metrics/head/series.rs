@@ -127,6 +127,22 @@ pub struct DeltaState {
     pub sum: f64,
 }
 
+/// The aligned range that a sample lies in.
+#[derive(Clone, Copy, Debug)]
+pub struct AlignedRange {
+    pub start_ms: i64,
+    pub width_ms: i64,
+}
+
+impl AlignedRange {
+    /// The one that holds `t`. Where one begins is `likely_ms`: if it is this one nothing is divided.
+    #[inline]
+    pub fn of(t: i64, width_ms: i64, likely_ms: i64) -> Self {
+        let inside = (t.wrapping_sub(likely_ms) as u64) < width_ms as u64;
+        AlignedRange { start_ms: if inside { likely_ms } else { t.div_euclid(width_ms) * width_ms }, width_ms }
+    }
+}
+
 /// A series record.
 #[derive(Debug)]
 pub struct Series {
@@ -147,6 +163,9 @@ impl Default for Series {
         Series { id: 0, open: OpenChunk::Xor(XorAppender::default()), extra: None, next_at: 0, pending: 0, logged: false }
     }
 }
+
+/// With so many samples the end of a chunk is planned.
+const PLANNED_AT: u16 = chunk::TARGET_SAMPLES / 4;
 
 /// Late samples become a chunk at this many.
 pub const LATE_CHUNK: usize = 32;
@@ -184,6 +203,7 @@ impl Series {
     }
 
     /// Time of the newest applied sample; `i64::MIN` if there never was one.
+    #[inline]
     pub fn last_t(&self) -> i64 {
         match &self.open {
             OpenChunk::Xor(a) if self.ever(a) => a.last().0,
@@ -233,6 +253,7 @@ impl Series {
     }
 
     /// Bytes of the open chunk; 0 if it holds no sample.
+    #[inline]
     pub fn open_bytes(&self) -> usize {
         match &self.open {
             OpenChunk::Xor(a) => a.size_bytes(),
@@ -255,18 +276,19 @@ impl Series {
         }
     }
 
-    /// Appends a sample later than all before; gives the chunk that had to end for it.
-    pub fn append(&mut self, t: i64, st: i64, v: &Value, range_ms: i64, xor2: bool) -> Option<Finished> {
+    /// Appends a sample later than all before, which lies in `range`; gives the chunk that had to end for it.
+    pub fn append(&mut self, t: i64, st: i64, v: &Value, range: AlignedRange, xor2: bool) -> Option<Finished> {
         match v {
-            Value::Float(v) | Value::Delta(v) => self.append_float(t, st, *v, range_ms, xor2),
-            Value::Histogram(h) => self.append_histogram(t, h, range_ms),
-            Value::DeltaHistogram(h) => self.append_histogram(t, &AnyHistogram::Int(h.clone()), range_ms),
+            Value::Float(v) | Value::Delta(v) => self.append_float(t, st, *v, range, xor2),
+            Value::Histogram(h) => self.append_histogram(t, h, range),
+            Value::DeltaHistogram(h) => self.append_histogram(t, &AnyHistogram::Int(h.clone()), range),
         }
     }
 
-    fn append_float(&mut self, t: i64, st: i64, v: f64, range_ms: i64, xor2: bool) -> Option<Finished> {
-        let mut done = None;
-        let n = match &self.open {
+    /// As [`Series::append`], of a float.
+    #[inline]
+    pub fn append_float(&mut self, t: i64, st: i64, v: f64, range: AlignedRange, xor2: bool) -> Option<Finished> {
+        let n = match &mut self.open {
             OpenChunk::Xor(a) if !xor2 => a.len(),
             OpenChunk::Other(o) if xor2 => match &**o {
                 OtherChunk::Xor2(a) if a.takes(st) => a.len(),
@@ -274,11 +296,24 @@ impl Series {
             },
             _ => 0,
         };
-        if n == 0 || self.is_full(t, n, range_ms) {
+        // Neither the first of its chunk nor one that the chunk's end is planned by.
+        if n != 0
+            && n + 1 != PLANNED_AT
+            && !self.is_full(t, n, range)
+            && let OpenChunk::Xor(a) = &mut self.open
+        {
+            a.append(t, v);
+            return None;
+        }
+        self.append_planning(t, st, v, n, range, xor2)
+    }
+
+    fn append_planning(&mut self, t: i64, st: i64, v: f64, n: u16, range: AlignedRange, xor2: bool) -> Option<Finished> {
+        let mut done = None;
+        if n == 0 || self.is_full(t, n, range) {
             done = self.finish();
             self.begin_float(xor2);
         }
-        let start_of_range = t.div_euclid(range_ms) * range_ms;
         match &mut self.open {
             OpenChunk::Xor(a) => a.append(t, v),
             OpenChunk::Other(o) => {
@@ -289,12 +324,12 @@ impl Series {
         }
         if done.is_some() || n == 0 {
             // Until a quarter is there, the end of the range is the plan.
-            self.next_at = range_ms.min(u32::MAX as i64) as u32;
-        } else if n + 1 == chunk::TARGET_SAMPLES / 4
+            self.next_at = range.width_ms.min(u32::MAX as i64) as u32;
+        } else if n + 1 == PLANNED_AT
             && let Some(first) = self.open_min_t()
         {
-            let end = chunk::predicted_end(first, t, start_of_range + range_ms);
-            self.next_at = (end - start_of_range).clamp(1, range_ms) as u32;
+            let end = chunk::predicted_end(first, t, range.start_ms + range.width_ms);
+            self.next_at = (end - range.start_ms).clamp(1, range.width_ms) as u32;
         }
         done
     }
@@ -307,22 +342,21 @@ impl Series {
         }
     }
 
-    /// Whether the open chunk must end before a sample at `t`.
-    fn is_full(&self, t: i64, n: u16, range_ms: i64) -> bool {
-        let range_of = |t: i64| t.div_euclid(range_ms);
+    /// Whether the open chunk must end before a sample at `t`, which lies in `range`.
+    #[inline]
+    fn is_full(&self, t: i64, n: u16, range: AlignedRange) -> bool {
         let last = self.last_t();
-        let bytes = self.open_bytes();
-        range_of(t) != range_of(last)
-            || t - range_of(t) * range_ms >= self.next_at as i64
+        last < range.start_ms
+            || t - range.start_ms >= self.next_at as i64
             || n >= chunk::MAX_SAMPLES
-            || bytes > chunk::MAX_BYTES - 20
+            || self.open_bytes() > chunk::MAX_BYTES - 20
             || (t - last) > u32::MAX as i64
     }
 
-    fn append_histogram(&mut self, t: i64, h: &AnyHistogram, range_ms: i64) -> Option<Finished> {
+    fn append_histogram(&mut self, t: i64, h: &AnyHistogram, range: AlignedRange) -> Option<Finished> {
         let n = self.open_len();
         let bytes = self.open_bytes();
-        let other_range = n > 0 && t.div_euclid(range_ms) != self.last_t().div_euclid(range_ms);
+        let other_range = n > 0 && self.last_t() < range.start_ms;
         let full = other_range || (bytes >= 1024 && n >= 10) || bytes >= 1 << 16 || n >= chunk::MAX_SAMPLES;
         let mut reset = CounterReset::Unknown;
         if n > 0 && !full {
@@ -394,7 +428,12 @@ impl Series {
 /// Encodes samples in rising time into chunks as the head would.
 pub fn encode_run(samples: &[(i64, i64, Value)], range_ms: i64, xor2: bool) -> Vec<Finished> {
     let mut s = Series::default();
-    let mut out: Vec<Finished> = samples.iter().filter_map(|(t, st, v)| s.append(*t, *st, v, range_ms, xor2)).collect();
+    let mut range = AlignedRange { start_ms: 0, width_ms: range_ms };
+    let mut out = Vec::new();
+    for (t, st, v) in samples {
+        range = AlignedRange::of(*t, range_ms, range.start_ms);
+        out.extend(s.append(*t, *st, v, range, xor2));
+    }
     out.extend(s.finish());
     out
 }

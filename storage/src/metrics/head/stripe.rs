@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::series::{DeltaState, Extra, Finished, LATE_CHUNK, Sealed, Series, Value};
+use super::series::{AlignedRange, DeltaState, Extra, Finished, LATE_CHUNK, Sealed, Series, Value};
 use super::spill::{ChunkHeap, Spill};
 use crate::clock::Times;
 use crate::error::Result;
@@ -169,6 +169,8 @@ pub struct Stripe {
     pub chunks: u64,
     pub min_t: i64,
     pub max_t: i64,
+    /// Where the aligned range begins that the last sample was put into.
+    range_start_ms: i64,
 }
 
 fn same(a: &Value, b: &Value) -> bool {
@@ -308,7 +310,7 @@ impl Stripe {
             for some in b.floats.chunks(WARM) {
                 std::hint::black_box(some.iter().fold(0, |x, f| x ^ self.warm(f.index)));
                 for f in some {
-                    self.apply_one(f.index, f.t, 0, Value::Float(f.v), rules);
+                    self.apply_float(f.index, f.t, f.v, rules);
                 }
             }
             for i in b.rest {
@@ -345,6 +347,38 @@ impl Stripe {
         }
     }
 
+    /// Puts a durable float without a start timestamp into its series; replay comes here too.
+    #[inline]
+    pub fn apply_float(&mut self, index: u32, t: i64, v: f64, rules: &HeadRules) {
+        let Some(s) = self.series.get_mut(index as usize) else { return };
+        if t <= s.last_t() {
+            return self.apply_one(index, t, 0, Value::Float(v), rules);
+        }
+        s.pending = s.pending.saturating_sub(1);
+        let range = AlignedRange::of(t, rules.range_ms, self.range_start_ms);
+        let begins = s.open_bytes() == 0;
+        let done = s.append_float(t, 0, v, range, rules.xor2);
+        self.note(t, range);
+        self.count_chunk(index, begins, done);
+    }
+
+    #[inline]
+    fn note(&mut self, t: i64, range: AlignedRange) {
+        self.range_start_ms = range.start_ms;
+        self.samples += 1;
+        self.min_t = self.min_t.min(t);
+        self.max_t = self.max_t.max(t);
+    }
+
+    /// After an append that began a chunk, or ended one and began the next.
+    #[inline]
+    fn count_chunk(&mut self, index: u32, begins: bool, done: Option<Finished>) {
+        self.chunks += (begins || done.is_some()) as u64;
+        if let Some(done) = done {
+            self.seal(index, done);
+        }
+    }
+
     /// Puts a durable sample into its series; replay comes here too.
     pub fn apply_one(&mut self, index: u32, t: i64, st: i64, mut value: Value, rules: &HeadRules) {
         let Some(s) = self.series.get_mut(index as usize) else { return };
@@ -373,20 +407,17 @@ impl Stripe {
             }
             value = Value::Histogram(AnyHistogram::Int(Arc::new(state.1.clone())));
         }
-        self.samples += 1;
-        self.min_t = self.min_t.min(t);
-        self.max_t = self.max_t.max(t);
+        let range = AlignedRange::of(t, rules.range_ms, self.range_start_ms);
         if t > s.last_t() {
-            let fresh = s.open_bytes() == 0;
-            if let Some(done) = s.append(t, st, &value, rules.range_ms, rules.xor2) {
-                self.chunks += 1;
-                self.seal(index, done);
-            } else if fresh {
-                self.chunks += 1;
-            }
+            let begins = s.open_bytes() == 0;
+            let done = s.append(t, st, &value, range, rules.xor2);
+            self.note(t, range);
+            self.count_chunk(index, begins, done);
             return;
         }
-        if s.insert_late(t, st, &value) && s.extra().late.len() >= LATE_CHUNK {
+        let chunk_is_due = s.insert_late(t, st, &value) && s.extra().late.len() >= LATE_CHUNK;
+        self.note(t, range);
+        if chunk_is_due {
             self.seal_late(index, rules);
         }
     }
