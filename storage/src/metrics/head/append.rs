@@ -7,20 +7,19 @@ use std::future::Future;
 use std::pin::Pin as StdPin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use strandline_wal::sync::atomic::Ordering;
 
 use strandline_wal::Ticket;
 
-use super::batch::{Batch, Rejected, SeriesHandle, SeriesKey};
+use super::batch::{Batch, Item, Rejected, SeriesHandle, SeriesKey};
 use super::pin::Pin;
-use super::series::{Series, Value};
-use super::stripe::{PendingBatch, PendingFloat, PendingItem, Refusal, Verdict};
-use super::{Head, STRIPES, Slots, wal_error};
+use super::series::Value;
+use super::stripe::{HeadRules, PendingBatch, PendingFloat, PendingItem, Refusal, Stripe, Verdict};
+use super::{Head, STRIPES, wal_error};
 use crate::clock::Times;
 use crate::error::{Error, ErrorKind, Result};
-use crate::index::{NO_SLOT, RawLabels, RawPair, canonical};
+use crate::index::NO_SLOT;
 use crate::metrics::record::{AnyHistogram, FloatRecord, RecordWriter};
-use crate::model::{HistogramError, Labels, METRIC_NAME};
+use crate::model::{Histogram, HistogramError, Labels};
 
 const NONE: u32 = NO_SLOT;
 
@@ -123,7 +122,7 @@ impl Head {
         b.series(labels);
         let batch = b.finish();
         let _pin = self.pin();
-        let slot = self.find_or_create(&mut self.creation.lock(), &batch.raw, false).map_err(|(why, detail)| {
+        let slot = self.find_or_create_one(&batch.raw).map_err(|(why, detail)| {
             let kind = if why == Refusal::SeriesLimit { ErrorKind::LimitExceeded } else { ErrorKind::Invalid };
             Error::new(kind, format!("series {labels}: {detail}"))
         })?;
@@ -161,14 +160,12 @@ impl Head {
         // Held for many of them, so that their slots follow one another: see `Registry::find_all`.
         for some in missing.chunks(MADE_AT_ONCE) {
             let mut slots = self.creation.lock();
-            for i in some {
-                match self.find_or_create(&mut slots, batch.raw_of(&batch.series[*i]), batch.require_name) {
-                    Ok(slot) => w.slots[*i] = slot,
-                    Err((why, detail)) => {
-                        refused.insert(*i as u32, (why, detail.into()));
-                    }
+            self.find_or_create(&mut slots, batch, some, &mut |i, made| match made {
+                Ok(slot) => w.slots[i] = slot,
+                Err((why, detail)) => {
+                    refused.insert(i as u32, (why, detail.into()));
                 }
-            }
+            });
         }
         if !refused.is_empty() {
             for (i, item) in batch.items.iter().enumerate() {
@@ -180,119 +177,16 @@ impl Head {
         Ok(())
     }
 
-    fn find_or_create(&self, slots: &mut Slots, raw: &[u8], require_name: bool) -> std::result::Result<u32, (Refusal, String)> {
-        let labels = self.check_labels(raw, require_name).map_err(|e| (Refusal::InvalidLabels, e))?;
-        let mut sorted = Vec::with_capacity(raw.len());
-        canonical(labels.iter().copied(), &mut sorted);
-        let hash = {
-            let registry = self.registry.read();
-            let hash = registry.hasher().hash(&sorted);
-            if let Some(slot) = registry.find(hash, &sorted) {
-                return Ok(slot);
-            }
-            let full = self.full.load(Ordering::Relaxed);
-            if full || registry.len() >= self.limits.max_series {
-                let pairs = labels.iter().map(|(n, v)| (String::from_utf8_lossy(n), String::from_utf8_lossy(v)));
-                let labels = Labels::from_pairs(pairs);
-                let text = match full {
-                    true => format!("there is no memory left for more series; {labels} is new"),
-                    false => format!("the limit of {} active series is reached; {labels} is new", self.limits.max_series),
-                };
-                return Err((Refusal::SeriesLimit, text));
-            }
-            hash
-        };
-        let slot = slots.free.pop().unwrap_or_else(|| {
-            slots.next += 1;
-            slots.next - 1
-        });
-        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let (stripe, index) = Self::stripe_of(slot);
-        {
-            let mut s = self.stripes[stripe].lock();
-            while s.series.len() <= index as usize {
-                s.series.push(Series::default());
-            }
-            if let Some(x) = s.series.get_mut(index as usize) {
-                *x = Series::new(id);
-            }
-        }
-        let mut registry = self.registry.write();
-        registry.insert(slot, hash, &sorted);
-        registry.settle();
-        Ok(slot)
-    }
-
-    /// The pairs sorted by name, without empty values; all UTF-8.
-    fn check_labels<'a>(&self, raw: &'a [u8], require_name: bool) -> std::result::Result<Vec<RawPair<'a>>, String> {
-        let l = &self.limits;
-        let ascii = raw.is_ascii();
-        let mut pairs: Vec<RawPair<'a>> = Vec::with_capacity(16);
-        for p in RawLabels(raw) {
-            let Some((n, v)) = p else { return Err("the labels are not decodable".into()) };
-            if !ascii && (std::str::from_utf8(n).is_err() || std::str::from_utf8(v).is_err()) {
-                return Err("a label is not UTF-8".into());
-            }
-            if n.is_empty() {
-                return Err("a label has no name".into());
-            }
-            if n.len() > l.max_label_name_bytes {
-                return Err(format!("label name of {} bytes is longer than {}", n.len(), l.max_label_name_bytes));
-            }
-            if v.len() > l.max_label_value_bytes {
-                let n = String::from_utf8_lossy(n);
-                return Err(format!("value of label {n} has {} bytes, more than {}", v.len(), l.max_label_value_bytes));
-            }
-            if !v.is_empty() {
-                pairs.push((n, v));
-            }
-        }
-        if !pairs.is_sorted_by(|a, b| a.0 < b.0) {
-            pairs.sort_by_key(|p| p.0);
-        }
-        if let Some(d) = pairs.windows(2).find(|w| w[0].0 == w[1].0) {
-            return Err(format!("label {} stands twice", String::from_utf8_lossy(d[0].0)));
-        }
-        if pairs.len() > l.max_labels {
-            return Err(format!("{} labels are more than {}", pairs.len(), l.max_labels));
-        }
-        if pairs.is_empty() {
-            return Err("the series has no labels".into());
-        }
-        let named = pairs.binary_search_by_key(&METRIC_NAME.as_bytes(), |p| p.0).is_ok();
-        if require_name && !named {
-            return Err("the series has no metric name".into());
-        }
-        Ok(pairs)
-    }
-
     fn write_stripes(&self, batch: &Batch, order: &ByStripe, w: &mut Work) -> Result<()> {
         let times = self.clock.times();
-        let mut record = RecordWriter::default();
-        let mut floats = Vec::new();
+        let mut draft = Draft::default();
         for (k, items) in order.stripes().filter(|(_, i)| !i.is_empty()) {
-            record.clear();
-            self.write_stripe(k, batch, items, times, &mut record, &mut floats, w)?;
+            self.write_stripe(k, batch, items, times, &mut draft, w)?;
         }
         Ok(())
     }
 
-    #[allow(clippy::too_many_arguments)]
-    fn write_stripe(
-        &self,
-        k: usize,
-        batch: &Batch,
-        items: &[u32],
-        times: Times,
-        record: &mut RecordWriter,
-        floats: &mut Vec<FloatRecord>,
-        w: &mut Work,
-    ) -> Result<()> {
-        let mut deltas: Vec<FloatRecord> = Vec::new();
-        let (mut histograms, mut delta_histograms) = (Vec::new(), Vec::new());
-        let mut pending = PendingBatch::default();
-        let mut labels = Vec::new();
-        floats.clear();
+    fn write_stripe<'a>(&self, k: usize, batch: &'a Batch, items: &[u32], times: Times, draft: &mut Draft<'a>, w: &mut Work) -> Result<()> {
         let mut s = self.stripes[k].lock();
         if !s.pending.is_empty() {
             s.apply(&self.rules, &|seq| self.decided(seq));
@@ -304,76 +198,27 @@ impl Head {
             let item = &batch.items[*i as usize];
             let slot = w.slots[item.series as usize];
             let index = slot / STRIPES as u32;
-            let Some(x) = s.series.get(index as usize) else { continue };
-            let (id, was_logged) = (x.id, x.logged);
-            let stale_handle = matches!(batch.series[item.series as usize], SeriesKey::Handle(h) if h.id != id);
-            if stale_handle {
-                let detail = Some("the handle's series was dropped; resolve it again".into());
-                w.rejected.push(Rejected { item: *i, why: Refusal::InvalidLabels, detail });
+            if !self.judge(&s, batch, *i, times, &draft.pending, w) {
                 continue;
             }
-            if id == 0 {
-                w.again.push(*i);
-                continue;
-            }
-            let contradiction = contradiction(&item.value);
-            let verdict = match contradiction {
-                Some(_) => Verdict::Refuse(Refusal::InvalidHistogram),
-                None => s.admit(x, index, item.t, &item.value, times, &self.rules, &pending),
-            };
-            match verdict {
-                Verdict::Known => {
-                    // This batch's own samples are waited for anyway.
-                    w.in_flight |= x.pending > 0;
-                    w.accepted += 1;
-                    continue;
-                }
-                Verdict::Refuse(why) => {
-                    let detail = contradiction.map(|e| format!("{}: {e}", why.message()).into());
-                    w.rejected.push(Rejected { item: *i, why, detail });
-                    continue;
-                }
-                Verdict::Store => w.accepted += 1,
-            }
-            if !was_logged {
-                labels.clear();
-                self.registry.read().pack(slot, &mut labels);
-                record.series_packed(id, &labels);
-                pending.logged.push(index);
-            }
-            if let Some(x) = s.series.get_mut(index as usize) {
+            let Some(x) = s.series.get_mut(index as usize) else { continue };
+            if !x.logged {
+                draft.labels.clear();
+                self.registry.read().pack(slot, &mut draft.labels);
+                draft.record.series_packed(x.id, &draft.labels);
+                draft.pending.logged.push(index);
                 x.logged = true;
-                x.pending = x.pending.saturating_add(1);
             }
-            let st = if self.rules.start_timestamps { item.st } else { 0 };
-            match &item.value {
-                Value::Float(v) => floats.push(FloatRecord { id, t: item.t, st, v: *v }),
-                Value::Delta(v) => deltas.push(FloatRecord { id, t: item.t, st: item.st, v: *v }),
-                Value::Histogram(h) => histograms.push((id, item.t, st, h)),
-                Value::DeltaHistogram(h) => delta_histograms.push((id, item.t, h)),
-            }
-            match item.value {
-                Value::Float(v) if !self.rules.xor2 => {
-                    if pending.floats.capacity() == 0 {
-                        pending.floats.reserve_exact(items.len());
-                    }
-                    pending.floats.push(PendingFloat { t: item.t, v, index });
-                }
-                _ => pending.rest.push(PendingItem { index, t: item.t, st, value: item.value.clone() }),
-            }
+            x.pending = x.pending.saturating_add(1);
+            draft.put(item, x.id, index, &self.rules, items.len());
         }
-        if pending.is_empty() {
+        if draft.pending.is_empty() {
             return Ok(());
         }
-        record.floats(floats);
-        record.deltas(&deltas);
-        for (id, t, st, h) in histograms {
-            record.histogram(id, t, st, h);
-        }
-        for (id, t, h) in delta_histograms {
-            record.delta_histogram(id, t, h);
-        }
-        match self.wal.append(&record.out) {
+        let mut pending = draft.finish();
+        let queued = self.wal.append(&draft.record.out);
+        draft.record.clear();
+        match queued {
             // The ticket of the whole batch is taken at its end; a sequence covers all before it.
             Ok(ticket) => {
                 pending.seq = ticket.seq();
@@ -388,6 +233,42 @@ impl Head {
         }
         w.stripes |= 1 << k;
         Ok(())
+    }
+
+    /// Whether item `i` is to be stored, counting what is in flight and what of its batch is `pending`; what becomes of the
+    /// others is noted.
+    #[inline]
+    fn judge(&self, s: &Stripe, batch: &Batch, i: u32, times: Times, pending: &PendingBatch, w: &mut Work) -> bool {
+        let item = &batch.items[i as usize];
+        let index = w.slots[item.series as usize] / STRIPES as u32;
+        let Some(x) = s.series.get(index as usize) else { return false };
+        if matches!(batch.series[item.series as usize], SeriesKey::Handle(h) if h.id != x.id) {
+            let detail = Some("the handle's series was dropped; resolve it again".into());
+            w.rejected.push(Rejected { item: i, why: Refusal::InvalidLabels, detail });
+            return false;
+        }
+        if x.id == 0 {
+            w.again.push(i);
+            return false;
+        }
+        let contradiction = contradiction(&item.value);
+        let verdict = match contradiction {
+            Some(_) => Verdict::Refuse(Refusal::InvalidHistogram),
+            None => s.admit(x, index, item.t, &item.value, times, &self.rules, pending),
+        };
+        match verdict {
+            Verdict::Store => w.accepted += 1,
+            Verdict::Known => {
+                // This batch's own samples are waited for anyway.
+                w.in_flight |= x.pending > 0;
+                w.accepted += 1;
+            }
+            Verdict::Refuse(why) => {
+                let detail = contradiction.map(|e| format!("{}: {e}", why.message()).into());
+                w.rejected.push(Rejected { item: i, why, detail });
+            }
+        }
+        verdict == Verdict::Store
     }
 
     fn write_extras(&self, batch: &Batch, w: &mut Work) -> Result<()> {
@@ -433,6 +314,53 @@ impl Head {
             s.apply(&self.rules, &|seq| self.decided(seq));
         }
         Ok(())
+    }
+}
+
+/// The record of a batch for one stripe while it is put together, and what waits for its commit. Used stripe after stripe.
+#[derive(Default)]
+struct Draft<'a> {
+    record: RecordWriter,
+    floats: Vec<FloatRecord>,
+    deltas: Vec<FloatRecord>,
+    histograms: Vec<(u64, i64, i64, &'a AnyHistogram)>,
+    delta_histograms: Vec<(u64, i64, &'a Histogram)>,
+    pending: PendingBatch,
+    labels: Vec<u8>,
+}
+
+impl<'a> Draft<'a> {
+    /// Adds an admitted item of the series `id` at `index`, one of `most`.
+    #[inline]
+    fn put(&mut self, item: &'a Item, id: u64, index: u32, rules: &HeadRules, most: usize) {
+        let t = item.t;
+        let st = if rules.start_timestamps { item.st } else { 0 };
+        match &item.value {
+            Value::Float(v) => {
+                self.floats.push(FloatRecord { id, t, st, v: *v });
+                if !rules.xor2 {
+                    if self.pending.floats.capacity() == 0 {
+                        self.pending.floats.reserve_exact(most);
+                    }
+                    return self.pending.floats.push(PendingFloat { t, v: *v, index });
+                }
+            }
+            Value::Delta(v) => self.deltas.push(FloatRecord { id, t, st: item.st, v: *v }),
+            Value::Histogram(h) => self.histograms.push((id, t, st, h)),
+            Value::DeltaHistogram(h) => self.delta_histograms.push((id, t, h)),
+        }
+        self.pending.rest.push(PendingItem { index, t, st, value: item.value.clone() });
+    }
+
+    /// Completes the record.
+    fn finish(&mut self) -> PendingBatch {
+        self.record.floats(&self.floats);
+        self.record.deltas(&self.deltas);
+        self.histograms.drain(..).for_each(|(id, t, st, h)| self.record.histogram(id, t, st, h));
+        self.delta_histograms.drain(..).for_each(|(id, t, h)| self.record.delta_histogram(id, t, h));
+        self.floats.clear();
+        self.deltas.clear();
+        std::mem::take(&mut self.pending)
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod append;
 mod batch;
+mod create;
 mod crew;
 mod extras;
 mod flush;
