@@ -144,3 +144,40 @@ fn at_the_limit_idle_series_make_room_sooner_and_running_sums_stay() {
     sum.read(0, TimeRange::new(now, now), &mut buf).unwrap();
     assert_eq!(buf.v, [3.0]);
 }
+
+#[test]
+fn new_series_of_one_request_are_made_once_and_up_to_the_limit() {
+    let mut o = MetricOptions::new(Arc::new(SimFs::new()), Arc::new(ManualClock::new(T0)), "/data");
+    o.wal = WalOptions { background: false, ..WalOptions::default() };
+    o.limits.max_series = 50;
+    let s = MetricStore::open(o).unwrap();
+    let of = |i: i64| Labels::from_pairs([("__name__", "m".to_owned()), ("i", i.to_string())]);
+    let mut b = BatchBuilder::default();
+    // Each series twice: at once behind itself for the even ones, beyond the next group of series made for the others.
+    let mut late = Vec::new();
+    for i in 0..60 {
+        let k = b.series(&of(i));
+        b.push(k, T0, 0, Value::Float(1.0));
+        if i % 2 == 0 {
+            let again = b.series(&of(i));
+            b.push(again, T0 + 1, 0, Value::Float(1.0));
+        } else {
+            late.push(i);
+        }
+    }
+    for i in late {
+        let again = b.series(&of(i));
+        b.push(again, T0 + 1, 0, Value::Float(1.0));
+    }
+    let a = s.append(&b.finish()).unwrap();
+    assert_eq!((a.accepted, a.rejected.len()), (100, 20));
+    assert!(a.rejected.iter().all(|r| r.why == Refusal::SeriesLimit && r.detail.as_ref().unwrap().contains("limit of 50")));
+    a.commit.wait().unwrap();
+    assert_eq!(s.head().stats().series, 50);
+    assert_eq!(stored(&s), 100);
+    // Each is found by its own label too.
+    for i in 0..60 {
+        let own = vec![Matcher::new(MatchOp::Equal, "i", i.to_string()).unwrap()];
+        assert_eq!(s.select(&SelectRequest::new(own, TimeRange::all())).unwrap().len(), (i < 50) as usize);
+    }
+}

@@ -470,8 +470,16 @@ mod tests {
             put_value(&mut out, v);
             assert_eq!(value(&mut Reader::new(&out)).unwrap().to_bits(), v.to_bits());
         }
-        let mut out = Vec::new();
-        put_value(&mut out, 12.34);
-        assert_eq!(out.len(), 2);
+    }
+
+    #[test]
+    fn short_decimals_are_short() {
+        for (v, len) in
+            [(0.0, 1), (-15.0, 1), (16.0, 2), (12.34, 2), (-0.29, 2), (0.0001, 1), (1.15, 2), (33.3333, 4), (1e14, 8), (0.1 + 0.2, 9)]
+        {
+            let mut out = Vec::new();
+            put_value(&mut out, v);
+            assert_eq!(out.len(), len, "{v}");
+        }
     }
 }

@@ -451,3 +451,21 @@ pub fn first_time(encoding: Encoding, data: &[u8]) -> Option<i64> {
     };
     crate::codec::BitReader::new(data.get(head..)?).varint()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_likely_range_is_taken_only_if_it_holds_the_time(times in prop::collection::vec(any::<i32>(), 1..50), width_ms in 1i64..10_000) {
+            let mut likely_ms = 0;
+            for t in times.into_iter().flat_map(|t| [t as i64, t as i64 + 1, t as i64 + width_ms]) {
+                let range = AlignedRange::of(t, width_ms, likely_ms);
+                prop_assert_eq!(range.start_ms, t.div_euclid(width_ms) * width_ms);
+                likely_ms = range.start_ms;
+            }
+        }
+    }
+}
