@@ -21,31 +21,27 @@ pub enum Postings {
 }
 
 /// Shorter runs are added slot by slot.
-const SHORT_RUN: usize = 16;
+const LONG_RUN: usize = 1024;
 
 /// Adds runs of slots, rising.
-fn add_runs(b: &mut RoaringBitmap, runs: impl Iterator<Item = Range<u32>> + Clone) {
-    let short = runs.clone().filter(|r| r.len() < SHORT_RUN).flatten();
+pub fn add_runs(b: &mut RoaringBitmap, runs: impl Iterator<Item = Range<u32>> + Clone) {
+    let short = runs.clone().filter(|r| r.len() < LONG_RUN).flatten();
     // Mostly they lie behind all that are there: then nothing is searched.
     if b.append(short.clone()).is_err() {
         b.extend(short);
     }
-    runs.filter(|r| r.len() >= SHORT_RUN).for_each(|r| add_run(b, r));
+    runs.filter(|r| r.len() >= LONG_RUN).for_each(|r| add_long(b, r));
 }
 
-/// Adds slots that follow one another. The first and the last go in alone: a range that begins or fills one of the
-/// bitmap's containers would make it a list of runs, and it would stay one whatever holes come.
-pub fn add_run(b: &mut RoaringBitmap, slots: Range<u32>) {
+/// The first slot and the last go in alone: a range that begins or fills one of the bitmap's containers would make it a list
+/// of runs, and it would stay one whatever holes come.
+fn add_long(b: &mut RoaringBitmap, slots: Range<u32>) {
     let mut from = slots.start;
     while from < slots.end {
         let end = slots.end.min((from | 0xffff).saturating_add(1));
-        if (from..end).len() < SHORT_RUN {
-            b.extend(from..end);
-        } else {
-            b.insert(from);
-            b.insert_range(from + 1..end - 1);
-            b.insert(end - 1);
-        }
+        b.insert(from);
+        b.insert_range(from + 1..(end - 1).max(from + 1));
+        b.insert(end - 1);
         from = end;
     }
 }
@@ -98,10 +94,7 @@ impl Postings {
     fn insert_run(&mut self, run: &mut Range<u32>) {
         for slot in run.by_ref() {
             match self {
-                Postings::Many(b) => {
-                    add_run(b, slot..run.end);
-                    return;
-                }
+                Postings::Many(b) => return add_runs(b, std::iter::once(slot..run.end)),
                 Postings::Few { .. } => self.insert(slot),
             }
         }
@@ -190,7 +183,7 @@ mod tests {
     proptest! {
         #[test]
         fn runs_are_what_slots_one_by_one_are(
-            gaps_and_runs in prop::collection::vec((0u32..40_000, prop::sample::select(vec![0, 1, 2, 3, 4, 5, 30, 5_000, 70_000, 140_000])), 1..8),
+            gaps_and_runs in prop::collection::vec((0u32..40_000, prop::sample::select(vec![0, 1, 2, 3, 4, 5, 30, 1_100, 5_000, 65_535, 65_536, 140_000])), 1..8),
             backwards in any::<bool>(),
         ) {
             let (mut by_runs, mut one_by_one) = (Postings::default(), Postings::default());

@@ -3,6 +3,7 @@
 //! A series costs here four bytes a label, eight for where they lie, its hash, and its bits in the postings.
 //! Nothing is allocated for it alone.
 
+use std::cmp::Ordering;
 use std::collections::VecDeque;
 
 use hashbrown::HashTable;
@@ -11,7 +12,7 @@ use roaring::RoaringBitmap;
 
 use super::label_hash::{LabelHasher, widen};
 use super::pairs::{Pair, Pairs};
-use super::postings::{Postings, add_run};
+use super::postings::{Postings, add_runs};
 use super::recent::{Recent, RecentLabel, first_label};
 use super::slab::Slab;
 use crate::model::{Labels, MatchOp, Matcher};
@@ -203,6 +204,7 @@ impl Registry {
             self.recent.move_to(slot);
         }
         self.follow(slot, canonical);
+        self.make_room();
         let ids = std::mem::take(&mut self.ids);
         let r = LabelRef { at: self.place(&ids), hash, len: ids.len() as u16, live: true };
         self.ids = ids;
@@ -216,6 +218,21 @@ impl Registry {
         self.changed(slot);
         let series = &self.series;
         self.table.insert_unique(widen(hash), slot, |s| widen(series.get(*s as usize).map_or(0, |r| r.hash)));
+    }
+
+    /// A table that is full is built anew from the series in their order. If it grew by itself it would read them in its own
+    /// order, with a cache miss each, and hold both tables meanwhile.
+    fn make_room(&mut self) {
+        let n = self.table.len();
+        if n < self.table.capacity() || n < ARENA_PAGE {
+            return;
+        }
+        self.table = HashTable::new();
+        self.table = HashTable::with_capacity(2 * n);
+        let hash = |slot: &u32| widen(self.series.get(*slot as usize).map_or(0, |r| r.hash));
+        for (slot, r) in self.series.iter().enumerate().filter(|(_, r)| r.live) {
+            self.table.insert_unique(widen(r.hash), slot as u32, hash);
+        }
     }
 
     /// Makes the series at `slot`, behind the recent one, the recent one; its pairs go to `ids`. Runs of slots go on in the
@@ -233,13 +250,14 @@ impl Registry {
                     at += 1;
                     (l.pair, l.from, label.len())
                 }
-                gone => {
+                other => {
                     let Some((name, value, len)) = first_label(rest) else { break };
-                    if let Some((l, label)) = gone
-                        && first_label(label).is_some_and(|(n, ..)| n <= name)
-                    {
+                    let order = other.and_then(|(l, label)| Some((l, first_label(label)?.0.cmp(name))));
+                    if let Some((l, Ordering::Less | Ordering::Equal)) = order {
                         self.end_run(l, before.end);
                         at += 1;
+                    }
+                    if let Some((_, Ordering::Less)) = order {
                         continue;
                     }
                     (self.pairs.intern(&rest[..len], name, value), slot, len)
@@ -288,7 +306,7 @@ impl Registry {
         recent.labels.iter().for_each(|l| self.end_run(*l, recent.end));
         self.put_ended();
         self.ended.shrink_to(ENDED_AT_ONCE / 16);
-        add_run(&mut self.all, recent.from..recent.end);
+        add_runs(&mut self.all, std::iter::once(recent.from..recent.end));
         recent.move_to(recent.end);
         self.recent = recent;
     }
@@ -378,7 +396,7 @@ impl Registry {
     }
 
     /// Orders two series by their labels.
-    pub fn compare(&self, a: u32, b: u32) -> std::cmp::Ordering {
+    pub fn compare(&self, a: u32, b: u32) -> Ordering {
         let ids = |s: u32| self.series.get(s as usize).map_or(&[][..], |r| self.pair_ids(*r));
         let (a, b) = (ids(a), ids(b));
         for (x, y) in a.iter().zip(b) {

@@ -126,15 +126,7 @@ impl Replay {
         self.register();
         match e {
             Entry::Series { .. } => {}
-            Entry::Floats(items) => {
-                for i in items {
-                    if i.st == 0 {
-                        self.float(i);
-                    } else {
-                        self.sample(i.id, i.t, i.st, Value::Float(i.v));
-                    }
-                }
-            }
+            Entry::Floats(items) => self.floats(items),
             Entry::Deltas(items) => {
                 for i in items {
                     self.sample(i.id, i.t, i.st, Value::Delta(i.v));
@@ -237,12 +229,18 @@ impl Replay {
         }
     }
 
-    #[inline]
-    fn float(&mut self, i: &FloatRecord) {
-        self.samples += 1;
-        match self.by_id.get(i.id) {
-            Some(slot) => self.put(Op::Float { slot, t: i.t, v: i.v }),
-            None => self.orphans += 1,
+    fn floats(&mut self, items: &[FloatRecord]) {
+        for i in items {
+            if i.st != 0 {
+                self.sample(i.id, i.t, i.st, Value::Float(i.v));
+                continue;
+            }
+            self.samples += 1;
+            match (self.by_id.get(i.id), &mut self.crew) {
+                (Some(slot), Some(crew)) => crew.send(Op::Float { slot, t: i.t, v: i.v }),
+                (Some(slot), None) => self.put(Op::Float { slot, t: i.t, v: i.v }),
+                (None, _) => self.orphans += 1,
+            }
         }
     }
 }
