@@ -70,15 +70,13 @@ pub fn max_series(memory_limit: u64) -> u64 {
     memory_limit / 100 * share::SERIES / SERIES_BYTES
 }
 
-/// Lets no tenant make new series while all together have as many as there may be.
-fn watch_series(app: &App) {
-    let full = is_full(app);
-    app.tenants.all().iter().for_each(|(_, e)| e.metrics().head().refuse_new_series(full));
-}
-
-fn is_full(app: &App) -> bool {
-    let series: u64 = app.tenants.all().iter().map(|(_, e)| e.metrics().head().stats().series as u64).sum();
-    series >= max_series(app.memory_limit)
+/// Lets no tenant make new series while all together have as many as there may be; tells whether that is so.
+fn watch_series(app: &App) -> bool {
+    let all = app.tenants.all();
+    let series: usize = all.iter().map(|(_, e)| e.metrics().head().with_registry(|r| r.len())).sum();
+    let full = series as u64 >= max_series(app.memory_limit);
+    all.iter().for_each(|(_, e)| e.metrics().head().refuse_new_series(full));
+    full
 }
 
 /// What the stores say that they hold; pages that the allocator keeps for later are not in it.
@@ -107,7 +105,8 @@ pub async fn watch(app: Arc<App>) {
             flushing = None;
         }
         let (held, anon) = (held_bytes(&app), anon_bytes());
-        let next = to_flush(&app, held, anon);
+        let full = watch_series(&app);
+        let next = to_flush(&app, held, anon, full);
         let pressed = must_refuse(held, anon, app.memory_limit, flushing.is_some() || next.is_some());
         app.pressed.store(pressed, Ordering::Relaxed);
         if flushing.is_none()
@@ -122,7 +121,6 @@ pub async fn watch(app: Arc<App>) {
         }
         let free = RealFs::default().free_bytes(Path::new(&app.config.data_dir));
         watch_writes(&app);
-        watch_series(&app);
         app.disk_short.store(free.is_some_and(|f| f < app.config.min_free_bytes), Ordering::Relaxed);
     }
 }
@@ -157,7 +155,7 @@ impl Early {
 }
 
 /// The store to flush now, if any: while memory is short, whichever frees most.
-fn to_flush(app: &App, held: u64, anon: Option<u64>) -> Option<Early> {
+fn to_flush(app: &App, held: u64, anon: Option<u64>, full: bool) -> Option<Early> {
     let part = app.memory_limit / 100;
     let all = app.tenants.all();
     let spans = all.iter().map(|(_, e)| e.traces()).max_by_key(|t| t.live_bytes())?;
@@ -165,7 +163,7 @@ fn to_flush(app: &App, held: u64, anon: Option<u64>) -> Option<Early> {
     let heads = all.iter().map(|(_, e)| (e.metrics().flushable_bytes() as u64, e.metrics()));
     let (heads, metrics) = heads.max_by_key(|(bytes, _)| *bytes)?;
     // Idle series make room once they are flushed.
-    let early = held > part * share::EARLY_FLUSH || anon.is_some_and(|a| a > part * share::EARLY_FLUSH_ANON) || is_full(app);
+    let early = held > part * share::EARLY_FLUSH || anon.is_some_and(|a| a > part * share::EARLY_FLUSH_ANON) || full;
     if live > part * share::LIVE_SPANS || (early && live > part * share::LITTLE && live >= heads) {
         return Some(Early::Traces(spans.clone()));
     }

@@ -4,6 +4,8 @@ use serde_json::{Map, Value, json};
 use strandline_query::traceql::Val;
 use strandline_storage::model::{AttributeValue, Attributes, Resource, Scope, Span, Trace};
 
+use crate::otlp::attributes::base64;
+
 /// A value as text.
 fn write(out: &mut Vec<u8>, v: &Value) {
     // Writing into memory fails never.
@@ -35,20 +37,6 @@ pub fn object(members: Map<String, Value>, name: &str, large: impl FnOnce(&mut V
     out.push(b':');
     large(&mut out);
     out.push(b'}');
-    out
-}
-
-/// Base64 with padding.
-pub fn base64(b: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut out = String::with_capacity(b.len().div_ceil(3) * 4);
-    for c in b.chunks(3) {
-        let n = u32::from(c[0]) << 16 | u32::from(*c.get(1).unwrap_or(&0)) << 8 | u32::from(*c.get(2).unwrap_or(&0));
-        for i in 0..4 {
-            let digit = DIGITS[(n >> (18 - 6 * i)) as usize & 63];
-            out.push(if i > c.len() { '=' } else { char::from(digit) });
-        }
-    }
     out
 }
 
