@@ -9,7 +9,7 @@ use strandline_storage::bucket::{Bucket, LocalBucket};
 use strandline_storage::clock::ManualClock;
 use strandline_storage::metrics::head::{BatchBuilder, Value};
 use strandline_storage::metrics::{MetricOptions, MetricStore};
-use strandline_storage::model::{Labels, Matcher, TimeRange};
+use strandline_storage::model::{Exemplar, Labels, Matcher, MetricMetadata, TimeRange};
 use strandline_storage::read::{SampleBuf, SelectRequest, SeriesSource};
 use strandline_wal::WalOptions;
 use strandline_wal::fs::{DirEntry, FaultKind, FileRead, FileWrite, Fs, SimFs};
@@ -165,6 +165,102 @@ fn what_could_not_be_completed_is_not_left_lying() {
             assert_eq!(all(&s), 40);
         }
     }
+}
+
+#[test]
+fn a_flush_that_fails_at_any_call_loses_nothing() {
+    for call in 1.. {
+        let w = World::new();
+        let s = w.open(false);
+        append(&s, 20, T0);
+        // What a cut carries over into the log's next segment.
+        let mut b = BatchBuilder::default();
+        let k = b.series(&Labels::from_pairs([("__name__", "sum")]));
+        b.push(k, T0, T0 - 1000, Value::Delta(1.0));
+        s.append(&b.finish()).unwrap().commit.wait().unwrap();
+        let end = w.fs.calls() + call;
+        w.fs.fail_call(end, FaultKind::Eio);
+        let done = s.flush();
+        let (sums, missing) = (|s: &MetricStore| count(s, Matcher::equal("__name__", "sum")), format!("call {call}: {done:?}"));
+        assert_eq!((all(&s), sums(&s)), (20, 1), "{missing}");
+        if w.fs.calls() < end {
+            done.unwrap();
+            break;
+        }
+        append(&s, 20, T0 + 60_000);
+        s.flush().unwrap();
+        assert_eq!((all(&s), sums(&s)), (40, 1), "{missing}");
+        s.close().unwrap();
+        drop(s);
+        let s = w.open(false);
+        assert_eq!((all(&s), sums(&s)), (40, 1), "{missing}");
+    }
+}
+
+#[test]
+fn a_batch_of_which_a_part_failed_is_not_acknowledged() {
+    const SENDERS: i64 = 4;
+    const BATCHES: i64 = 400;
+    let w = World::new();
+    let s = w.open(false);
+    // More series than stripes: a batch lies in many records of the log, and others go on between them.
+    let batch = |sender: i64, k: i64| {
+        let mut b = BatchBuilder::default();
+        for i in 0..40 {
+            let series = b.series(&Labels::from_pairs([("__name__", "m".to_owned()), ("i", format!("{sender}.{i}"))]));
+            b.push(series, T0 + k * 100, 0, Value::Float(k as f64));
+        }
+        b.finish()
+    };
+    let left = std::sync::atomic::AtomicI64::new(SENDERS);
+    std::thread::scope(|scope| {
+        for sender in 0..SENDERS {
+            let (s, batch, left) = (&s, &batch, &left);
+            scope.spawn(move || {
+                for k in 0..BATCHES {
+                    let batch = batch(sender, k);
+                    while s.append(&batch).and_then(|a| a.commit.wait()).is_err() {}
+                }
+                left.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+            });
+        }
+        // One call in five fails.
+        let mut next = 0;
+        while left.load(std::sync::atomic::Ordering::Relaxed) > 0 {
+            if w.fs.calls() >= next {
+                w.fs.calm();
+                next = w.fs.calls() + 5;
+                w.fs.fail_call(next, FaultKind::Eio);
+            }
+            std::thread::yield_now();
+        }
+    });
+    assert!(s.stats().wal.failures > 10);
+    assert_eq!(all(&s) as i64, SENDERS * 40 * BATCHES);
+    drop(s);
+    w.fs.calm();
+    assert_eq!(all(&w.open(false)) as i64, SENDERS * 40 * BATCHES);
+}
+
+#[test]
+fn exemplars_and_metadata_of_a_failed_batch_are_in_the_log_once_it_was_sent_again() {
+    let w = World::new();
+    let s = w.open(false);
+    let mut b = BatchBuilder::default();
+    let k = b.series(&Labels::from_pairs([("__name__", "m")]));
+    b.push(k, T0, 0, Value::Float(1.0));
+    b.exemplar(k, Exemplar { labels: Labels::from_pairs([("trace_id", "1")]), t: T0, v: 1.0 });
+    b.metadata("m".into(), MetricMetadata { help: "h".into(), ..MetricMetadata::default() });
+    let batch = b.finish();
+    let send = |s: &MetricStore| s.append(&batch).and_then(|a| a.commit.wait());
+    w.fs.set_failing(Some(FaultKind::Eio));
+    send(&s).unwrap_err();
+    w.fs.calm();
+    send(&s).unwrap();
+    drop(s);
+    let s = w.open(false);
+    assert_eq!(s.exemplars(&[vec![Matcher::equal("__name__", "m")]], TimeRange::all()).unwrap().len(), 1);
+    assert_eq!(s.metadata(Some("m")).unwrap().len(), 1);
 }
 
 #[test]

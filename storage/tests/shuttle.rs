@@ -16,7 +16,7 @@ use strandline_storage::metrics::{MetricOptions, MetricStore};
 use strandline_storage::model::{Labels, MatchOp, Matcher, TimeRange};
 use strandline_storage::read::{SampleBuf, SelectRequest, SeriesSelection, SeriesSource};
 use strandline_wal::WalOptions;
-use strandline_wal::fs::SimFs;
+use strandline_wal::fs::{FaultKind, SimFs};
 use strandline_wal::sync::Mutex;
 
 const T0: i64 = 1_700_006_400_000;
@@ -34,7 +34,11 @@ fn in_many_orders(test: fn()) {
 }
 
 fn open(clock: &ManualClock) -> MetricStore {
-    let mut o = MetricOptions::new(Arc::new(SimFs::new()), Arc::new(clock.clone()), "/data");
+    open_on(&SimFs::new(), clock)
+}
+
+fn open_on(fs: &SimFs, clock: &ManualClock) -> MetricStore {
+    let mut o = MetricOptions::new(Arc::new(fs.clone()), Arc::new(clock.clone()), "/data");
     o.wal = WalOptions { background: false, ..WalOptions::default() };
     o.series_idle_ms = 60_000;
     MetricStore::open(o).unwrap()
@@ -56,6 +60,16 @@ fn append(s: &MetricStore, name: &str, t: i64, v: f64) {
     };
     assert!(done.rejected.is_empty());
     done.commit.wait().unwrap();
+}
+
+/// A sample at `t` of each series, in one batch.
+fn append_all(s: &MetricStore, names: &[&str], t: i64, v: f64) -> strandline_storage::Result<()> {
+    let mut b = BatchBuilder::default();
+    for name in names {
+        let k = b.series(&Labels::from_pairs([("__name__", *name)]));
+        b.push(k, t, 0, Value::Float(v));
+    }
+    s.append(&b.finish())?.commit.wait()
 }
 
 fn select(s: &MetricStore, op: MatchOp, name: &str) -> Box<dyn SeriesSelection> {
@@ -175,6 +189,45 @@ fn a_slot_is_nobody_elses_while_someone_looks_at_it() {
             assert!(all.iter().all(|(name, samples)| samples.values().all(|v| *v == whose(name))), "{all:?}");
             assert_eq!(all["old1"].len(), 2, "{all:?}");
             s.flush().unwrap();
+        }
+    });
+}
+
+/// A batch lies in several stripes, and so in several records of the log. Some fail and are rolled back by others while the
+/// rest is still being written: then the batch was not stored, whatever became of its end.
+#[test]
+fn what_failed_in_part_is_not_acknowledged() {
+    in_many_orders(|| {
+        let fs = SimFs::new();
+        let s = open_on(&fs, &ManualClock::new(T0));
+        let names = ["a", "b", "c"];
+        append_all(&s, &names, T0, 0.0).unwrap();
+        let senders: Vec<_> = (0..2)
+            .map(|n| {
+                let s = s.clone();
+                thread::spawn(move || {
+                    // The same from both, but for the first: each may find what the other has not written yet.
+                    let batches = [(1, n as f64), (2, 2.0), (3, 3.0)];
+                    let taken = |(k, v): &(i64, f64)| append_all(&s, &names, T0 + k * STEP, *v).is_ok();
+                    batches.into_iter().filter(taken).map(|(k, _)| T0 + k * STEP).collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        for _ in 0..3 {
+            fs.fail_call(fs.calls() + 1, FaultKind::Eio);
+            thread::yield_now();
+            let _may_fail = s.flush();
+        }
+        let acknowledged: Vec<i64> = senders.into_iter().flat_map(|t| t.join().unwrap()).collect();
+        fs.calm();
+        let here = everything(&s);
+        drop(s);
+        let replayed = everything(&open_on(&fs, &ManualClock::new(T0)));
+        for t in acknowledged {
+            for name in names {
+                assert!(here[name].contains_key(&t), "{name} at {t}: {here:?}");
+                assert!(replayed[name].contains_key(&t), "{name} at {t} after a restart: {replayed:?}");
+            }
         }
     });
 }

@@ -150,18 +150,19 @@ impl Wal {
     /// As [`Wal::append`], of a record that lies in several places.
     pub fn append_parts(&self, record: &[&[u8]]) -> Result<Ticket, WalError> {
         let seq = self.0.shared.enqueue(record)?;
-        Ok(Ticket::new(self.0.shared.clone(), seq))
+        Ok(Ticket::new(self.0.shared.clone(), seq, seq))
     }
 
-    /// A ticket for everything appended so far.
-    pub fn ticket(&self) -> Ticket {
-        let seq = self.0.shared.queue.lock().next_seq - 1;
-        Ticket::new(self.0.shared.clone(), seq)
+    /// A ticket for all records from the sequence `first` to the last one appended: it fails if any of them failed. The
+    /// owner of several records may not wait for the last alone, since [`Wal::resume`] may lie between them.
+    pub fn ticket_from(&self, first: u64) -> Ticket {
+        let last = self.0.shared.queue.lock().next_seq - 1;
+        Ticket::new(self.0.shared.clone(), first, last)
     }
 
     /// What became of the record with this sequence: `None` while undecided.
     pub fn outcome(&self, seq: u64) -> Option<Result<(), WalError>> {
-        self.0.shared.outcome(seq)
+        self.0.shared.outcome(seq, seq)
     }
 
     /// Commits what is queued, now, on this thread. Failures of earlier commits were told to those who waited for them.
@@ -170,7 +171,7 @@ impl Wal {
             let q = self.0.shared.queue.lock();
             (q.decided + 1 < q.next_seq).then(|| q.next_seq - 1)
         };
-        last.map_or(Ok(()), |seq| Ticket::new(self.0.shared.clone(), seq).wait())
+        last.map_or(Ok(()), |seq| Ticket::new(self.0.shared.clone(), seq, seq).wait())
     }
 
     /// Makes all that was appended durable, whatever the sync mode.
@@ -298,21 +299,21 @@ impl Shared {
         Ok(seq)
     }
 
-    pub(crate) fn outcome(&self, seq: u64) -> Option<Result<(), WalError>> {
-        self.queue.lock().outcome(seq)
+    pub(crate) fn outcome(&self, first: u64, last: u64) -> Option<Result<(), WalError>> {
+        self.queue.lock().outcome(first, last)
     }
 
-    pub(crate) fn poll(&self, seq: u64, waker: &Waker) -> Option<Result<(), WalError>> {
+    pub(crate) fn poll(&self, first: u64, last: u64, waker: &Waker) -> Option<Result<(), WalError>> {
         let mut q = self.queue.lock();
-        if let Some(r) = q.outcome(seq) {
+        if let Some(r) = q.outcome(first, last) {
             return Some(r);
         }
         if q.closed {
             return Some(Err(WalError::new(WalErrorKind::Closed, "the log was closed before the commit")));
         }
-        match q.wakers.iter_mut().find(|(s, w)| *s == seq && w.will_wake(waker)) {
+        match q.wakers.iter_mut().find(|(s, w)| *s == last && w.will_wake(waker)) {
             Some(_) => {}
-            None => q.wakers.push((seq, waker.clone())),
+            None => q.wakers.push((last, waker.clone())),
         }
         q.wanted = true;
         drop(q);
@@ -320,16 +321,16 @@ impl Shared {
         None
     }
 
-    pub(crate) fn wait(&self, seq: u64) -> Result<(), WalError> {
+    pub(crate) fn wait(&self, first: u64, last: u64) -> Result<(), WalError> {
         loop {
-            if let Some(r) = self.outcome(seq) {
+            if let Some(r) = self.outcome(first, last) {
                 return r;
             }
             match self.writer.try_lock() {
                 Some(w) => self.commit_queued(w),
                 None => {
                     let mut q = self.queue.lock();
-                    if let Some(r) = q.outcome(seq) {
+                    if let Some(r) = q.outcome(first, last) {
                         return r;
                     }
                     // Woken by the leader of the moment; the timeout covers a leader that ended between the two checks.
@@ -417,16 +418,17 @@ fn shrink(buf: &mut Vec<u8>) {
 }
 
 impl Queue {
-    fn outcome(&self, seq: u64) -> Option<Result<(), WalError>> {
-        if seq > self.decided {
+    /// What became of the records from `first` to `last`: the first failure among them, once all are decided.
+    fn outcome(&self, first: u64, last: u64) -> Option<Result<(), WalError>> {
+        if last > self.decided {
             return None;
         }
-        if seq <= self.forgotten {
+        if first <= self.forgotten {
             let text = "what became of this record is no longer known: too many commits have failed since";
             return Some(Err(WalError::new(WalErrorKind::Unavailable, text)));
         }
-        let at = self.failed.partition_point(|(_, last, _)| *last < seq);
-        let failed = self.failed.get(at).filter(|(first, _, _)| *first <= seq);
+        let at = self.failed.partition_point(|(_, end, _)| *end < first);
+        let failed = self.failed.get(at).filter(|(begin, _, _)| *begin <= last);
         Some(failed.map_or(Ok(()), |(_, _, e)| Err(e.clone())))
     }
 

@@ -278,8 +278,13 @@ fn failure_fails_what_is_queued_behind_and_holds_until_resumed() {
     assert!(w.append(b"c").is_err());
     w.resume();
     assert!(w.failure().is_some());
-    w.append(b"d").unwrap().wait().unwrap();
+    let d = w.append(b"d").unwrap();
+    let d_seq = d.seq();
+    d.wait().unwrap();
     assert!(w.failure().is_none());
+    // Whoever owns records before and after the failure is told of it.
+    assert!(w.ticket_from(d_seq - 1).wait().is_err());
+    w.ticket_from(d_seq).wait().unwrap();
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use strandline_wal::Ticket;
+use strandline_wal::sync::atomic::Ordering;
 
 use super::batch::{Batch, Item, Rejected, SeriesHandle, SeriesKey};
 use super::pin::Pin;
@@ -77,10 +78,17 @@ struct Work {
     accepted: u64,
     exemplars: u64,
     stripes: u16,
-    /// The outcome hangs on records in the log's queue that are not this batch's samples.
-    in_flight: bool,
+    /// The first record of the log that the outcome hangs on: of this batch, or of one in flight that a sample was judged by.
+    /// Between it and the last one others may roll back and go on, so all of them must be waited for.
+    first_seq: Option<u64>,
     /// Items whose series was dropped between finding it and locking it.
     again: Vec<u32>,
+}
+
+impl Work {
+    fn hangs_on(&mut self, seq: u64) {
+        self.first_seq = Some(self.first_seq.map_or(seq, |f| f.min(seq)));
+    }
 }
 
 impl Head {
@@ -107,7 +115,7 @@ impl Head {
         }
         self.write_extras(batch, &mut w)?;
         // What is known already needs no waiting, unless it is known from a batch that is still in flight.
-        let ticket = (w.stripes != 0 || w.in_flight).then(|| self.wal.ticket());
+        let ticket = w.first_seq.map(|first| self.wal.ticket_from(first));
         Ok(Appended {
             accepted: w.accepted,
             rejected: w.rejected,
@@ -219,9 +227,10 @@ impl Head {
         let queued = self.wal.append(&draft.record.out);
         draft.record.clear();
         match queued {
-            // The ticket of the whole batch is taken at its end; a sequence covers all before it.
+            // The ticket of the whole batch is taken at its end.
             Ok(ticket) => {
                 pending.seq = ticket.seq();
+                w.hangs_on(pending.seq);
                 s.pending.push_back(pending);
             }
             Err(e) => {
@@ -256,13 +265,15 @@ impl Head {
             Some(_) => Verdict::Refuse(Refusal::InvalidHistogram),
             None => s.admit(x, index, item.t, &item.value, times, &self.rules, pending),
         };
+        // What is judged by samples in flight holds only if they come to be. This batch's own are waited for anyway.
+        if verdict != Verdict::Store
+            && let Some(in_flight) = s.pending.front().filter(|_| x.pending > 0)
+        {
+            w.hangs_on(in_flight.seq);
+            w.stripes |= 1 << (w.slots[item.series as usize] as usize % STRIPES);
+        }
         match verdict {
-            Verdict::Store => w.accepted += 1,
-            Verdict::Known => {
-                // This batch's own samples are waited for anyway.
-                w.in_flight |= x.pending > 0;
-                w.accepted += 1;
-            }
+            Verdict::Store | Verdict::Known => w.accepted += 1,
             Verdict::Refuse(why) => {
                 let detail = contradiction.map(|e| format!("{}: {e}", why.message()).into());
                 w.rejected.push(Rejected { item: i, why, detail });
@@ -272,10 +283,10 @@ impl Head {
     }
 
     fn write_extras(&self, batch: &Batch, w: &mut Work) -> Result<()> {
-        if batch.exemplars.is_empty() && batch.metadata.is_empty() {
-            return Ok(());
-        }
         let mut record = RecordWriter::default();
+        if self.extras_unlogged.swap(false, Ordering::AcqRel) {
+            self.put_extras(&mut record);
+        }
         for (series, e) in &batch.exemplars {
             let slot = w.slots.get(*series as usize).copied().unwrap_or(NONE);
             if slot == NONE {
@@ -298,22 +309,26 @@ impl Head {
             }
         }
         if !record.is_empty() {
-            let _covered_by_the_batch_ticket = self.wal.append(&record.out).map_err(wal_error)?;
-            w.in_flight = true;
+            let queued = self.wal.append(&record.out).map_err(|e| {
+                self.extras_unlogged.store(true, Ordering::Release);
+                self.roll_back();
+                wal_error(e)
+            })?;
+            w.hangs_on(queued.seq());
         }
         Ok(())
     }
 
     fn settle(&self, stripes: u16, outcome: std::result::Result<(), strandline_wal::WalError>) -> Result<()> {
-        if let Err(e) = outcome {
-            self.roll_back();
-            return Err(wal_error(e));
-        }
+        // Of a batch that failed too: a part may be durable, and known to others.
         for k in (0..STRIPES).filter(|k| stripes & (1 << k) != 0) {
             let mut s = self.stripes[k].lock();
             s.apply(&self.rules, &|seq| self.decided(seq));
         }
-        Ok(())
+        outcome.map_err(|e| {
+            self.roll_back();
+            wal_error(e)
+        })
     }
 }
 

@@ -3,10 +3,11 @@
 //! The cut is exact: with all stripes locked, what is queued is committed and applied, the log rotates, and every
 //! sealed chunk gets the cut's epoch. Records below the new segment and chunks with the epoch are the same samples.
 
+use strandline_wal::sync::MutexGuard;
 use strandline_wal::sync::atomic::Ordering;
 
 use super::series::{Sealed, Series};
-use super::{Head, STRIPES, wal_error};
+use super::{Head, STRIPES, Stripe, wal_error};
 use crate::chunk::Encoding;
 use crate::error::Result;
 use crate::metrics::block::Ending;
@@ -54,43 +55,58 @@ impl Head {
         let range =
             all.iter().fold(TimeRange::new(i64::MAX, i64::MIN), |r, s| TimeRange::new(r.min_ms.min(s.min_t), r.max_ms.max(s.max_t)));
         let wal_segment = self.wal.rotate().map_err(wal_error)?;
+        let carried = self.carry(&all)?;
+        // From here on nothing can fail: a cut that is half made would belong to no flush.
         let epoch = self.next_epoch();
         // Before the stripes forget: `may_hold` looks at them first.
         self.cuts.lock().push((epoch, range));
-        let mut record = RecordWriter::default();
-        for (k, s) in all.iter_mut().enumerate() {
-            s.cut(epoch, &self.rules);
-            self.carry_deltas(k, s, &mut record)?;
+        all.iter_mut().for_each(|s| s.cut(epoch, &self.rules));
+        for (k, index) in carried {
+            if let Some(x) = all[k].series.get_mut(index) {
+                x.logged = true;
+            }
         }
-        self.carry_extras(&mut record)?;
         Ok(Cut { epoch, wal_segment, range })
     }
 
-    /// Accumulated sums go into the new segment: the old ones, whose deltas made them, are about to go.
-    fn carry_deltas(&self, k: usize, s: &mut super::Stripe, record: &mut RecordWriter) -> Result<()> {
-        record.clear();
-        let registry = self.registry.read();
-        for index in 0..s.series.len() {
-            let Some(x) = s.series.get_mut(index).filter(|x| x.id != 0) else { continue };
-            let Some(e) = x.extra.as_ref().filter(|e| e.delta_last_t().is_some()) else { continue };
-            record.series(x.id, &registry.labels((index * STRIPES + k) as u32));
-            if let Some(d) = e.delta {
-                record.delta_state(x.id, d.last_t, d.sum);
+    /// What must outlive the segments that are about to go is written into the new one: running sums, exemplars, metadata.
+    /// Gives the series, by stripe and index, whose labels stand there now.
+    fn carry(&self, all: &[MutexGuard<'_, Stripe>]) -> Result<Vec<(usize, usize)>> {
+        let mut record = RecordWriter::default();
+        let mut carried = Vec::new();
+        for (k, s) in all.iter().enumerate() {
+            record.clear();
+            let registry = self.registry.read();
+            for (index, x) in s.series.iter().enumerate().filter(|(_, x)| x.id != 0) {
+                let Some(e) = x.extra.as_ref().filter(|e| e.delta_last_t().is_some()) else { continue };
+                record.series(x.id, &registry.labels((index * STRIPES + k) as u32));
+                if let Some(d) = e.delta {
+                    record.delta_state(x.id, d.last_t, d.sum);
+                }
+                if let Some(d) = &e.delta_histogram {
+                    record.delta_histogram_state(x.id, d.0, &d.1);
+                }
+                carried.push((k, index));
             }
-            if let Some(d) = &e.delta_histogram {
-                record.delta_histogram_state(x.id, d.0, &d.1);
-            }
-            x.logged = true;
+            drop(registry);
+            self.log_carried(&record)?;
         }
-        drop(registry);
+        record.clear();
+        self.put_extras(&mut record);
+        self.log_carried(&record)?;
+        self.wal.commit().map_err(wal_error)?;
+        Ok(carried)
+    }
+
+    fn log_carried(&self, record: &RecordWriter) -> Result<()> {
         if !record.is_empty() {
-            let _committed_with_the_next = self.wal.append(&record.out).map_err(wal_error)?;
+            let _committed_with_the_last = self.wal.append(&record.out).map_err(wal_error)?;
         }
         Ok(())
     }
 
-    fn carry_extras(&self, record: &mut RecordWriter) -> Result<()> {
-        record.clear();
+    /// All exemplars and metadata.
+    pub(super) fn put_extras(&self, record: &mut RecordWriter) {
         for (id, labels, e) in self.exemplars.lock().iter() {
             record.series(id, labels);
             record.exemplar(id, e);
@@ -98,10 +114,6 @@ impl Head {
         for (family, all) in self.metadata.lock().iter() {
             all.iter().for_each(|m| record.metadata(family, m));
         }
-        if !record.is_empty() {
-            let _committed_with_the_next = self.wal.append(&record.out).map_err(wal_error)?;
-        }
-        self.wal.commit().map_err(wal_error)
     }
 
     /// Slots that hold chunks of a cut, in label order.

@@ -106,6 +106,8 @@ pub struct Head {
     rolling_back: Mutex<()>,
     order: Mutex<Order>,
     exemplars: Mutex<ExemplarStore>,
+    /// A commit failed, and with it perhaps exemplars and metadata that are kept all the same: the next batch logs them all.
+    extras_unlogged: AtomicBool,
     metadata: Mutex<MetadataStore>,
     /// The epoch of the last cut and the last one whose blocks are published.
     epoch: AtomicU8,
@@ -199,6 +201,7 @@ impl Head {
             order: Mutex::default(),
             cuts: Mutex::default(),
             exemplars: Mutex::new(exemplars),
+            extras_unlogged: AtomicBool::new(false),
             metadata: Mutex::new(metadata),
             epoch: AtomicU8::new(0),
             flushed: AtomicU8::new(0),
@@ -308,6 +311,7 @@ impl Head {
             s.apply(&self.rules, &|seq| self.decided(seq));
             s.roll_back();
         }
+        self.extras_unlogged.store(true, Ordering::Release);
         self.wal.resume();
     }
 
