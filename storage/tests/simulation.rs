@@ -14,7 +14,9 @@ use strandline_storage::bucket::{Bucket, LocalBucket, ObjectInfo};
 use strandline_storage::clock::ManualClock;
 use strandline_storage::metrics::MetricOptions;
 use strandline_storage::metrics::head::{AnyHistogram, BatchBuilder, Value};
-use strandline_storage::model::{BucketSpan, Histogram, Labels, Matcher, Span, SpanId, TimeRange, TraceId};
+use strandline_storage::model::{
+    BucketSpan, Exemplar, Histogram, Labels, MatchOp, Matcher, MetricMetadata, Span, SpanId, TimeRange, TraceId,
+};
 use strandline_storage::read::{SampleBuf, SelectRequest, SeriesSource};
 use strandline_storage::traces::TraceStoreOptions;
 use strandline_storage::{Engine, EngineOptions, Error, ErrorKind, Result};
@@ -25,6 +27,8 @@ use strandline_wal::fs::{CrashStyle, FaultKind, Fs, SimFs};
 const HOUR: i64 = 3_600_000;
 const T0: i64 = 1_700_006_400_000;
 const SERIES: u64 = 12;
+/// Series of increases, numbered behind the others: the store keeps their sums.
+const SUMS: u64 = 3;
 
 /// Fails calls with a probability in thousandths; `down` fails them all.
 #[derive(Clone)]
@@ -104,6 +108,37 @@ struct Model {
     maybe_spans: BTreeSet<u64>,
     /// Ranges that were deleted, by series; nothing is appended to them again.
     deleted: Vec<(u64, TimeRange)>,
+    sums: [SumModel; SUMS as usize],
+    exemplars: BTreeSet<(u64, i64)>,
+    metadata: BTreeSet<u64>,
+}
+
+/// Increases of one each, sent in the order of time.
+#[derive(Default)]
+struct SumModel {
+    acked: BTreeSet<i64>,
+    sent: u64,
+    last_t: i64,
+}
+
+impl SumModel {
+    fn check(&self, got: &BTreeMap<i64, u64>, what: &str) {
+        assert!(self.acked.iter().all(|t| got.contains_key(t)), "{what}: {:?} without {got:?}", self.acked);
+        let (mut total, mut before) = (0, (i64::MIN, 0));
+        for (t, v) in got {
+            // A sum that was idle for two hours begins anew; clocks are set back by minutes.
+            let anew = *v <= before.1;
+            assert!(!anew || t - before.0 > HOUR, "{what}: falls from {} at {} to {v} at {t}", before.1, before.0);
+            total += if anew { *v } else { v - before.1 };
+            before = (*t, *v);
+        }
+        assert!(
+            (self.acked.len() as u64..=self.sent).contains(&total),
+            "{what}: {total} of {} sent, {} acked",
+            self.sent,
+            self.acked.len()
+        );
+    }
 }
 
 struct World {
@@ -237,9 +272,19 @@ impl World {
             }
         }
         self.model.maybe.extend(items.iter().copied());
+        let first_sum = items.len();
+        let sums = self.increases(&mut b, now);
+        let extras = self.extras(&mut b, now);
         let a = e.metrics().append(&b.finish())?;
         let rejected: BTreeSet<u32> = a.rejected.iter().map(|r| r.item).collect();
         a.commit.wait()?;
+        self.model.exemplars.extend(extras.0);
+        self.model.metadata.extend(extras.1);
+        for (i, (k, t)) in sums.into_iter().enumerate() {
+            if !rejected.contains(&((first_sum + i) as u32)) {
+                self.model.sums[k].acked.insert(t);
+            }
+        }
         for (i, (series, t)) in items.into_iter().enumerate() {
             if !rejected.contains(&(i as u32)) {
                 if from_env("SIMULATION_WATCH").is_some_and(|x| x == format!("{series}@{t}")) {
@@ -250,6 +295,37 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// An increase of some sums, later than all before.
+    fn increases(&mut self, b: &mut BatchBuilder, now: i64) -> Vec<(usize, i64)> {
+        let chosen: Vec<usize> = (0..SUMS as usize).filter(|_| self.rng.chance(0.5)).collect();
+        chosen
+            .into_iter()
+            .map(|k| {
+                let sum = &mut self.model.sums[k];
+                let t = now.max(sum.last_t + 1);
+                (sum.last_t, sum.sent) = (t, sum.sent + 1);
+                let s = b.series(&labels(SERIES + k as u64));
+                b.push(s, t, 0, Value::Delta(1.0));
+                (k, t)
+            })
+            .collect()
+    }
+
+    /// Now and then an exemplar, and a help text.
+    fn extras(&mut self, b: &mut BatchBuilder, now: i64) -> (Option<(u64, i64)>, Option<u64>) {
+        let exemplar = self.rng.chance(0.3).then(|| {
+            let series = self.rng.below(SERIES);
+            let s = b.series(&labels(series));
+            b.exemplar(s, Exemplar { labels: Labels::default(), t: now, v: 1.0 });
+            (series, now)
+        });
+        let help = self.rng.chance(0.1).then(|| self.rng.below(9));
+        if let Some(n) = help {
+            b.metadata("m0".into(), MetricMetadata { help: n.to_string(), ..MetricMetadata::default() });
+        }
+        (exemplar, help)
     }
 
     fn append_spans(&mut self, e: &Engine) -> Result<()> {
@@ -287,8 +363,7 @@ impl World {
 
     /// Compares all answers of an engine with the model.
     fn check(&self, e: &Engine, what: &str, others_see: bool) {
-        let request =
-            SelectRequest::new(vec![Matcher::new(strandline_storage::model::MatchOp::Regex, "__name__", "m.*").unwrap()], TimeRange::all());
+        let request = SelectRequest::new(vec![Matcher::new(MatchOp::Regex, "__name__", "m.*").unwrap()], TimeRange::all());
         let selection = e.metrics().select(&request).unwrap_or_else(|e| panic!("{what}: {e}"));
         let mut got: BTreeMap<(u64, i64), u64> = BTreeMap::new();
         for i in 0..selection.len() {
@@ -306,6 +381,7 @@ impl World {
                 assert!(got.insert((series, buf.t[k]), v as u64).is_none(), "{what}: series {series} has time {} twice", buf.t[k]);
             }
         }
+        let sums = got.split_off(&(SERIES, i64::MIN));
         for ((series, t), v) in &got {
             assert!(self.model.maybe.contains(&(*series, *t)), "{what}: series {series} at {t} was never sent");
             assert_eq!(*v, bits(*series, *t), "{what}: series {series} at {t}");
@@ -316,6 +392,11 @@ impl World {
         }
         for (series, t) in self.model.acked.keys() {
             assert!(got.contains_key(&(*series, *t)), "{what}: series {series} at {t} is missing");
+        }
+        for (k, sum) in self.model.sums.iter().enumerate() {
+            let series = SERIES + k as u64;
+            let own = sums.range((series, i64::MIN)..(series + 1, i64::MIN)).map(|((_, t), v)| (*t, *v)).collect();
+            sum.check(&own, &format!("{what}: sum {k}"));
         }
         let mut traces: BTreeMap<u64, usize> = BTreeMap::new();
         for id in self.model.spans.keys() {
@@ -330,6 +411,18 @@ impl World {
             let acked = unique.iter().filter(|s| self.model.spans.contains_key(s)).count();
             assert_eq!(acked, n, "{what}: trace {trace}");
         }
+    }
+
+    /// What the head alone holds.
+    fn check_extras(&self, e: &Engine, what: &str) {
+        let all = [vec![Matcher::new(MatchOp::Regex, "__name__", "m.*").unwrap()]];
+        let found = e.metrics().exemplars(&all, TimeRange::all()).unwrap();
+        let of = |l: &Labels| l.get("i").and_then(|i| i.parse().ok()).unwrap();
+        let exemplars: BTreeSet<(u64, i64)> = found.iter().flat_map(|s| s.exemplars.iter().map(|e| (of(&s.labels), e.t))).collect();
+        assert!(exemplars.is_superset(&self.model.exemplars), "{what}: {:?} but {exemplars:?}", self.model.exemplars);
+        let found = e.metrics().metadata(Some("m0")).unwrap();
+        let metadata: BTreeSet<u64> = found.iter().flat_map(|(_, m)| m).map(|m| m.help.parse().unwrap()).collect();
+        assert!(metadata.is_superset(&self.model.metadata), "{what}: {:?} but {metadata:?}", self.model.metadata);
     }
 
     /// Whether a sample, written as `series@time`, is answered now.
@@ -427,6 +520,7 @@ impl World {
         self.clock.advance(301_000);
         e.maintain().unwrap_or_else(|e| panic!("{what}: upkeep fails without faults: {e}"));
         self.check(&e, what, false);
+        self.check_extras(&e, what);
         self.bucket.failing.store(failing, Ordering::SeqCst);
     }
 }

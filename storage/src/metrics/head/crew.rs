@@ -4,7 +4,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use super::STRIPES;
-use super::series::{DeltaState, Series, Value};
+use super::series::{DeltaState, Value};
 use super::stripe::{HeadRules, Stripe, WARM};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Histogram;
@@ -52,18 +52,7 @@ impl Op {
     fn apply(self, stripe: &mut Stripe, index: u32, rules: &HeadRules) {
         match self {
             Op::Float { t, v, .. } => stripe.apply_float(index, t, v, rules),
-            Op::Define { id, .. } => {
-                while stripe.series.len() <= index as usize {
-                    stripe.series.push(Series::default());
-                }
-                if let Some(s) = stripe.series.get_mut(index as usize) {
-                    if s.id == 0 {
-                        *s = Series::new(id);
-                    }
-                    s.id = id;
-                    s.logged = true;
-                }
-            }
+            Op::Define { id, .. } => stripe.define(index, id),
             Op::Rare(r) => match *r {
                 RareOp::Sample { t, st, v, .. } => stripe.apply_one(index, t, st, v, rules),
                 RareOp::Delta { state, .. } => stripe.restore_sum(index, |e| e.delta = Some(state)),

@@ -422,6 +422,25 @@ impl Stripe {
         }
     }
 
+    /// In a replay: the series exists and bears this id. One that was dropped since comes again with another, and with no sum
+    /// of what was before.
+    pub fn define(&mut self, index: u32, id: u64) {
+        while self.series.len() <= index as usize {
+            self.series.push(Series::default());
+        }
+        let Some(s) = self.series.get_mut(index as usize) else { return };
+        if s.id == 0 {
+            *s = Series::new(id);
+        }
+        if s.id != id
+            && let Some(e) = &mut s.extra
+        {
+            self.sums = self.sums.saturating_sub(e.delta_last_t().is_some() as usize);
+            (e.delta, e.delta_histogram) = (None, None);
+        }
+        (s.id, s.logged) = (id, true);
+    }
+
     /// A running sum as a cut left it in the log.
     pub fn restore_sum(&mut self, index: u32, set: impl FnOnce(&mut Extra)) {
         if let Some(s) = self.series.get_mut(index as usize) {
