@@ -179,6 +179,25 @@ fn outage_half_uploads_and_a_fresh_folder() {
     assert_eq!(count(&blind).unwrap(), 3000, "the sample of its own is one of them");
 }
 
+#[test]
+fn a_snapshot_holds_what_the_bucket_alone_has() {
+    let (fs, clock) = (SimFs::new(), ManualClock::new(T0 + 3_600_000));
+    let b = bucket(&fs);
+    let s = open(&fs, &clock, "/a", &b);
+    append(&s, T0, 100);
+    s.flush().unwrap();
+    let block = s.blocks()[0].meta.ulid.clone();
+    let written = |file: &str| fs.read(&Path::new("/a/metrics/blocks").join(&block).join(file)).unwrap();
+    let written = ["index", "chunks/000001"].map(|f| (f, written(f)));
+    s.upload().unwrap();
+    let other = open(&fs, &clock, "/b", &b);
+    let snapshot = Path::new("/b/snapshots").join(other.snapshot().unwrap()).join(&block);
+    for (file, content) in written {
+        assert_eq!(fs.read(&snapshot.join(file)).unwrap(), content, "{file}");
+    }
+    assert!(fs.exists(&snapshot.join("meta.json")));
+}
+
 /// Two blocks of one range, in the bucket.
 fn two_blocks(s: &MetricStore) {
     for k in 0..2 {

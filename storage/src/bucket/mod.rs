@@ -13,6 +13,7 @@ mod object;
 use std::path::Path;
 
 use bytes::Bytes;
+use strandline_wal::fs::Fs;
 
 use crate::error::Result;
 
@@ -23,6 +24,9 @@ pub use lease::{Lease, Ownership};
 pub use local::LocalBucket;
 #[cfg(feature = "s3")]
 pub use object::{ObjectBucket, S3Settings};
+
+/// So much of an object is fetched at once when it is copied to a file.
+const FETCHED_BYTES: u64 = 4 << 20;
 
 /// An object's key and size.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +65,19 @@ pub trait Bucket: Send + Sync + 'static {
     /// Several ranges of one object; implementations overlap the waits.
     fn get_ranges(&self, key: &str, ranges: &[(u64, usize)]) -> Result<Vec<Bytes>> {
         ranges.iter().map(|(o, n)| self.get_range(key, *o, *n)).collect()
+    }
+    /// Writes an object to a local file, in pieces: what is held is a few MiB, however large it is.
+    fn get_file(&self, key: &str, fs: &dyn Fs, path: &Path) -> Result<()> {
+        let io = |e| crate::Error::io("writing what was fetched", path, e);
+        let len = self.size(key)?;
+        let mut file = fs.create(path).map_err(io)?;
+        let mut at = 0;
+        while at < len {
+            let n = (len - at).min(FETCHED_BYTES);
+            file.write_all(&self.get_range(key, at, n as usize)?).map_err(io)?;
+            at += n;
+        }
+        file.sync().map_err(io)
     }
     /// The size of an object; `NotFound` if there is none.
     fn size(&self, key: &str) -> Result<u64>;

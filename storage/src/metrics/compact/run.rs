@@ -325,10 +325,7 @@ impl MetricStore {
             };
             match (local, &b.place, &self.0.options.bucket) {
                 (Some(from), _, _) => fs.hard_link(&from, &to).map_err(io)?,
-                (None, Place::Bucket(prefix), Some(bucket)) => {
-                    let content = bucket.get(&format!("{prefix}/{}", f.rel_path))?;
-                    fs.write_atomic(&to, &content).map_err(io)?;
-                }
+                (None, Place::Bucket(prefix), Some(bucket)) => bucket.get_file(&format!("{prefix}/{}", f.rel_path), &**fs, &to)?,
                 _ => return Err(Error::new(ErrorKind::Unavailable, "there is no bucket")),
             }
         }
