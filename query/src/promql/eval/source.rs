@@ -266,83 +266,93 @@ fn instant(
     n: usize,
     s: &mut Scratch,
 ) -> Result<bool> {
-    let of = |t: i64, v: f64, st: i64, histogram: bool| -> Result<f64> {
-        Ok(match kind {
-            InstantKind::Value => v,
-            InstantKind::Timestamp => t as f64 / 1000.0,
-            InstantKind::StartTimestamp => st as f64 / 1000.0,
-            InstantKind::Info if histogram => return Err(Error::exec("info sample should be float")),
-            InstantKind::Info => t as f64,
-            InstantKind::Presence => 1.0,
-        })
-    };
-    let once = refs.once();
-    let at = refs.at(0);
-    let range = TimeRange::new(at.saturating_sub(ctx.lookback - 1), at);
-    if once && kind == InstantKind::Presence {
-        if sel.is_live(i, range, &mut s.buf)? {
-            ctx.read(1);
-            s.v.resize(n, 1.0);
-        }
-        return Ok(!s.v.is_empty());
-    }
-    if once && !stats_only {
-        let Some(x) = sel.newest(i, range, &mut s.buf)? else { return Ok(false) };
-        ctx.read(1);
-        if x.is_stale() {
-            return Ok(false);
-        }
-        if let (Some(h), InstantKind::Value) = (&x.h, kind) {
-            s.v.resize(n, ABSENT);
-            s.h.resize(n, Some(h.clone()));
-        } else {
-            s.v.resize(n, of(x.t, x.v, x.st, x.h.is_some())?);
-        }
-        return Ok(true);
+    if refs.once() && (!stats_only || kind == InstantKind::Presence) {
+        return instant_once(ctx, sel, i, refs.at(0), kind, n, s);
     }
     sel.read(i, refs.span(ctx.lookback - 1, 0), &mut s.buf)?;
-    let buf = &mut s.buf;
-    ctx.read(buf.len());
-    if buf.is_empty() {
+    ctx.read(s.buf.len());
+    if s.buf.is_empty() {
         return Ok(false);
     }
     if stats_only {
-        keep_stats(buf);
+        keep_stats(&mut s.buf);
     }
     s.v.resize(n, ABSENT);
-    if kind == InstantKind::Value && !buf.has_histograms() {
-        return Ok(instant_floats(buf, refs, ctx.lookback, &mut s.v));
+    if kind == InstantKind::Value && !s.buf.has_histograms() {
+        return Ok(instant_floats(&s.buf, refs, ctx.lookback, &mut s.v));
     }
-    let mut any = false;
-    let mut c = Cursor::default();
-    for step in 0..n {
+    instant_mixed(refs, ctx.lookback, kind, s)
+}
+
+/// What `kind` asks of a sample; NaN stands for the value of a histogram.
+fn told(kind: InstantKind, t: i64, v: f64, st: i64, histogram: bool) -> Result<f64> {
+    Ok(match kind {
+        InstantKind::Value => v,
+        InstantKind::Timestamp => t as f64 / 1000.0,
+        InstantKind::StartTimestamp => st as f64 / 1000.0,
+        InstantKind::Info if histogram => return Err(Error::exec("info sample should be float")),
+        InstantKind::Info => t as f64,
+        InstantKind::Presence => 1.0,
+    })
+}
+
+/// All steps look at one time: the newest sample is enough.
+fn instant_once(
+    ctx: &Context<'_>,
+    sel: &dyn SeriesSelection,
+    i: usize,
+    at: i64,
+    kind: InstantKind,
+    n: usize,
+    s: &mut Scratch,
+) -> Result<bool> {
+    let range = TimeRange::new(at.saturating_sub(ctx.lookback - 1), at);
+    if kind == InstantKind::Presence {
+        let live = sel.is_live(i, range, &mut s.buf)?;
+        if live {
+            ctx.read(1);
+            s.v.resize(n, 1.0);
+        }
+        return Ok(live);
+    }
+    let Some(x) = sel.newest(i, range, &mut s.buf)? else { return Ok(false) };
+    ctx.read(1);
+    if x.is_stale() {
+        return Ok(false);
+    }
+    if let (Some(h), InstantKind::Value) = (&x.h, kind) {
+        s.v.resize(n, ABSENT);
+        s.h.resize(n, Some(h.clone()));
+    } else {
+        s.v.resize(n, told(kind, x.t, x.v, x.st, x.h.is_some())?);
+    }
+    Ok(true)
+}
+
+/// The newest sample of each step, of either type; whether there is any.
+fn instant_mixed(refs: &Refs, lookback: i64, kind: InstantKind, s: &mut Scratch) -> Result<bool> {
+    let (buf, mut c, mut any) = (&s.buf, Cursor::default(), false);
+    for step in 0..s.v.len() {
         let at = refs.at(step);
-        c.slide(&buf.t, at.saturating_sub(ctx.lookback), at);
+        c.slide(&buf.t, at.saturating_sub(lookback), at);
         if c.is_empty() {
             continue;
         }
         let last = c.hi - 1;
-        let t = buf.t[last];
-        if let Some(h) = buf.histogram(last) {
-            if h.is_stale() {
-                continue;
-            }
-            if kind == InstantKind::Value {
+        let (t, v, st) = (buf.t[last], buf.v[last], buf.start(last));
+        match buf.histogram(last) {
+            Some(h) if h.is_stale() => continue,
+            None if is_stale(v) => continue,
+            Some(h) if kind == InstantKind::Value => {
                 if s.h.is_empty() {
-                    s.h.resize(n, None);
+                    s.h.resize(s.v.len(), None);
                 }
                 s.h[step] = Some(h.clone());
-            } else {
-                s.v[step] = of(t, f64::NAN, buf.start(last), true)?;
             }
-            any = true;
-            continue;
+            Some(_) => s.v[step] = told(kind, t, f64::NAN, st, true)?,
+            None => s.v[step] = told(kind, t, v, st, false)?,
         }
-        let v = buf.v[last];
-        if !is_stale(v) {
-            s.v[step] = if kind == InstantKind::Value { v } else { of(t, v, buf.start(last), false)? };
-            any = true;
-        }
+        any = true;
     }
     Ok(any)
 }
