@@ -1,5 +1,5 @@
 """Checks beside Prometheus itself."""
-import os, random, struct, subprocess, sys, time
+import os, random, re, struct, subprocess, sys, time
 
 import requests
 import snappy
@@ -154,7 +154,9 @@ def blocks_in_prometheus():
     at = str((now + 3_000_000) / 1000)
     assert "42.0" in cli("query", "fresh", "--time", at) and "30.0" in cli("query", "count({__name__=~'m_total|g'})", "--time", str((now + 900_000) / 1000))
     assert '"traces": []' in cli("query", "--traceql", "{}")
-    assert "level 1" in cli("blocks", "list") and "fine" in cli("blocks", "verify")
+    listed = cli("blocks", "list")
+    assert re.search(r"level 1  \d{4}-\d\d-\d\dT[\d:]{8}Z \.\. .*bucket, metrics/anonymous/", listed), listed
+    assert "fine" in cli("blocks", "verify")
     p = Prometheus("pblocks-prom")
     data = os.path.join(p.dir, "data")
     subprocess.run(["cp", "-r", os.path.join(s.dir, "bucket", "metrics", "anonymous"), data], check=True)

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use strandline_storage::metrics::MetricStore;
+use strandline_storage::metrics::{MetricStore, Place};
 use strandline_storage::traces::TraceStore;
 
 use super::progress::Progress;
@@ -90,39 +90,39 @@ fn verify(metrics: &MetricStore, traces: Option<&TraceStore>) -> Result<(), Stri
     if bad == 0 { Ok(()) } else { Err(format!("{bad} damaged blocks: {way_out}")) }
 }
 
+fn list(metrics: &MetricStore, traces: Option<&TraceStore>) {
+    let line = |ulid: &str, level: u32, times: [i64; 2], held: String, size_bytes: u64, place: &str| {
+        let [from, to] = times.map(utc);
+        say(&format!("{ulid}  level {level}  {from} .. {to}  {held}  {:>10}  {place}", format_size(size_bytes)));
+    };
+    for b in metrics.blocks() {
+        let m = &b.meta;
+        let held = format!("{:>10} series {:>12} samples", m.stats.num_series, m.stats.num_samples);
+        let place = match &b.place {
+            Place::Local(dir) => format!("local, {}", dir.display()),
+            Place::Bucket(prefix) => format!("bucket, {prefix}"),
+        };
+        line(&m.ulid, m.compaction.level, [m.min_time, m.max_time], held, m.size_bytes(), &place);
+    }
+    for b in traces.iter().flat_map(|t| t.blocks().to_vec()) {
+        let m = &b.meta;
+        let held = format!("{:>10} traces {:>12} spans  ", m.traces, m.spans);
+        let times = [m.min_start_unix_nano, m.max_start_unix_nano].map(|t| (t / 1_000_000) as i64);
+        line(&m.ulid, m.level, times, held, m.size_bytes, if b.staged { "local, to be uploaded" } else { "bucket" });
+    }
+}
+
+/// A time in words, to the second.
+fn utc(ms: i64) -> String {
+    chrono::DateTime::from_timestamp_millis(ms).map_or_else(|| ms.to_string(), |t| t.format("%Y-%m-%dT%H:%M:%SZ").to_string())
+}
+
 /// Runs it.
 pub fn run(c: BlocksCommand) -> Result<(), String> {
     match c {
         BlocksCommand::List(w) => {
             let (metrics, traces) = look(&w)?;
-            for b in metrics.blocks() {
-                let m = &b.meta;
-                say(&format!(
-                    "{}  level {}  {} .. {}  {:>10} series {:>12} samples  {:>10}  {:?}",
-                    m.ulid,
-                    m.compaction.level,
-                    m.min_time,
-                    m.max_time,
-                    m.stats.num_series,
-                    m.stats.num_samples,
-                    format_size(m.size_bytes()),
-                    b.place
-                ));
-            }
-            for b in traces.iter().flat_map(|t| t.blocks().to_vec()) {
-                let m = &b.meta;
-                say(&format!(
-                    "{}  level {}  {} .. {}  {:>10} traces {:>12} spans    {:>10}  {}",
-                    m.ulid,
-                    m.level,
-                    m.min_start_unix_nano / 1_000_000,
-                    m.max_start_unix_nano / 1_000_000,
-                    m.traces,
-                    m.spans,
-                    format_size(m.size_bytes),
-                    if b.staged { "local, to be uploaded" } else { "bucket" }
-                ));
-            }
+            list(&metrics, traces.as_ref());
             Ok(())
         }
         BlocksCommand::Verify(w) => {
