@@ -263,6 +263,40 @@ fn exemplars_and_metadata_of_a_failed_batch_are_in_the_log_once_it_was_sent_agai
     assert_eq!(s.metadata(Some("m")).unwrap().len(), 1);
 }
 
+/// A series that was idle was dropped, and came again under another id, while its exemplar still names the old one.
+#[test]
+fn an_exemplar_of_before_ends_no_running_sum() {
+    let w = World::new();
+    let mut s = w.open(false);
+    let send = |s: &MetricStore, t: i64, exemplar: bool| {
+        let mut b = BatchBuilder::default();
+        let k = b.series(&Labels::from_pairs([("__name__", "sum")]));
+        b.push(k, t, 0, Value::Delta(1.0));
+        if exemplar {
+            b.exemplar(k, Exemplar { labels: Labels::from_pairs([("trace_id", "1")]), t, v: 1.0 });
+        }
+        s.append(&b.finish()).unwrap().commit.wait().unwrap();
+    };
+    send(&s, T0, true);
+    s.flush().unwrap();
+    w.clock.advance(5 * HOUR);
+    append(&s, 1, T0 + 5 * HOUR);
+    s.flush().unwrap();
+    assert_eq!(s.stats().head.series, 1, "the sum is idle and gone");
+    for k in 0..4 {
+        send(&s, T0 + 5 * HOUR + k * 1000, false);
+        if k == 1 {
+            s.flush().unwrap();
+            s.close().unwrap();
+            s = w.open(false);
+        }
+    }
+    let sel = s.select(&SelectRequest::new(vec![Matcher::equal("__name__", "sum")], TimeRange::all())).unwrap();
+    let mut buf = SampleBuf::default();
+    sel.read(0, TimeRange::all(), &mut buf).unwrap();
+    assert_eq!(buf.v, [1.0, 1.0, 2.0, 3.0, 4.0]);
+}
+
 #[test]
 fn a_delete_without_an_end_spares_what_comes_later() {
     let w = World::new();

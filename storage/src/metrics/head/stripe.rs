@@ -422,13 +422,13 @@ impl Stripe {
         }
     }
 
-    /// In a replay: the series exists and bears this id. One that was dropped since comes again with another, and with no sum
-    /// of what was before.
+    /// In a replay: the series exists and bears this id. One that was dropped since comes again with a higher one, and with no
+    /// sum of what was before. An exemplar may still name it by the old one, which changes nothing.
     pub fn define(&mut self, index: u32, id: u64) {
         while self.series.len() <= index as usize {
             self.series.push(Series::default());
         }
-        let Some(s) = self.series.get_mut(index as usize) else { return };
+        let Some(s) = self.series.get_mut(index as usize).filter(|s| s.id < id) else { return };
         if s.id == 0 {
             *s = Series::new(id);
         }
