@@ -188,10 +188,27 @@ pub fn list(o: &TraceStoreOptions, bucket: &CachedBucket) -> Result<(Vec<Arc<Blo
 }
 
 /// Marks a block as to be removed; its objects stay for a while.
-pub fn mark(bucket: &Arc<dyn Bucket>, meta: &BlockMeta, by: &str, now_ms: i64) -> Result<()> {
-    let json = serde_json::json!({"version": 1, "ulid": meta.ulid, "deletion_time_ms": now_ms, "marked_by": by}).to_string();
+pub fn mark(o: &TraceStoreOptions, ulid: &str, now_ms: i64) -> Result<()> {
+    let json = serde_json::json!({"version": 1, "ulid": ulid, "deletion_time_ms": now_ms, "marked_by": o.writer_id}).to_string();
     // The first mark stands: whoever made it removes the block.
-    bucket.put_if_absent(&format!("{}{DELETION_MARK_FILE}", prefix(&meta.tenant, &meta.ulid)), json.into()).map(|_| ())
+    o.bucket.put_if_absent(&format!("{}{DELETION_MARK_FILE}", prefix(&o.tenant, ulid)), json.into()).map(|_| ())
+}
+
+/// Makes sure that half a block is never taken for a whole one and is removed. Its description may still be under way: of a
+/// request that was given up, or of a store that was closed meanwhile. So it is marked, and a mark stands before any
+/// description; where that was faster, the block is whole.
+pub fn reject_half(o: &TraceStoreOptions, ulid: &str, now_ms: i64) -> Result<()> {
+    let prefix = prefix(&o.tenant, ulid);
+    let is_whole = || match o.bucket.size(&format!("{prefix}{META_FILE}")) {
+        Ok(_) => Ok(true),
+        Err(e) if e.kind == ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e),
+    };
+    if is_whole()? {
+        return Ok(());
+    }
+    mark(o, ulid, now_ms)?;
+    if is_whole()? { o.bucket.delete(&format!("{prefix}{DELETION_MARK_FILE}")) } else { Ok(()) }
 }
 
 /// Removes a marked block: the description first, the mark last.

@@ -103,7 +103,7 @@ impl TraceStore {
         inner.synced_ms.store(now_ms, Ordering::Relaxed);
         // A merge that was cut short before it could mark what it had merged.
         for b in merged.iter().filter(|b| !b.staged && self.owns(&b.meta, now_ms)) {
-            blocks::mark(&o.bucket, &b.meta, &o.writer_id, now_ms)?;
+            blocks::mark(o, &b.meta.ulid, now_ms)?;
         }
         if !o.compaction {
             return Ok(());
@@ -184,7 +184,7 @@ impl TraceStore {
         let metas: Vec<_> = all.iter().filter(|b| self.owns(&b.meta, now_ms)).map(|b| &b.meta).collect();
         for ulid in super::compact::plan::expired(&metas, o.clock.past_ms(), o.retention_ms, o.retention_bytes) {
             let Some(b) = all.iter().find(|b| b.meta.ulid == ulid && !b.staged) else { continue };
-            blocks::mark(&o.bucket, &b.meta, &o.writer_id, now_ms)?;
+            blocks::mark(o, &b.meta.ulid, now_ms)?;
             self.replace(&[&ulid], None);
         }
         Ok(())

@@ -464,13 +464,16 @@ impl TraceStore {
                     return Ok(());
                 }
             }
-            // All that is pending is durable once the log has rotated; whoever waits for it finds it taken.
+            // All that is pending is decided once the log has rotated; whoever waits for it finds it taken. Nobody may wait any
+            // more for what failed, and it must not be taken for written.
             let floor = inner.wal.rotate().map_err(wal_error)?;
             let mut s = inner.state.write();
             let now = inner.options.clock.now_ms();
             s.pending_bytes = 0;
-            for (_, body) in std::mem::take(&mut s.pending) {
-                s.live.apply(body, now);
+            for (seq, body) in std::mem::take(&mut s.pending) {
+                if matches!(inner.wal.outcome(seq), Some(Ok(()))) {
+                    s.live.apply(body, now);
+                }
             }
             let live = std::mem::take(&mut s.live);
             if live.spans() > 0 {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::order::Order;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::traces::block::layout::Sampler;
 use crate::traces::block::meta::{META_FILE, SPANS_FILE};
 use crate::traces::block::survey::survey;
@@ -22,7 +22,7 @@ impl TraceStore {
 
     /// The same for who tidies up anyway.
     pub(in crate::traces) fn merge_all(&self, now_ms: i64, most: usize) -> Result<usize> {
-        self.end_merge_cut_short()?;
+        self.end_merge_cut_short(now_ms)?;
         for n in 0..most {
             let all = self.blocks();
             let metas: Vec<_> = all.iter().filter(|b| !b.staged && self.owns(&b.meta, now_ms)).map(|b| &b.meta).collect();
@@ -34,7 +34,7 @@ impl TraceStore {
             }
             self.0.check_open()?;
             for b in &inputs {
-                blocks::mark(&o.bucket, &b.meta, &o.writer_id, now_ms)?;
+                blocks::mark(o, &b.meta.ulid, now_ms)?;
             }
         }
         Ok(most)
@@ -49,14 +49,9 @@ impl TraceStore {
     }
 
     /// Without its description nobody reads a merged block, and nobody else would remove its spans.
-    fn end_merge_cut_short(&self) -> Result<()> {
+    fn end_merge_cut_short(&self, now_ms: i64) -> Result<()> {
         let Some(ulid) = self.0.maintenance.lock().merging.clone() else { return Ok(()) };
-        let (bucket, prefix) = (&self.options().bucket, blocks::prefix(&self.options().tenant, &ulid));
-        match bucket.size(&format!("{prefix}{META_FILE}")) {
-            Ok(_) => {}
-            Err(e) if e.kind == ErrorKind::NotFound => bucket.delete(&format!("{prefix}{SPANS_FILE}"))?,
-            Err(e) => return Err(e),
-        }
+        blocks::reject_half(self.options(), &ulid, now_ms)?;
         self.note_merge(None)
     }
 

@@ -1,7 +1,7 @@
 //! What is left behind by errands that fail, and by damage to what waits for its upload.
 
 use super::*;
-use crate::ErrorKind;
+use crate::{Error, ErrorKind};
 
 /// Folders of blocks on the disk that no manifest names.
 fn unnamed(rig: &Rig) -> Vec<String> {
@@ -115,4 +115,111 @@ fn half_an_upload_of_a_lost_machine_is_removed() {
         rig.clock.advance(3_600_000);
     }
     assert_eq!((left(&format!("{name}/")), left("")), (0, 2), "nothing else goes");
+}
+
+/// The sender went away, or has not looked yet, when the commit of its spans has failed.
+#[test]
+fn spans_of_a_failed_commit_are_in_no_block() {
+    let rig = Rig::new();
+    let store = rig.open();
+    put(&store, &[span(1, 1, NOW_MS)]);
+    let gone = store.append(&[span(2, 1, NOW_MS)]).unwrap();
+    let waiting = store.append(&[span(3, 1, NOW_MS)]).unwrap();
+    rig.fs.set_failing(Some(FaultKind::Eio));
+    assert!(store.flush_local().is_err());
+    drop(gone);
+    rig.fs.calm();
+    store.flush_local().unwrap();
+    assert_eq!((store.block_spans(), store.live_bytes()), (1, 0));
+    waiting.ticket.wait().unwrap_err();
+    // One whose sender went away and that was written counts, though nobody was told.
+    drop(store.append(&[span(4, 1, NOW_MS)]).unwrap());
+    store.flush_local().unwrap();
+    assert_eq!(store.block_spans(), 2);
+    drop(store);
+    assert_eq!(rig.open().block_spans(), 2);
+}
+
+/// A bucket that does what it is asked, but does not say so in time, and does it later.
+struct Late {
+    inner: LocalBucket,
+    /// Descriptions from now on, as they come.
+    held: std::sync::Mutex<Option<Vec<(String, bytes::Bytes)>>>,
+    fs: SimFs,
+}
+
+impl Bucket for Late {
+    fn name(&self) -> String {
+        "late".into()
+    }
+    fn put(&self, key: &str, content: bytes::Bytes) -> crate::Result<()> {
+        self.inner.put(key, content)
+    }
+    fn put_file(&self, key: &str, path: &Path) -> crate::Result<()> {
+        if let Some(held) = &mut *self.held.lock().unwrap()
+            && key.ends_with("meta.json")
+        {
+            held.push((key.to_owned(), self.fs.read(path).unwrap()));
+            return Err(Error::new(ErrorKind::Unavailable, "no answer in time"));
+        }
+        self.inner.put_file(key, path)
+    }
+    fn put_if_absent(&self, key: &str, content: bytes::Bytes) -> crate::Result<bool> {
+        self.inner.put_if_absent(key, content)
+    }
+    fn get(&self, key: &str) -> crate::Result<bytes::Bytes> {
+        self.inner.get(key)
+    }
+    fn get_range(&self, key: &str, offset: u64, len: usize) -> crate::Result<bytes::Bytes> {
+        self.inner.get_range(key, offset, len)
+    }
+    fn size(&self, key: &str) -> crate::Result<u64> {
+        self.inner.size(key)
+    }
+    fn list(&self, prefix: &str) -> crate::Result<Vec<crate::bucket::ObjectInfo>> {
+        self.inner.list(prefix)
+    }
+    fn list_folders(&self, prefix: &str) -> crate::Result<Vec<String>> {
+        self.inner.list_folders(prefix)
+    }
+    fn delete(&self, key: &str) -> crate::Result<()> {
+        self.inner.delete(key)
+    }
+}
+
+#[test]
+fn a_merged_blocks_description_that_comes_late_costs_nothing() {
+    for restarts in [false, true] {
+        let rig = Rig::new();
+        let mut o = rig.options().unwrap();
+        let late = Arc::new(Late {
+            inner: LocalBucket::open(o.fs.clone(), "/data/bucket").unwrap(),
+            held: Default::default(),
+            fs: rig.fs.clone(),
+        });
+        (o.bucket, o.compact_blocks) = (late.clone(), 2);
+        let mut store = TraceStore::open(o.clone()).unwrap();
+        let whole = |s: &TraceStore| (1..3u8).all(|id| names(s.trace(TraceId([id; 16])).unwrap()).len() == 1);
+        for id in 1..3u8 {
+            put(&store, &[span(id, id, NOW_MS)]);
+            store.flush().unwrap();
+        }
+        *late.held.lock().unwrap() = Some(Vec::new());
+        assert!(store.tend().is_err(), "the merged block has no description yet");
+        if restarts {
+            store.close().unwrap();
+            store = TraceStore::open(o).unwrap();
+        }
+        // The next turn begins anew, and fails too.
+        assert!(store.tend().is_err() && whole(&store));
+        let came = late.held.lock().unwrap().take().unwrap();
+        assert_eq!(came.len(), 2);
+        came.into_iter().for_each(|(key, content)| late.inner.put(&key, content).unwrap());
+        for _ in 0..4 {
+            store.tend().unwrap();
+            assert!(whole(&store) && whole(&rig.open()), "restarts: {restarts}");
+            rig.clock.advance(20 * 60_000);
+        }
+        assert_eq!(late.list_folders("traces/anonymous/").unwrap().len(), 1);
+    }
 }
