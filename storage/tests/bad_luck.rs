@@ -416,6 +416,37 @@ fn a_lost_block_that_was_given_up_is_missed_no_more() {
     }
 }
 
+/// The folder is another's from then on.
+#[test]
+fn a_closed_store_changes_nothing_any_more() {
+    let w = World::new();
+    let s = w.open(true);
+    append(&s, 20, T0);
+    s.flush().unwrap();
+    s.delete(TimeRange::all(), vec![Matcher::equal("job", "j1")]).unwrap();
+    append(&s, 20, T0 + 60_000);
+    s.close().unwrap();
+    let before = w.fs.files();
+    w.clock.advance(12 * HOUR);
+    let theirs = Path::new("/data/metrics/blocks").join(&s.blocks()[0].meta.ulid);
+    let done = [
+        s.flush_due(),
+        s.tend(),
+        s.flush(),
+        s.upload(),
+        s.delete(TimeRange::all(), vec![Matcher::equal("job", "j2")]),
+        s.clean_tombstones(),
+        s.compact(1).map(|_| ()),
+        s.snapshot().map(|_| ()),
+        s.import_block(&theirs, &[]).map(|_| ()),
+        s.handle(&Labels::from_pairs([("__name__", "m")])).map(|_| ()),
+    ];
+    done.iter().for_each(|d| assert_eq!(d.as_ref().map_err(|e| e.kind), Err(strandline_storage::ErrorKind::Closed), "{d:?}"));
+    assert_eq!(w.fs.files(), before);
+    assert_eq!(all(&s), 33);
+    assert_eq!(all(&w.open(true)), 33);
+}
+
 #[test]
 fn half_an_upload_of_samples_by_a_lost_machine_is_removed() {
     let w = World::new();

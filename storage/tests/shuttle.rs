@@ -231,3 +231,98 @@ fn what_failed_in_part_is_not_acknowledged() {
         }
     });
 }
+
+/// Whether a delete was asked for, and what it said.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Deleted {
+    No,
+    Maybe,
+    Yes,
+}
+
+/// Appends, flushes, merges, a delete and readers at once, on a disk of which calls fail now and then.
+#[test]
+fn all_at_once_on_a_bad_disk_nothing_is_lost_and_what_was_deleted_stays_so() {
+    in_many_orders(|| {
+        let (fs, clock) = (SimFs::new(), ManualClock::new(T0));
+        let s = open_on(&fs, &clock);
+        for k in 0..3 {
+            append_all(&s, &["a", "d"], T0 + k * STEP, k as f64).unwrap();
+            s.flush().unwrap();
+        }
+        append_all(&s, &["a", "d"], T0 + 3 * STEP, 3.0).unwrap();
+        // The range is over, and its blocks may be merged.
+        clock.advance(12 * 3_600_000);
+        let now = T0 + 12 * 3_600_000;
+        let acked = Arc::new(Mutex::new(Model::new()));
+        (0..4).for_each(|k| drop(acked.lock().entry("a".into()).or_default().insert(T0 + k * STEP, k as f64)));
+        let deleted = Arc::new(Mutex::new(Deleted::No));
+        let check = {
+            let (acked, deleted) = (acked.clone(), deleted.clone());
+            move |s: &MetricStore, when: &str| {
+                let (before, was) = (acked.lock().clone(), *deleted.lock());
+                let seen = everything(s);
+                assert!(within(&before, &seen), "{when}: acknowledged {before:?}, seen {seen:?}");
+                match (was, *deleted.lock()) {
+                    (Deleted::Yes, _) => assert!(!seen.contains_key("d"), "{when}: {seen:?}"),
+                    (_, Deleted::No) => assert_eq!(seen["d"].len(), 4, "{when}: {seen:?}"),
+                    _ => assert!(seen.get("d").is_none_or(|d| d.len() == 4), "{when}: {seen:?}"),
+                }
+            }
+        };
+        let spawn = |work: Box<dyn FnOnce(&MetricStore) + Send>| {
+            let s = s.clone();
+            thread::spawn(move || work(&s))
+        };
+        let threads = [
+            spawn(Box::new({
+                let acked = acked.clone();
+                move |s| {
+                    for k in 0..3 {
+                        if append_all(s, &["a", "b"], now + k * STEP, k as f64).is_ok() {
+                            let mut acked = acked.lock();
+                            ["a", "b"].into_iter().for_each(|n| drop(acked.entry(n.into()).or_default().insert(now + k * STEP, k as f64)));
+                        }
+                    }
+                }
+            })),
+            spawn(Box::new(|s| (0..2).for_each(|_| drop(s.flush())))),
+            spawn(Box::new(|s| {
+                let _may_fail = s.compact(2);
+                let _may_fail = s.clean_tombstones();
+            })),
+            spawn(Box::new({
+                let deleted = deleted.clone();
+                move |s| {
+                    *deleted.lock() = Deleted::Maybe;
+                    if s.delete(TimeRange::new(T0, T0 + 10 * STEP), vec![Matcher::equal("__name__", "d")]).is_ok() {
+                        *deleted.lock() = Deleted::Yes;
+                    }
+                }
+            })),
+        ];
+        let from_before = select(&s, MatchOp::Regex, ".+");
+        let then = read(&*from_before);
+        for _ in 0..3 {
+            check(&s, "meanwhile");
+            fs.fail_call(fs.calls() + 1 + number_below(12), FaultKind::Eio);
+            thread::yield_now();
+        }
+        threads.into_iter().for_each(|t| t.join().unwrap());
+        fs.calm();
+        check(&s, "in the end");
+        assert!(within(&then, &read(&*from_before)), "a reader loses nothing");
+        drop(from_before);
+        s.flush().unwrap();
+        while s.compact(1).unwrap() > 0 {}
+        s.clean_tombstones().unwrap();
+        check(&s, "tidied up");
+        drop(s);
+        check(&open_on(&fs, &clock), "after a restart");
+    });
+}
+
+fn number_below(n: u64) -> u64 {
+    use shuttle::rand::Rng;
+    shuttle::rand::thread_rng().gen_range(0..n)
+}

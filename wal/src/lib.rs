@@ -14,6 +14,7 @@ mod recover;
 #[doc(hidden)]
 pub mod sync;
 mod ticket;
+mod writer;
 
 pub use error::{WalError, WalErrorKind};
 pub use log::{Wal, WalStats};

@@ -6,21 +6,19 @@
 //! 3. When a commit fails, all that was queued behind it fails too: a later record may build on an earlier one.
 
 use std::collections::VecDeque;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::task::Waker;
-use std::time::Instant;
+use std::time::Duration;
 
 use crate::error::{WalError, WalErrorKind};
-use crate::format::{self, MAX_FRAME_BYTES, SEGMENT_HEADER_BYTES, SegmentHeader, put_frame, put_uvarint};
-use crate::fs::{FileWrite, Fs};
+use crate::format::{MAX_FRAME_BYTES, put_uvarint};
+use crate::fs::Fs;
 use crate::options::{SyncMode, WalOptions};
 use crate::recover::{RecoveryReport, Replay, recover};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::ticket::Ticket;
-
-/// So much is zeroed ahead of the frames: their syncs then write data alone, without the file's new length.
-const ROOM_BYTES: usize = 256 << 10;
+use crate::writer::{Writer, shrink};
 
 /// So many failed ranges are remembered for those who ask late.
 const MAX_FAILED: usize = 1024;
@@ -60,7 +58,7 @@ pub(crate) struct Shared {
     /// Signalled when the committer has work.
     work: Condvar,
     writer: Mutex<Writer>,
-    options: WalOptions,
+    pub(crate) options: WalOptions,
 }
 
 #[derive(Default)]
@@ -80,29 +78,11 @@ struct Queue {
     /// Why the last commit failed, if it did.
     failure: Option<WalError>,
     wanted: bool,
+    /// No record is taken any more.
     closed: bool,
+    /// Nothing is written any more either: what is undecided stays so.
+    ended: bool,
     stats: WalStats,
-}
-
-struct Segment {
-    number: u64,
-    len: u64,
-}
-
-struct Writer {
-    fs: Arc<dyn Fs>,
-    dir: PathBuf,
-    file: Option<Box<dyn FileWrite>>,
-    /// The segment being written, or the last one if there is no open file.
-    number: u64,
-    len: u64,
-    durable: u64,
-    /// How far the zeros reach that frames are written over.
-    room: u64,
-    sealed: VecDeque<Segment>,
-    taken: Vec<u8>,
-    frame: Vec<u8>,
-    unsynced: bool,
 }
 
 impl Wal {
@@ -114,22 +94,7 @@ impl Wal {
             fs.sync_dir(parent).map_err(|e| WalError::io("syncing the folder above the log", parent, &e))?;
         }
         let report = recover(&*fs, dir, true, replay)?;
-        let mut sealed: VecDeque<Segment> = report.segments.iter().map(|(number, len)| Segment { number: *number, len: *len }).collect();
-        let last = sealed.pop_back();
-        let (number, len) = last.map_or((0, 0), |s| (s.number, s.len));
-        let writer = Writer {
-            fs,
-            dir: dir.to_owned(),
-            file: None,
-            number,
-            len,
-            durable: len,
-            room: 0,
-            sealed,
-            taken: Vec::new(),
-            frame: Vec::new(),
-            unsynced: false,
-        };
+        let writer = Writer::new(fs, dir, &report.segments);
         let queue = Queue { next_seq: report.next_seq, decided: report.next_seq - 1, ..Queue::default() };
         let shared = Arc::new(Shared {
             queue: Mutex::new(queue),
@@ -214,14 +179,13 @@ impl Wal {
 
     /// Bytes of all segments.
     pub fn size_bytes(&self) -> u64 {
-        let w = self.0.shared.writer.lock();
-        w.len + w.sealed.iter().map(|s| s.len).sum::<u64>()
+        self.0.shared.writer.lock().size_bytes()
     }
 
     /// Bytes of buffers that the log holds in memory.
     pub fn memory_bytes(&self) -> usize {
         let w = self.0.shared.writer.lock();
-        w.taken.capacity() + w.frame.capacity() + self.0.shared.queue.lock().pending.capacity()
+        w.buffer_bytes() + self.0.shared.queue.lock().pending.capacity()
     }
 
     /// Counters since opening.
@@ -229,25 +193,33 @@ impl Wal {
         self.0.shared.queue.lock().stats
     }
 
-    /// Commits and syncs what is queued, ends the committer, refuses further appends. The log then says of itself where it
-    /// ended.
+    /// Refuses further appends, commits and syncs what is queued, ends the committer. The log then says of itself where it
+    /// ended, and not a byte is written behind that: whoever opens it next reads it to there.
     pub fn close(&self) -> Result<(), WalError> {
-        if self.0.shared.queue.lock().closed {
-            return Ok(());
-        }
+        let shared = &self.0.shared;
+        shared.queue.lock().closed = true;
         let done = self.sync();
-        self.0.stop();
-        if done.is_ok() {
-            let decided = self.0.shared.queue.lock().decided;
-            self.0.shared.writer.lock().vouch(decided + 1, &self.0.shared);
+        {
+            let mut w = shared.writer.lock();
+            let decided = shared.queue.lock().decided;
+            if done.is_ok() {
+                w.vouch(decided + 1, shared);
+            }
+            w.end();
         }
+        self.0.stop();
         done
     }
 }
 
 impl Handle {
     fn stop(&self) {
-        self.shared.queue.lock().closed = true;
+        let left = {
+            let mut q = self.shared.queue.lock();
+            (q.closed, q.ended) = (true, true);
+            std::mem::take(&mut q.wakers)
+        };
+        left.into_iter().for_each(|(_, w)| w.wake());
         self.shared.work.notify_all();
         self.shared.committed.notify_all();
         if let Some(t) = self.committer.lock().take() {
@@ -303,12 +275,18 @@ impl Shared {
         self.queue.lock().outcome(first, last)
     }
 
+    pub(crate) fn count_sync(&self, took: Duration) {
+        let mut q = self.queue.lock();
+        q.stats.syncs += 1;
+        q.stats.sync_nanos += took.as_nanos() as u64;
+    }
+
     pub(crate) fn poll(&self, first: u64, last: u64, waker: &Waker) -> Option<Result<(), WalError>> {
         let mut q = self.queue.lock();
         if let Some(r) = q.outcome(first, last) {
             return Some(r);
         }
-        if q.closed {
+        if q.ended {
             return Some(Err(WalError::new(WalErrorKind::Closed, "the log was closed before the commit")));
         }
         match q.wakers.iter_mut().find(|(s, w)| *s == last && w.will_wake(waker)) {
@@ -334,7 +312,7 @@ impl Shared {
                         return r;
                     }
                     // Woken by the leader of the moment; the timeout covers a leader that ended between the two checks.
-                    self.committed.wait_for(&mut q, std::time::Duration::from_millis(1));
+                    self.committed.wait_for(&mut q, Duration::from_millis(1));
                 }
             }
         }
@@ -410,13 +388,6 @@ impl Shared {
     }
 }
 
-/// Buffers that one large commit blew up are given back.
-fn shrink(buf: &mut Vec<u8>) {
-    if buf.capacity() > 1 << 20 {
-        *buf = Vec::new();
-    }
-}
-
 impl Queue {
     /// What became of the records from `first` to `last`: the first failure among them, once all are decided.
     fn outcome(&self, first: u64, last: u64) -> Option<Result<(), WalError>> {
@@ -462,138 +433,5 @@ impl Queue {
         self.wakers = rest;
         let done: Vec<(u64, Waker)> = done;
         done.into_iter().map(|(_, w)| w).collect()
-    }
-}
-
-impl Writer {
-    fn path(&self, number: u64) -> PathBuf {
-        self.dir.join(format::file_name(number))
-    }
-
-    fn write_frame(&mut self, first_seq: u64, count: u32, shared: &Shared) -> Result<u64, WalError> {
-        if self.file.is_some() && self.len >= shared.options.segment_size_bytes {
-            self.sync_now(shared)?;
-            self.seal();
-        }
-        if self.file.is_none() {
-            self.open_segment(first_seq)?;
-        }
-        self.frame.clear();
-        let n = put_frame(&mut self.frame, self.number, first_seq, count, self.durable, &self.taken) as u64;
-        let path = self.path(self.number);
-        // `open_segment` has set it.
-        let Some(file) = self.file.as_mut() else { return Err(WalError::new(WalErrorKind::Closed, "no segment is open")) };
-        if let Err(e) = file.write_all(&self.frame) {
-            self.poison();
-            return Err(WalError::io("writing to the log", &path, &e));
-        }
-        self.unsynced = true;
-        if shared.options.sync == SyncMode::Always {
-            let end = self.len + n;
-            if end > self.room {
-                // Without room all is as right, only slower: the disk may be nearly full.
-                self.room = file.make_room(ROOM_BYTES).map_or(0, |()| end + ROOM_BYTES as u64);
-            }
-            let good = self.len;
-            self.len += n;
-            if let Err(e) = self.sync_now(shared) {
-                self.len = good;
-                return Err(e);
-            }
-        } else {
-            self.len += n;
-        }
-        shrink(&mut self.frame);
-        Ok(n)
-    }
-
-    fn sync_now(&mut self, shared: &Shared) -> Result<(), WalError> {
-        if !self.unsynced {
-            return Ok(());
-        }
-        let path = self.path(self.number);
-        let Some(file) = self.file.as_mut() else { return Ok(()) };
-        let start = Instant::now();
-        if let Err(e) = file.sync() {
-            self.poison();
-            return Err(WalError::io("syncing the log", &path, &e));
-        }
-        self.unsynced = false;
-        self.durable = self.len;
-        let mut q = shared.queue.lock();
-        q.stats.syncs += 1;
-        q.stats.sync_nanos += start.elapsed().as_nanos() as u64;
-        Ok(())
-    }
-
-    /// A frame without records says that all before it is durable: damage to the last one is then told from a torn tail.
-    /// Best effort, since nothing but that depends on it.
-    fn vouch(&mut self, next_seq: u64, shared: &Shared) {
-        let Some(file) = self.file.as_mut() else { return };
-        if self.durable != self.len || self.len == SEGMENT_HEADER_BYTES as u64 {
-            return;
-        }
-        self.frame.clear();
-        let n = put_frame(&mut self.frame, self.number, next_seq, 0, self.durable, &[]) as u64;
-        if file.write_all(&self.frame).is_err() {
-            return self.poison();
-        }
-        self.unsynced = true;
-        self.len += n;
-        let _ = self.sync_now(shared);
-    }
-
-    /// After a failed write or sync the operating system may have dropped the pages: the file takes nothing more.
-    fn poison(&mut self) {
-        self.file = None;
-        self.unsynced = false;
-    }
-
-    fn seal(&mut self) {
-        self.file = None;
-        self.unsynced = false;
-    }
-
-    fn open_segment(&mut self, first_seq: u64) -> Result<(), WalError> {
-        let number = self.number + 1;
-        let path = self.path(number);
-        let header = SegmentHeader { number, first_seq, previous_len: self.len };
-        let create = || {
-            let mut f = self.fs.create(&path)?;
-            f.write_all(&header.encode())?;
-            f.sync()?;
-            self.fs.sync_dir(&self.dir)?;
-            std::io::Result::Ok(f)
-        };
-        let f = create().map_err(|e| WalError::io("starting a log segment", &path, &e))?;
-        if self.number > 0 && self.len > 0 {
-            self.sealed.push_back(Segment { number: self.number, len: self.len });
-        }
-        self.file = Some(f);
-        self.number = number;
-        self.len = SEGMENT_HEADER_BYTES as u64;
-        self.durable = self.len;
-        self.room = 0;
-        Ok(())
-    }
-
-    fn truncate_before(&mut self, segment: u64) -> Result<(), WalError> {
-        let mut removed = false;
-        while self.sealed.front().is_some_and(|s| s.number < segment) {
-            let Some(s) = self.sealed.pop_front() else { break };
-            let path = self.path(s.number);
-            match self.fs.remove_file(&path) {
-                Ok(()) => removed = true,
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-                Err(e) => {
-                    self.sealed.push_front(s);
-                    return Err(WalError::io("removing a log segment", &path, &e));
-                }
-            }
-        }
-        if removed {
-            self.fs.sync_dir(&self.dir).map_err(|e| WalError::io("syncing the log folder", &self.dir, &e))?;
-        }
-        Ok(())
     }
 }

@@ -355,6 +355,24 @@ fn tickets_are_futures() {
     }
 }
 
+/// The folder is another's then: not a byte may come behind what that one has read.
+#[test]
+fn a_closed_log_writes_nothing_any_more() {
+    let fs = SimFs::new();
+    let (old, _, _) = open(&fs, 1 << 20);
+    old.append(&record(0)).unwrap().wait().unwrap();
+    old.close().unwrap();
+    let (new, _, _) = open(&fs, 1 << 20);
+    new.append(&record(1)).unwrap().wait().unwrap();
+    let before = fs.files();
+    assert!(old.append(&record(2)).is_err() && old.rotate().is_err());
+    old.close().unwrap();
+    assert_eq!(fs.files(), before);
+    new.append(&record(3)).unwrap().wait().unwrap();
+    drop(new);
+    assert_eq!(open(&fs, 1 << 20).2, [0, 1, 3].map(record));
+}
+
 #[test]
 fn other_sync_modes_keep_what_the_process_wrote() {
     for sync in [SyncMode::Never, SyncMode::Interval(std::time::Duration::from_millis(1))] {

@@ -151,3 +151,38 @@ fn rotation_and_close_lose_nothing() {
         orders(),
     );
 }
+
+/// Whoever opens the log behind a close finds what was acknowledged, also to those whose records were on their way.
+#[test]
+fn what_a_close_meets_is_written_before_it_or_not_acknowledged() {
+    shuttle::check_random(
+        || {
+            let fs = SimFs::new();
+            let wal = open(&fs, &mut |_, _| {});
+            let closing = {
+                let (wal, fs) = (wal.clone(), fs.clone());
+                thread::spawn(move || {
+                    wal.close().unwrap();
+                    let mut there = BTreeMap::new();
+                    let next = open(&fs, &mut |seq, r| drop(there.insert(seq, r.to_vec())));
+                    next.append(b"next").unwrap().wait().unwrap();
+                    there
+                })
+            };
+            let rotating = {
+                let wal = wal.clone();
+                thread::spawn(move || drop(wal.rotate()))
+            };
+            let told = appended(&wal);
+            let there = closing.join().unwrap();
+            rotating.join().unwrap();
+            let last = durable(&fs);
+            for (seq, (record, done)) in &told {
+                assert!(!done || there.get(seq) == Some(record), "{seq}: told {told:?}, there {there:?}");
+                assert!(!done || last.get(seq) == Some(record), "{seq}: told {told:?}, in the end {last:?}");
+            }
+            assert!(last.values().any(|r| r == b"next"));
+        },
+        orders(),
+    );
+}

@@ -28,7 +28,7 @@ impl MetricStore {
     /// no bucket.
     pub fn flush(&self) -> Result<()> {
         let _alone = self.0.flushing.lock();
-        self.check_writable()?;
+        self.check_open()?;
         let head = &self.0.head;
         let cut = head.cut()?;
         let mut written = Vec::new();

@@ -35,7 +35,7 @@ impl MetricStore {
     ///
     /// Memory: the labels of all its series, if it has external labels; else of a series at a time.
     pub fn import_block(&self, dir: &Path, without: &[String]) -> Result<Imported> {
-        self.check_writable()?;
+        self.check_open()?;
         let fs = &self.0.options.fs;
         let path = dir.join(META);
         let json = match fs.read(&path) {
@@ -67,7 +67,7 @@ impl MetricStore {
     /// As [`MetricStore::import_block`], of a block whose objects in a bucket begin with `prefix`, which ends in `/`. Its
     /// files are copied first, into `import` of the data folder.
     pub fn import_from(&self, bucket: &dyn Bucket, prefix: &str, without: &[String]) -> Result<Imported> {
-        self.check_writable()?;
+        self.check_open()?;
         let get = |name: &str| match bucket.get(&format!("{prefix}{name}")) {
             Ok(b) => Ok(Some(b)),
             Err(e) if e.kind == ErrorKind::NotFound => Ok(None),

@@ -250,7 +250,7 @@ impl MetricStore {
 
     /// A handle for fast appends to one series.
     pub fn handle(&self, labels: &Labels) -> Result<SeriesHandle> {
-        self.check_writable()?;
+        self.check_open()?;
         self.0.head.handle(labels)
     }
 
@@ -477,7 +477,7 @@ impl MetricStore {
         if matchers.iter().all(|m| m.matches_empty()) {
             return Err(Error::invalid("a delete needs a matcher that does not match the empty string"));
         }
-        self.check_writable()?;
+        self.check_open()?;
         let now_ms = self.0.options.clock.now_ms();
         let max_ms = if range.max_ms > now_ms { self.newest_beyond(now_ms, &matchers)?.min(range.max_ms) } else { range.max_ms };
         if range.min_ms > max_ms {
@@ -486,8 +486,11 @@ impl MetricStore {
         let range = TimeRange::new(range.min_ms, max_ms);
         let ulid = self.new_ulid();
         let d = Delete::new(ulid, range, matchers);
-        self.keep_delete(&d.spec)?;
         {
+            // A close waits for it: a delete that comes later would be written into another's folder, who does not know it.
+            let _manifest = self.0.manifest.lock();
+            self.check_open()?;
+            self.keep_delete(&d.spec)?;
             let mut v = self.0.version.write();
             let mut next = (**v).clone();
             next.deletes.push(Arc::new(d));

@@ -48,7 +48,7 @@ impl MetricStore {
     /// Spills, flushes and gives back memory, where that is due. Waits for no bucket: whoever keeps threads calls it from
     /// another than [`MetricStore::tend`].
     pub fn flush_due(&self) -> Result<()> {
-        self.check_writable()?;
+        self.check_open()?;
         self.0.head.apply_decided();
         let spilled = self.0.head.spill(self.0.options.spill_bytes);
         self.collect();
@@ -59,7 +59,7 @@ impl MetricStore {
     /// Upkeep but for flushes: merges, retention, the bucket. One that fails keeps none of the others from being run: what
     /// retention removes may be the room that a merge lacks. The first failure is returned.
     pub fn tend(&self) -> Result<()> {
-        self.check_writable()?;
+        self.check_open()?;
         let mut work = self.0.work.lock();
         let mut merged = Ok(());
         if self.0.options.compaction {
@@ -171,7 +171,7 @@ impl MetricStore {
 
     /// Uploads everything that is not in the bucket yet; the error says what failed. For `flush` on request.
     pub fn upload(&self) -> Result<()> {
-        self.check_writable()?;
+        self.check_open()?;
         let mut work = self.0.work.lock();
         if self.0.options.bucket.is_none() {
             return Ok(());

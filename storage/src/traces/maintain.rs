@@ -20,7 +20,7 @@ impl TraceStore {
     /// threads calls [`TraceStore::flush_due`] from another.
     pub fn tend(&self) -> Result<()> {
         let inner = &self.0;
-        inner.check_writable()?;
+        inner.check_open()?;
         let _tidying = inner.tidying.lock();
         let now = inner.options.clock.now_ms();
         let mut first = self.refresh(now);

@@ -433,14 +433,13 @@ impl TraceStore {
 
     /// Cuts all live spans to blocks in the data folder, whatever the bucket is at. Upkeep uploads them.
     pub fn flush_local(&self) -> Result<()> {
-        self.0.check_writable()?;
         self.cut(&mut self.0.maintenance.lock())
     }
 
     /// Cuts live spans once there are enough of them, or the oldest has waited long enough.
     pub fn flush_due(&self) -> Result<()> {
         let inner = &self.0;
-        inner.check_writable()?;
+        inner.check_open()?;
         let mut manifest = inner.maintenance.lock();
         let now = inner.options.clock.now_ms();
         let due = {

@@ -46,7 +46,7 @@ impl MetricStore {
     /// Runs compactions until there is nothing to do, at most `most`, without waiting for senders that may be catching up.
     /// Gives how many ran.
     pub fn compact(&self, most: usize) -> Result<usize> {
-        self.check_writable()?;
+        self.check_open()?;
         let mut work = self.0.work.lock();
         let mut n = 0;
         while n < most && self.compact_once(&mut work, 0)? {
@@ -285,6 +285,7 @@ impl<'a> Cursor<'a> {
 impl MetricStore {
     /// Rewrites every block of ours that a delete still concerns.
     pub fn clean_tombstones(&self) -> Result<()> {
+        self.check_open()?;
         let mut work = self.0.work.lock();
         self.flush()?;
         while let Some(b) = self.plan_blocks().into_iter().find(|b| b.ours && b.pending_deletes > 0) {
@@ -295,6 +296,7 @@ impl MetricStore {
 
     /// Copies (by hard link) every block into `snapshots/<name>` of the data folder, after a flush. Gives the name.
     pub fn snapshot(&self) -> Result<String> {
+        self.check_open()?;
         let _alone = self.0.work.lock();
         self.flush()?;
         let name = self.new_ulid();
