@@ -56,7 +56,7 @@ impl Engine {
     /// As [`Engine::open`], telling how far the replay of the metric log is.
     pub fn open_with(options: EngineOptions, progress: &mut dyn FnMut(ReplayProgress)) -> Result<Self> {
         let (fs, dir) = (options.metrics.fs.clone(), options.metrics.dir.clone());
-        fs.create_dir_all(&dir).map_err(|e| Error::io("creating the data folder", &dir, e))?;
+        fs.create_dir_durably(&dir).map_err(|e| Error::io("creating the data folder", &dir, e))?;
         let lock = take_lock(&fs, &dir)?;
         check_version(&fs, &dir)?;
         let metrics = MetricStore::open_with(options.metrics, progress)?;

@@ -105,7 +105,7 @@ pub(crate) fn load<T: DeserializeOwned>(fs: &Arc<dyn Fs>, path: &Path) -> Result
 pub(crate) fn put_aside(fs: &Arc<dyn Fs>, folder: &Path, into: &Path) -> Result<()> {
     let Some(name) = folder.file_name().filter(|_| fs.exists(folder)) else { return Ok(()) };
     let to = into.join(name);
-    let moved = fs.create_dir_all(into).and_then(|()| fs.rename(folder, &to)).and_then(|()| fs.sync_dir(into));
+    let moved = fs.create_dir_durably(into).and_then(|()| fs.rename(folder, &to)).and_then(|()| fs.sync_dir(into));
     moved.map_err(|e| Error::io("putting a folder aside", &to, e))
 }
 

@@ -12,7 +12,7 @@ use strandline_storage::metrics::{MetricOptions, MetricStore};
 use strandline_storage::model::{Exemplar, Labels, Matcher, MetricMetadata, TimeRange};
 use strandline_storage::read::{SampleBuf, SelectRequest, SeriesSource};
 use strandline_wal::WalOptions;
-use strandline_wal::fs::{DirEntry, FaultKind, FileRead, FileWrite, Fs, SimFs};
+use strandline_wal::fs::{CrashStyle, DirEntry, FaultKind, FileRead, FileWrite, Fs, SimFs};
 
 type Happening = (&'static str, Box<dyn FnOnce() + Send>);
 
@@ -413,6 +413,25 @@ fn a_lost_block_that_was_given_up_is_missed_no_more() {
         assert!(whole(&s));
         assert_eq!(count(&s, Matcher::equal("__name__", "m")), 5);
         assert_eq!(w.fs.exists(&Path::new("/data/given-up").join(&lost)), !gone);
+    }
+}
+
+/// What is durable in a folder is lost with the folder's name.
+#[test]
+fn a_delete_and_a_snapshot_right_after_the_first_start_outlive_a_power_loss() {
+    for snapshot in [false, true] {
+        let w = World::new();
+        let s = w.open(false);
+        append(&s, 20, T0);
+        s.delete(TimeRange::all(), vec![Matcher::equal("job", "j1")]).unwrap();
+        if snapshot {
+            s.snapshot().unwrap();
+        }
+        let copied = || w.fs.files().into_iter().filter(|(p, _)| p.starts_with("/data/snapshots")).collect::<Vec<_>>();
+        let before = copied();
+        w.fs.restart(CrashStyle::LoseUnsynced, 1);
+        assert_eq!(copied(), before);
+        assert_eq!(all(&w.open(false)), 13, "snapshot: {snapshot}");
     }
 }
 

@@ -101,6 +101,20 @@ fn a_mixed_workload_crashed_at_every_sync_loses_nothing_acknowledged() {
 }
 
 #[test]
+fn what_a_new_folder_below_a_new_one_acknowledges_outlives_a_power_loss() {
+    let (fs, clock) = (SimFs::new(), ManualClock::new(T0));
+    let open = || open(&fs, &clock, |o| (o.metrics.dir, o.traces.dir) = ("/data/tenants/x".into(), "/data/tenants/x".into())).unwrap();
+    let e = open();
+    sample(&e, T0, 1.0).unwrap();
+    span(&e, 1, T0).unwrap();
+    fs.restart(CrashStyle::LoseUnsynced, 1);
+    drop(e);
+    let e = open();
+    assert_eq!(samples(&e), [(T0, 1.0)]);
+    assert!(e.traces().trace(TraceId([1; 16])).unwrap().is_some());
+}
+
+#[test]
 fn upkeep_flushes_by_size_and_by_time() {
     for by_size in [true, false] {
         let (fs, clock) = (SimFs::new(), ManualClock::new(T0));

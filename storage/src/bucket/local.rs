@@ -1,5 +1,6 @@
 //! A bucket that is a folder: objects are files, published by link or rename, so that no byte is written twice.
 
+use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::io::ErrorKind as Io;
@@ -7,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use strandline_wal::fs::Fs;
 
 use super::{Bucket, ObjectInfo};
@@ -17,14 +19,19 @@ use crate::error::{Error, Result};
 pub struct LocalBucket {
     fs: Arc<dyn Fs>,
     root: PathBuf,
+    /// Folders whose names are known to be durable. One that is there may have been made by a call that failed behind it.
+    durable: Arc<Mutex<HashSet<PathBuf>>>,
 }
+
+/// So many folders are remembered; others are synced once more.
+const MAX_DURABLE: usize = 4096;
 
 impl LocalBucket {
     /// Opens the folder, creating it if need be.
     pub fn open(fs: Arc<dyn Fs>, root: impl Into<PathBuf>) -> Result<Self> {
         let root = root.into();
-        fs.create_dir_all(&root).map_err(|e| Error::io("creating the bucket folder", &root, e))?;
-        Ok(LocalBucket { fs, root })
+        fs.create_dir_durably(&root).map_err(|e| Error::io("creating the bucket folder", &root, e))?;
+        Ok(LocalBucket { fs, root, durable: Arc::default() })
     }
 
     fn path(&self, key: &str) -> PathBuf {
@@ -34,13 +41,22 @@ impl LocalBucket {
     fn prepare(&self, key: &str) -> Result<PathBuf> {
         let p = self.path(key);
         let dir = p.parent().unwrap_or(&self.root);
-        if !self.fs.exists(dir) {
-            self.fs.create_dir_all(dir).map_err(|e| Error::io("creating a bucket folder", dir, e))?;
-            // The names of all new folders must survive, up to the root.
-            for d in dir.ancestors().skip(1).take_while(|d| d.starts_with(&self.root)) {
-                self.fs.sync_dir(d).map_err(|e| Error::io("syncing a bucket folder", d, e))?;
-            }
+        let there = self.fs.exists(dir);
+        if there && self.durable.lock().contains(dir) {
+            return Ok(p);
         }
+        if !there {
+            self.fs.create_dir_all(dir).map_err(|e| Error::io("creating a bucket folder", dir, e))?;
+        }
+        // The names of all folders must survive, up to the root.
+        for d in dir.ancestors().skip(1).take_while(|d| d.starts_with(&self.root)) {
+            self.fs.sync_dir(d).map_err(|e| Error::io("syncing a bucket folder", d, e))?;
+        }
+        let mut durable = self.durable.lock();
+        if durable.len() >= MAX_DURABLE {
+            durable.clear();
+        }
+        durable.insert(dir.to_owned());
         Ok(p)
     }
 
@@ -237,5 +253,25 @@ mod tests {
             assert_eq!(fs.files(), before, "{call}");
         }
         assert!(b.put_if_absent("d/2", content()).unwrap() && !b.put_if_absent("d/2", content()).unwrap());
+    }
+
+    #[test]
+    fn an_object_that_was_put_is_there_after_a_power_loss_whatever_failed_before() {
+        for call in 1.. {
+            let fs = SimFs::new();
+            let b = LocalBucket::open(Arc::new(fs.clone()), "/b").unwrap();
+            let end = fs.calls() + call;
+            fs.fail_call(end, FaultKind::Eio);
+            let put = || b.put("m/t/X/chunks/1", Bytes::from_static(b"abc"));
+            let done = put();
+            if done.is_err() {
+                put().unwrap();
+            }
+            fs.restart(strandline_wal::fs::CrashStyle::LoseUnsynced, 1);
+            assert_eq!(b.get("m/t/X/chunks/1").unwrap(), "abc", "call {call}: {done:?}");
+            if fs.calls() < end {
+                break;
+            }
+        }
     }
 }

@@ -131,7 +131,10 @@ impl MetricStore {
     pub fn open_with(options: MetricOptions, progress: &mut dyn FnMut(ReplayProgress)) -> Result<Self> {
         let fs = options.fs.clone();
         let dir = options.dir.join("metrics");
-        fs.create_dir_all(&dir).map_err(|e| Error::io("creating the metrics folder", &dir, e))?;
+        // What is durable in a folder is lost with the folder's name: all of them are there before theirs are synced.
+        for d in [options.dir.join("wal"), dir.join("deletes")] {
+            fs.create_dir_all(&d).map_err(|e| Error::io("creating a folder of the metrics", &d, e))?;
+        }
         fs.sync_dir(&options.dir).map_err(|e| Error::io("syncing the data folder", &options.dir, e))?;
         let manifest = Manifest::load(&fs, &dir)?;
         remove_strays(&fs, &dir.join("blocks"), &manifest)?;
@@ -522,9 +525,7 @@ impl MetricStore {
     }
 
     fn load_deletes(&self) -> Result<()> {
-        let (fs, dir) = (&self.0.options.fs, self.deletes_dir());
-        fs.create_dir_all(&dir).map_err(|e| Error::io("creating the folder of deletes", &dir, e))?;
-        let all = self.read_deletes(&dir)?.into_iter().map(Arc::new).collect();
+        let all = self.read_deletes(&self.deletes_dir())?.into_iter().map(Arc::new).collect();
         let mut v = self.0.version.write();
         let mut next = (**v).clone();
         next.deletes = all;

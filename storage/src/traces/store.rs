@@ -199,7 +199,9 @@ impl TraceStore {
     pub fn open(options: TraceStoreOptions) -> Result<TraceStore> {
         let fs = options.fs.clone();
         let dir = options.dir.join("traces");
-        fs.create_dir_all(&dir).map_err(|e| Error::io("creating a folder", &dir, e))?;
+        for d in [&dir, &options.dir.join("wal")] {
+            fs.create_dir_all(d).map_err(|e| Error::io("creating a folder", d, e))?;
+        }
         fs.sync_dir(&options.dir).map_err(|e| Error::io("syncing a folder", &options.dir, e))?;
         let manifest = Manifest::load(&fs, &dir)?;
         let cache = options.cache.clone().unwrap_or_else(|| Arc::new(RangeCache::new(DEFAULT_CACHE_BYTES)));

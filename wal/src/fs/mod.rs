@@ -23,6 +23,13 @@ pub use sim::{CrashStyle, FaultKind, SimFs};
 pub trait Fs: Send + Sync + 'static {
     /// Creates a folder and those above it.
     fn create_dir_all(&self, dir: &Path) -> io::Result<()>;
+    /// The same, and makes the names of those durable that were missing.
+    fn create_dir_durably(&self, dir: &Path) -> io::Result<()> {
+        let missing = dir.ancestors().take_while(|d| !d.as_os_str().is_empty() && !self.exists(d)).count();
+        self.create_dir_all(dir)?;
+        let parents = dir.ancestors().skip(1).take(missing);
+        parents.map(|d| if d.as_os_str().is_empty() { Path::new(".") } else { d }).try_for_each(|d| self.sync_dir(d))
+    }
     /// Creates a file, or empties an existing one.
     fn create(&self, path: &Path) -> io::Result<Box<dyn FileWrite>>;
     /// Opens a file for reading.

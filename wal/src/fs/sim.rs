@@ -4,6 +4,7 @@
 //! unsynced directory entries lost, ENOSPC and EIO on the Nth call, a full disk, bit flips.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -68,13 +69,21 @@ impl File {
 
 type FileRef = Arc<Mutex<File>>;
 
+/// What a folder holds, by name; folders by their numbers.
+#[derive(Default)]
+struct Names {
+    files: BTreeMap<OsString, FileRef>,
+    dirs: BTreeMap<OsString, u64>,
+}
+
 #[derive(Default)]
 struct State {
-    /// Names as the process sees them.
+    /// Names as the process sees them. A folder keeps its number when it is renamed.
     live: BTreeMap<PathBuf, FileRef>,
-    /// Names that survive a crash.
-    durable: BTreeMap<PathBuf, FileRef>,
-    dirs: BTreeMap<PathBuf, bool>,
+    dirs: BTreeMap<PathBuf, u64>,
+    dirs_made: u64,
+    /// Names that survive a crash, if that of their folder does, by its number.
+    durable: BTreeMap<u64, Names>,
     syncs: u64,
     calls: u64,
     crash_at_sync: Option<u64>,
@@ -83,6 +92,51 @@ struct State {
     failing: Option<FaultKind>,
     locks: std::collections::BTreeSet<PathBuf>,
     generation: u64,
+}
+
+impl State {
+    /// Makes what is missing of a folder and those above it; gives its number. What lies right in the disk's own folder was
+    /// there before.
+    fn make_dirs(&mut self, dir: &Path) -> u64 {
+        if let Some(number) = self.dirs.get(dir) {
+            return *number;
+        }
+        let above = dir.parent().map(|p| (self.make_dirs(p), p.parent().is_none()));
+        self.dirs_made += 1;
+        let number = self.dirs_made;
+        self.dirs.insert(dir.to_owned(), number);
+        if let (Some((above, true)), Some(name)) = (above, dir.file_name()) {
+            self.durable.entry(above).or_default().dirs.insert(name.to_owned(), number);
+        }
+        number
+    }
+
+    fn names_in(&self, dir: &Path) -> Names {
+        let name = |p: &Path| if p.parent() == Some(dir) { p.file_name().map(|n| n.to_owned()) } else { None };
+        Names {
+            files: self.live.iter().filter_map(|(p, f)| Some((name(p)?, f.clone()))).collect(),
+            dirs: self.dirs.iter().filter_map(|(d, n)| Some((name(d)?, *n))).collect(),
+        }
+    }
+
+    fn all_names_are_durable(&mut self) {
+        let parents: Vec<PathBuf> = self.live.keys().filter_map(|p| p.parent().map(Path::to_owned)).collect();
+        parents.iter().for_each(|d| _ = self.make_dirs(d));
+        self.durable = self.dirs.iter().map(|(d, n)| (*n, self.names_in(d))).collect();
+    }
+
+    /// What lies in a folder is lost with the folder's own name.
+    fn lose_names(&mut self) {
+        let mut left: Vec<(PathBuf, u64)> = self.dirs.iter().filter(|(d, _)| d.parent().is_none()).map(|(d, n)| (d.clone(), *n)).collect();
+        (self.live, self.dirs) = Default::default();
+        while let Some((dir, number)) = left.pop() {
+            if let Some(names) = self.durable.get(&number) {
+                self.live.extend(names.files.iter().map(|(name, f)| (dir.join(name), f.clone())));
+                left.extend(names.dirs.iter().map(|(name, n)| (dir.join(name), *n)));
+            }
+            self.dirs.insert(dir, number);
+        }
+    }
 }
 
 /// The simulated file system; clones share the same disk.
@@ -150,7 +204,9 @@ impl SimFs {
         let s = self.0.lock();
         let anew = |f: &FileRef| Arc::new(Mutex::new(f.lock().clone()));
         let live: BTreeMap<PathBuf, FileRef> = s.live.iter().map(|(p, f)| (p.clone(), anew(f))).collect();
-        SimFs(Arc::new(Mutex::new(State { durable: live.clone(), live, dirs: s.dirs.clone(), ..State::default() })))
+        let mut copy = State { live, dirs: s.dirs.clone(), dirs_made: s.dirs_made, ..State::default() };
+        copy.all_names_are_durable();
+        SimFs(Arc::new(Mutex::new(copy)))
     }
     /// All files with their sizes.
     pub fn files(&self) -> Vec<(PathBuf, u64)> {
@@ -162,9 +218,7 @@ impl SimFs {
         let mut s = self.0.lock();
         let mut seed = seed | 1;
         if style != CrashStyle::KeepAll {
-            let kept: BTreeMap<PathBuf, FileRef> = s.durable.iter().map(|(p, f)| (p.clone(), f.clone())).collect();
-            s.live = kept;
-            s.dirs.retain(|_, durable| *durable);
+            s.lose_names();
         }
         for f in s.live.values_mut() {
             let mut file = f.lock().clone();
@@ -193,10 +247,7 @@ impl SimFs {
             // A fresh cell: handles of the dead process write into the old one.
             *f = Arc::new(Mutex::new(file));
         }
-        s.durable = s.live.clone();
-        for d in s.dirs.values_mut() {
-            *d = true;
-        }
+        s.all_names_are_durable();
         s.down = false;
         s.crash_at_sync = None;
         s.failing = None;
@@ -313,9 +364,7 @@ fn not_found(p: &Path) -> io::Error {
 impl Fs for SimFs {
     fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
         let mut s = self.enter_write()?;
-        for d in dir.ancestors() {
-            s.dirs.entry(d.to_owned()).or_insert(false);
-        }
+        s.make_dirs(dir);
         Ok(())
     }
     fn create(&self, path: &Path) -> io::Result<Box<dyn FileWrite>> {
@@ -366,8 +415,9 @@ impl Fs for SimFs {
         if is_dir {
             let dirs: Vec<PathBuf> = s.dirs.keys().filter(|d| d.starts_with(from)).cloned().collect();
             for d in dirs {
-                let durable = s.dirs.remove(&d).unwrap_or(false);
-                s.dirs.insert(re(&d), durable);
+                if let Some(number) = s.dirs.remove(&d) {
+                    s.dirs.insert(re(&d), number);
+                }
             }
         }
         Ok(())
@@ -399,45 +449,12 @@ impl Fs for SimFs {
         }
         s.dirs.remove(dir).map(|_| ()).ok_or_else(|| not_found(dir))
     }
-    /// Names in `dir` become durable; renamed folders take what is below them along, as a real rename does.
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let mut s = self.enter_write()?;
         Self::count_sync(&mut s)?;
-        let s = &mut *s;
-        let cells: Vec<*const Mutex<File>> = s.durable.values().map(Arc::as_ptr).collect();
-        let children: Vec<PathBuf> = s.dirs.keys().filter(|d| d.parent() == Some(dir)).cloned().collect();
-        let gone: Vec<PathBuf> = s
-            .durable
-            .keys()
-            .filter(|p| {
-                let under_lost_dir = p.strip_prefix(dir).ok().and_then(|r| r.components().next()).is_some_and(|c| {
-                    let d = dir.join(c);
-                    d != **p && !s.dirs.contains_key(&d)
-                });
-                (p.parent() == Some(dir) && !s.live.contains_key(*p)) || under_lost_dir
-            })
-            .cloned()
-            .collect();
-        for p in gone {
-            s.durable.remove(&p);
-        }
-        for (p, f) in s.live.iter().filter(|(p, _)| p.parent() == Some(dir)) {
-            s.durable.insert(p.clone(), f.clone());
-        }
-        for c in children {
-            // A folder that was renamed carries its durable entries: those whose cell was durable elsewhere.
-            let inside: Vec<(PathBuf, FileRef)> = s
-                .live
-                .iter()
-                .filter(|(p, f)| p.starts_with(&c) && cells.contains(&Arc::as_ptr(f)))
-                .map(|(p, f)| (p.clone(), f.clone()))
-                .collect();
-            s.durable.extend(inside);
-            s.dirs.insert(c, true);
-        }
-        for d in dir.ancestors() {
-            s.dirs.insert(d.to_owned(), true);
-        }
+        let number = s.make_dirs(dir);
+        let names = s.names_in(dir);
+        s.durable.insert(number, names);
         Ok(())
     }
     fn truncate(&self, path: &Path, len: u64) -> io::Result<()> {

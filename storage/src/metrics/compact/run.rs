@@ -303,7 +303,7 @@ impl MetricStore {
         let fs = &self.0.options.fs;
         let dir = self.0.options.dir.join("snapshots").join(&name);
         let io = |e| Error::io("writing a snapshot", &dir, e);
-        fs.create_dir_all(&dir).map_err(io)?;
+        fs.create_dir_durably(&dir).map_err(io)?;
         for b in self.blocks() {
             let target = dir.join(&b.meta.ulid);
             self.link_block(&b, &target).map_err(|e| e.at(&target))?;
@@ -331,7 +331,7 @@ impl MetricStore {
                 _ => return Err(Error::new(ErrorKind::Unavailable, "there is no bucket")),
             }
         }
-        Ok(())
+        [&target.join(crate::metrics::block::CHUNKS), target].into_iter().try_for_each(|d| fs.sync_dir(d)).map_err(io)
     }
 }
 
