@@ -435,6 +435,24 @@ fn a_delete_and_a_snapshot_right_after_the_first_start_outlive_a_power_loss() {
     }
 }
 
+#[test]
+fn what_was_deleted_is_in_no_copy() {
+    let w = World::new();
+    let s = w.open(true);
+    append(&s, 20, T0);
+    s.flush().unwrap();
+    s.delete(TimeRange::new(T0, T0 + 1), vec![Matcher::equal("job", "j1")]).unwrap();
+    s.delete(TimeRange::all(), vec![Matcher::equal("job", "j2")]).unwrap();
+    let counts = |s: &MetricStore| ["j0", "j1", "j2"].map(|j| count(s, Matcher::equal("job", j)));
+    assert_eq!(counts(&s), [7, 5, 0]);
+    let folder = Path::new("/data/snapshots").join(s.snapshot().unwrap());
+    let mut o = MetricOptions::new(Arc::new(w.fs.clone()), Arc::new(w.clock.clone()), "/other");
+    o.wal.background = false;
+    let other = MetricStore::open(o).unwrap();
+    other.import_block(&folder.join(&s.blocks()[0].meta.ulid), &[]).unwrap();
+    assert_eq!(counts(&other), counts(&s));
+}
+
 /// The folder is another's from then on.
 #[test]
 fn a_closed_store_changes_nothing_any_more() {

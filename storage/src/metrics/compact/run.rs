@@ -7,7 +7,7 @@ use super::plan::{self, PlanBlock, Ranges, Step};
 use crate::bucket::made_ms;
 use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::block::index::{SeriesEntry, SymbolTable};
-use crate::metrics::block::{Block, BlockMeta, BlockWriter, ParentBlock, remove_ranges};
+use crate::metrics::block::{Block, BlockMeta, BlockWriter, ParentBlock, TOMBSTONES, encode_tombstones, remove_ranges};
 use crate::metrics::deletes::Delete;
 use crate::metrics::flush::{Chunks, apart, encode};
 use crate::metrics::manifest::{LocalBlock, Obsolete};
@@ -331,11 +331,29 @@ impl MetricStore {
                 _ => return Err(Error::new(ErrorKind::Unavailable, "there is no bucket")),
             }
         }
+        self.copy_tombstones(b, target)?;
         [&target.join(crate::metrics::block::CHUNKS), target].into_iter().try_for_each(|d| fs.sync_dir(d)).map_err(io)
     }
 }
 
 impl MetricStore {
+    /// Whoever reads the copy knows nothing of our deletes: those that are not applied yet become its tombstones.
+    fn copy_tombstones(&self, b: &BlockEntry, target: &std::path::Path) -> Result<()> {
+        let applied = b.meta.strandline.as_ref().map_or(&[][..], |s| &s.deletes_applied);
+        let block = b.open()?;
+        let mut all = block.tombstones().clone();
+        for d in self.version().deletes.iter().filter(|d| d.range().overlaps(b.meta.range()) && !applied.contains(&d.spec.ulid)) {
+            for reference in block.index().select(d.matchers())? {
+                all.entry(reference.into()).or_default().push(d.range());
+            }
+        }
+        if all.is_empty() {
+            return Ok(());
+        }
+        let path = target.join(TOMBSTONES);
+        self.0.options.fs.write_atomic(&path, &encode_tombstones(&all)).map_err(|e| Error::io("writing tombstones", &path, e))
+    }
+
     /// Puts a copy of a block into a folder of its own.
     pub fn copy_block(&self, b: &BlockEntry, target: &std::path::Path) -> Result<()> {
         self.link_block(b, target)
