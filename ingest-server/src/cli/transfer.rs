@@ -131,7 +131,13 @@ fn empty_target(dir: &Path) -> Result<(), String> {
 /// Copies a data folder. Until it is done a file says so, lest a copy that was cut short be taken for a whole one.
 fn copy_data(fs: &dyn Fs, from: &Path, to: &Path, skip: &dyn Fn(&Path) -> bool) -> std::io::Result<u64> {
     let mark = to.join(UNFINISHED);
-    fs.create_dir_all(to)?;
+    if fs.exists(&mark) {
+        // What was copied before may be another backup's: its log would be read behind this one's.
+        for e in fs.read_dir(to)?.iter().filter(|e| e.path != mark) {
+            if e.is_dir { fs.remove_dir_all(&e.path)? } else { fs.remove_file(&e.path)? }
+        }
+    }
+    fs.create_dir_durably(to)?;
     fs.write_atomic(&mark, b"")?;
     let n = copy_tree(fs, from, to, skip)?;
     fs.remove_file(&mark)?;
@@ -246,6 +252,24 @@ mod tests {
             }
         }
         assert!(cuts > 5, "{cuts}");
+    }
+
+    #[test]
+    fn nothing_of_half_a_restore_of_another_backup_stays() {
+        let sim = SimFs::new();
+        for (path, dir) in [("/data/wal/1.wal", "/data/wal"), ("/to/wal/2.wal", "/to/wal"), ("/to/own", "/to")] {
+            sim.create_dir_all(Path::new(dir)).unwrap();
+            sim.write_atomic(Path::new(path), b"x").unwrap();
+        }
+        let copied = |to: &str| {
+            copy_data(&sim, Path::new("/data"), Path::new(to), &|_| false).unwrap();
+            let all = sim.files().into_iter().filter(|(p, _)| p.starts_with(to)).map(|(p, _)| p.display().to_string());
+            all.collect::<Vec<_>>()
+        };
+        // What was there before any copy is nobody's to remove.
+        assert_eq!(copied("/to"), ["/to/own", "/to/wal/1.wal", "/to/wal/2.wal"]);
+        sim.write_atomic(Path::new("/to").join(UNFINISHED).as_path(), b"").unwrap();
+        assert_eq!(copied("/to"), ["/to/wal/1.wal"]);
     }
 
     #[test]
