@@ -485,6 +485,37 @@ fn a_closed_store_changes_nothing_any_more() {
 }
 
 #[test]
+fn what_was_merged_since_the_backup_that_was_put_back_goes() {
+    let w = World::new();
+    let s = w.open(true);
+    for k in 0..2 {
+        append(&s, 6, T0 + k * 60_000);
+        s.flush().unwrap();
+    }
+    s.maintain().unwrap();
+    s.close().unwrap();
+    let own = |p: &Path| p.starts_with("/data") && !p.starts_with("/data/bucket");
+    let backup: Vec<_> = w.fs.files().into_iter().filter(|(p, _)| own(p)).map(|(p, _)| (w.fs.read(&p).unwrap(), p)).collect();
+    let s = w.open(true);
+    w.clock.advance(6 * HOUR);
+    assert_eq!(s.compact(1).unwrap(), 1);
+    s.maintain().unwrap();
+    s.close().unwrap();
+    let bucket = LocalBucket::open(Arc::new(w.fs.clone()), "/data/bucket").unwrap();
+    let folders = || bucket.list_folders("metrics/anonymous/").unwrap().into_iter().filter(|f| f != "markers").count();
+    assert_eq!(folders(), 3, "what was merged stays for a while");
+    w.fs.files().iter().filter(|(p, _)| own(p)).for_each(|(p, _)| w.fs.remove_file(p).unwrap());
+    backup.iter().for_each(|(content, p)| w.fs.write_atomic(p, content).unwrap());
+    let s = w.open(true);
+    for _ in 0..3 {
+        s.maintain().unwrap();
+        assert_eq!(all(&s), 12);
+        w.clock.advance(2 * HOUR);
+    }
+    assert_eq!(folders(), 1);
+}
+
+#[test]
 fn half_an_upload_of_samples_by_a_lost_machine_is_removed() {
     let w = World::new();
     let s = w.open(true);

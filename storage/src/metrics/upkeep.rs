@@ -453,13 +453,16 @@ impl MetricStore {
         (!why.is_empty()).then(|| why.join("; "))
     }
 
-    /// What other writers of this kind have merged or marked. A merge that was cut short has marked nothing yet.
+    /// What writers of this kind have merged or marked. A merge that was cut short has marked nothing yet.
     fn find_unwanted(&self, list: &[BlockMeta], work: &mut Work) {
         let parents: std::collections::HashSet<&str> = list.iter().flat_map(|b| &b.compaction.parents).map(|p| &*p.ulid).collect();
         let merged =
             list.iter().filter(|b| parents.contains(&*b.ulid)).map(|b| (b.writer().unwrap_or_default().to_owned(), b.ulid.clone()));
         let marked = work.marks.iter().map(|(ulid, by)| (by.clone(), ulid.clone()));
-        work.unwanted = merged.chain(marked).filter(|(by, _)| *by != self.0.writer).collect();
+        // Of our own the manifest knows, but for one that was put back from a backup.
+        let manifest = self.0.manifest.lock();
+        let known = |u: &str| manifest.obsolete.iter().any(|o| o.ulid == u) || manifest.blocks.iter().any(|b| b.ulid == u);
+        work.unwanted = merged.chain(marked).filter(|(by, ulid)| *by != self.0.writer || !known(ulid)).collect();
     }
 
     /// Who marked the blocks that are about to go; each mark is read once.
