@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::chunk::{self, Encoding, FloatHistogramAppender, HistogramAppender, Xor2Appender, XorAppender};
 use crate::metrics::record::AnyHistogram;
 use crate::model::{CounterReset, Histogram, TimeRange};
+use crate::read::SampleBuf;
 
 /// The value of an item to append.
 #[derive(Clone, Debug)]
@@ -169,6 +170,9 @@ const PLANNED_AT: u16 = chunk::TARGET_SAMPLES / 4;
 
 /// Late samples become a chunk at this many.
 pub const LATE_CHUNK: usize = 32;
+
+/// Those of a running sum, which are looked through for what was counted.
+pub const LATE_SUM_CHUNK: usize = 128;
 
 /// A chunk that was just finished.
 pub struct Finished {
@@ -415,6 +419,32 @@ impl Series {
                 true
             }
         }
+    }
+
+    /// Time and value (NaN of a histogram) of the last sample at `t` or before, if samples of that time are surely among the
+    /// open chunk's and the late ones. Only what the log determines is asked, so that a replay gets the same answer.
+    pub fn at_or_before(&self, t: i64) -> Option<(i64, f64)> {
+        if self.open_min_t().is_none_or(|first| t < first) || self.sealed().iter().any(|c| c.range().contains(t)) {
+            return None;
+        }
+        let (encoding, data) = self.open_copy()?;
+        let mut out = SampleBuf::default();
+        chunk::decode(encoding, &data, TimeRange::new(i64::MIN, t), &mut out).ok()?;
+        let in_order = (*out.t.last()?, *out.v.last()?);
+        let late = self.extra.as_ref().and_then(|e| {
+            let behind = e.late.partition_point(|l| l.0 <= t);
+            e.late.get(behind.checked_sub(1)?)
+        });
+        match late {
+            Some((at, _, Value::Float(v))) if *at > in_order.0 => Some((*at, *v)),
+            Some((at, ..)) if *at > in_order.0 => Some((*at, f64::NAN)),
+            _ => Some(in_order),
+        }
+    }
+
+    /// Whether the open chunk takes `more` samples up to one at `t` in `range`.
+    pub fn stays_open(&self, t: i64, more: u16, range: AlignedRange) -> bool {
+        !self.is_full(t, self.open_len().saturating_add(more), range)
     }
 
     /// The late samples as chunks of one type and one range each.

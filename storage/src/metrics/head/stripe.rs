@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::series::{AlignedRange, DeltaState, Extra, Finished, LATE_CHUNK, Sealed, Series, Value};
+use super::series::{AlignedRange, DeltaState, Extra, Finished, LATE_CHUNK, LATE_SUM_CHUNK, Sealed, Series, Value};
 use super::spill::{ChunkHeap, Spill};
 use crate::clock::Times;
 use crate::error::Result;
@@ -215,7 +215,7 @@ impl Stripe {
         }
         let mut last_t = s.last_t();
         if let Value::Delta(_) | Value::DeltaHistogram(_) = v {
-            return self.admit_delta(s, index, t, times.latest_ms.saturating_add(rules.max_future_ms), batch);
+            return self.admit_delta(s, index, t, v, times, rules, batch);
         }
         let mut newest: Option<Known<'_>> = None;
         let mut own = 0;
@@ -279,23 +279,46 @@ impl Stripe {
         Verdict::Store
     }
 
-    /// A point that ends at or before what is accumulated is a retry, unless it ends long before: then a clock was set back,
-    /// or it was kept waiting, and that is said. Once all clocks agree that what is accumulated lies in the future, it begins anew.
-    fn admit_delta(&self, s: &Series, index: u32, t: i64, future_t: i64, batch: &PendingBatch) -> Verdict {
+    /// A point that ends at or before what is accumulated is a retry, or came late ([`Stripe::admit_late_delta`]), unless it
+    /// ends long before: then a clock was set back, or it was kept waiting, and that is said. Once all clocks agree that what
+    /// is accumulated lies in the future, it begins anew.
+    fn admit_delta(&self, s: &Series, index: u32, t: i64, v: &Value, times: Times, rules: &HeadRules, batch: &PendingBatch) -> Verdict {
         let known = s.extra.as_ref().and_then(|e| e.delta_last_t());
         if known.is_none() && self.sums >= self.max_sums {
             return Verdict::Refuse(Refusal::DeltaLimit);
         }
-        let applied = known.unwrap_or(i64::MIN);
+        let future_t = times.latest_ms.saturating_add(rules.max_future_ms);
         let in_batch = batch.tail_of(index).map(|(t, _)| t).max();
         let in_flight = if s.pending as usize > batch.tail_of(index).count() { self.last_pending(index).map(|(t, _)| t) } else { None };
         let stored = Some(s.last_t()).filter(|t| *t <= future_t);
-        let last = [Some(applied), in_batch, in_flight, stored].into_iter().flatten().max().unwrap_or(i64::MIN);
+        let summed = known.max(in_batch).max(in_flight);
+        let last = summed.max(stored).unwrap_or(i64::MIN);
         match (is_set_back(t, last), last > future_t) {
             _ if t > last => Verdict::Store,
             (true, true) => Verdict::Store,
+            (false, false) if summed > Some(t) => self.admit_late_delta(s, index, t, v, last, rules, batch),
             (false, false) => Verdict::Known,
             _ => Verdict::Refuse(Refusal::OutOfOrder),
+        }
+    }
+
+    /// A sender with several requests under way tries again in another order. Where nothing is stored at `t`, the increase was
+    /// never counted: it is added to the sum, and a sample with the value before it stands for it, so that it is counted once.
+    /// Where samples of that time have left the open chunk, it counts as a retry.
+    fn admit_late_delta(&self, s: &Series, index: u32, t: i64, v: &Value, last: i64, rules: &HeadRules, batch: &PendingBatch) -> Verdict {
+        let in_flight = self.pending.iter().flat_map(|b| b.latest_first()).filter(|i| i.0 == index).map(|i| i.1);
+        let mut under_way = batch.tail_of(index).map(|i| i.0).chain(in_flight);
+        if under_way.any(|at| at == t) {
+            return Verdict::Known;
+        }
+        // What is under way may end the open chunk before this is applied.
+        let range = AlignedRange::of(last, rules.range_ms, self.range_start_ms);
+        let stays = s.pending == 0 || s.stays_open(last, s.pending, range);
+        match s.at_or_before(t) {
+            None => Verdict::Known,
+            Some((at, _)) if at == t => Verdict::Known,
+            Some((_, before)) if stays && !before.is_nan() && matches!(v, Value::Delta(_)) => Verdict::Store,
+            Some(_) => Verdict::Refuse(Refusal::OutOfOrder),
         }
     }
 
@@ -380,21 +403,27 @@ impl Stripe {
     }
 
     /// Puts a durable sample into its series; replay comes here too.
-    pub fn apply_one(&mut self, index: u32, t: i64, st: i64, mut value: Value, rules: &HeadRules) {
+    pub fn apply_one(&mut self, index: u32, t: i64, mut st: i64, mut value: Value, rules: &HeadRules) {
         let Some(s) = self.series.get_mut(index as usize) else { return };
         // In a replay nothing is pending.
         s.pending = s.pending.saturating_sub(1);
         if let Value::Delta(_) | Value::DeltaHistogram(_) = value {
             self.sums += s.extra().delta_last_t().is_none() as usize;
+            // That of an increase would say that the sum begins anew with each.
+            st = 0;
         }
         if let Value::Delta(d) = value {
-            let state = s.extra().delta.get_or_insert(DeltaState { last_t: i64::MIN, sum: 0.0 });
-            if t <= state.last_t && !is_set_back(t, state.last_t) {
-                return;
-            }
+            let mut state = s.extra().delta.unwrap_or(DeltaState { last_t: i64::MIN, sum: 0.0 });
+            let late = t <= state.last_t && !is_set_back(t, state.last_t);
             state.sum += d;
-            state.last_t = t;
-            value = Value::Float(state.sum);
+            if late {
+                let Some((_, before)) = s.at_or_before(t).filter(|(at, before)| *at < t && !before.is_nan()) else { return };
+                value = Value::Float(before);
+            } else {
+                state.last_t = t;
+                value = Value::Float(state.sum);
+            }
+            s.extra().delta = Some(state);
         } else if let Value::DeltaHistogram(h) = value {
             let state = s.extra().delta_histogram.get_or_insert_with(|| Box::new((i64::MIN, empty_like(&h))));
             if t <= state.0 && !is_set_back(t, state.0) {
@@ -415,7 +444,8 @@ impl Stripe {
             self.count_chunk(index, begins, done);
             return;
         }
-        let chunk_is_due = s.insert_late(t, st, &value) && s.extra().late.len() >= LATE_CHUNK;
+        let most = if s.extra().delta.is_some() { LATE_SUM_CHUNK } else { LATE_CHUNK };
+        let chunk_is_due = s.insert_late(t, st, &value) && s.extra().late.len() >= most;
         self.note(t, range);
         if chunk_is_due {
             self.seal_late(index, rules);
