@@ -37,7 +37,7 @@ pub fn key_value(kv: &[u8]) -> Result<Option<(&str, Cow<'_, str>)>, WireError> {
     Ok(key.map(|k| (k, value)))
 }
 
-/// A value as a label's text: strings as they are, numbers in decimal, the rest as JSON.
+/// A value as a label's text: strings as they are, numbers as JSON has them, bytes in base64, the rest as JSON.
 pub fn text(any: &[u8]) -> Result<Cow<'_, str>, WireError> {
     let mut r = Fields::new(any);
     let mut last = None;
@@ -48,7 +48,8 @@ pub fn text(any: &[u8]) -> Result<Cow<'_, str>, WireError> {
         Some((1, Field::Bytes(b))) => std::str::from_utf8(b).map_or_else(|_| String::from_utf8_lossy(b), Cow::Borrowed),
         Some((2, v)) => Cow::Borrowed(if v.uint() != 0 { "true" } else { "false" }),
         Some((3, v)) => Cow::Owned((v.uint() as i64).to_string()),
-        Some((4, v)) => Cow::Owned(v.double().to_string()),
+        Some((4, v)) => Cow::Owned(double(v.double())),
+        Some((7, Field::Bytes(b))) => Cow::Owned(base64(b)),
         None => Cow::Borrowed(""),
         Some(_) => {
             let mut out = String::new();
@@ -56,6 +57,16 @@ pub fn text(any: &[u8]) -> Result<Cow<'_, str>, WireError> {
             Cow::Owned(out)
         }
     })
+}
+
+/// Very large and very small numbers have an exponent.
+fn double(v: f64) -> String {
+    let size = v.abs();
+    if !v.is_finite() || size == 0.0 || (1e-6..1e21).contains(&size) {
+        return v.to_string();
+    }
+    let s = format!("{v:e}");
+    if s.contains("e-") { s } else { s.replace('e', "e+") }
 }
 
 fn json(any: &[u8], out: &mut String, depth: usize) -> Result<(), WireError> {

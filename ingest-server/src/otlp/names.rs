@@ -49,6 +49,7 @@ const UNITS: &[(&str, &str)] = &[
     ("MBy", "megabytes"),
     ("GBy", "gigabytes"),
     ("TBy", "terabytes"),
+    ("m", "meters"),
     ("V", "volts"),
     ("A", "amperes"),
     ("J", "joules"),
@@ -63,7 +64,12 @@ const UNITS: &[(&str, &str)] = &[
 const PER_UNITS: &[(&str, &str)] =
     &[("s", "second"), ("m", "minute"), ("h", "hour"), ("d", "day"), ("w", "week"), ("mo", "month"), ("y", "year")];
 
-fn mapped<'a>(table: &[(&str, &'static str)], unit: &'a str) -> &'a str {
+/// The word for a unit, itself where the table has none; units in braces are annotations.
+fn word<'u>(table: &[(&str, &'static str)], unit: &'u str) -> &'u str {
+    let unit = unit.trim();
+    if unit.contains(['{', '}']) {
+        return "";
+    }
     table.iter().find(|(k, _)| *k == unit).map_or(unit, |(_, v)| v)
 }
 
@@ -71,14 +77,16 @@ fn plain(unit: &str) -> String {
     unit.split(|c: char| !c.is_ascii_alphanumeric()).filter(|s| !s.is_empty()).collect::<Vec<_>>().join("_")
 }
 
-/// The words for a unit: (unit, per unit); "" where there is none. Units in braces are annotations.
-fn unit_words(unit: &str) -> (String, String) {
+/// A unit and what it is per, as they are said; "" where there is none.
+fn said(unit: &str) -> (&str, &str) {
     let (main, per) = unit.split_once('/').unwrap_or((unit, ""));
-    let word = |table, u: &str| {
-        let u = u.trim();
-        if u.contains('{') || u.contains('}') { String::new() } else { plain(mapped(table, u)) }
-    };
     (word(UNITS, main), word(PER_UNITS, per))
+}
+
+/// As [`said`], without what a name can't have.
+fn unit_words(unit: &str) -> (String, String) {
+    let (main, per) = said(unit);
+    (plain(main), plain(per))
 }
 
 /// The unit as metadata gives it: the words joined.
@@ -96,55 +104,72 @@ pub fn metric_name(name: &str, unit: &str, kind: NameKind, s: Strategy) -> Strin
     if !s.escape {
         return if s.suffixes { with_suffixes(name, unit, kind) } else { name.to_owned() };
     }
-    let mut tokens: Vec<String> =
-        name.split(|c: char| !c.is_ascii_alphanumeric() && c != ':').filter(|t| !t.is_empty()).map(str::to_owned).collect();
-    if s.suffixes {
-        let (main, per) = unit_words(unit);
-        if !main.is_empty() && !tokens.contains(&main) {
-            tokens.push(main);
-        }
-        if !per.is_empty() && !tokens.contains(&per) {
-            tokens.push("per".into());
-            tokens.push(per);
-        }
-        if kind == NameKind::Counter {
-            tokens.retain(|t| t != "total");
-            tokens.push("total".into());
-        }
-        if unit == "1" && kind == NameKind::Gauge {
-            tokens.retain(|t| t != "ratio");
-            tokens.push("ratio".into());
-        }
-    }
-    let joined = tokens.join("_");
+    let joined = if s.suffixes { escaped_with_suffixes(name, unit, kind) } else { escaped(name) };
     if joined.starts_with(|c: char| c.is_ascii_digit()) { format!("_{joined}") } else { joined }
 }
 
-fn with_suffixes(name: &str, unit: &str, kind: NameKind) -> String {
-    let mut out = name.to_owned();
-    let trim = |s: &mut String, suffix: &str| {
-        if let Some(base) = s.strip_suffix(suffix) {
-            let n = base.trim_end_matches(|c: char| !c.is_alphanumeric()).len();
-            s.truncate(n);
-        }
-    };
-    if kind == NameKind::Counter {
-        trim(&mut out, "total");
-    }
+/// What a name can't have becomes one underscore, or none at its ends; its own underscores stay.
+fn escaped(name: &str) -> String {
+    let fine = |c: char| c.is_ascii_alphanumeric() || c == ':' || c == '_';
+    let out = name.split(|c| !fine(c)).filter(|s| !s.is_empty()).collect::<Vec<_>>().join("_");
+    // Nothing but underscores that nobody gave is no name.
+    if out != name && out.bytes().all(|b| b == b'_') { String::new() } else { out }
+}
+
+fn escaped_with_suffixes(name: &str, unit: &str, kind: NameKind) -> String {
+    let mut tokens: Vec<String> =
+        name.split(|c: char| !c.is_ascii_alphanumeric() && c != ':').filter(|t| !t.is_empty()).map(str::to_owned).collect();
     let (main, per) = unit_words(unit);
-    if !per.is_empty() {
-        trim(&mut out, &format!("per_{per}"));
+    if !main.is_empty() && !tokens.contains(&main) {
+        tokens.push(main);
     }
-    if !main.is_empty() && !out.ends_with(&main) {
+    if !per.is_empty() && !tokens.contains(&per) {
+        tokens.push("per".into());
+        tokens.push(per);
+    }
+    if kind == NameKind::Counter {
+        tokens.retain(|t| t != "total");
+        tokens.push("total".into());
+    }
+    if unit == "1" && kind == NameKind::Gauge {
+        tokens.retain(|t| t != "ratio");
+        tokens.push("ratio".into());
+    }
+    tokens.join("_")
+}
+
+/// Suffixes that a name has already, behind whatever delimiter, are taken off and put on again.
+fn with_suffixes(name: &str, unit: &str, kind: NameKind) -> String {
+    let trimmed = |s: &str, suffix: &str| {
+        let delimited = s.strip_suffix(suffix).map(|base| {
+            let mut chars = base.chars();
+            chars.next_back();
+            chars.as_str().to_owned()
+        });
+        delimited.filter(|base| !base.is_empty()).unwrap_or_else(|| s.to_owned())
+    };
+    let (ratio, total) = (unit == "1" && kind == NameKind::Gauge, kind == NameKind::Counter);
+    let (main, per) = said(unit);
+    let mut out = name.to_owned();
+    if ratio {
+        out = trimmed(&out, "ratio");
+    }
+    if total {
+        out = trimmed(&out, "total");
+    }
+    if !per.is_empty() {
+        out = trimmed(&out, &format!("per_{per}"));
+    }
+    if !main.is_empty() && !out.ends_with(main) {
         out = format!("{out}_{main}");
     }
     if !per.is_empty() {
         out = format!("{out}_per_{per}");
     }
-    if kind == NameKind::Counter {
+    if total {
         out.push_str("_total");
     }
-    if unit == "1" && kind == NameKind::Gauge && !out.ends_with("_ratio") {
+    if ratio {
         out.push_str("_ratio");
     }
     out
@@ -187,7 +212,15 @@ mod tests {
             ("system.io_bytes_total", "By", Counter, full, "system_io_bytes_total"),
             ("cpu.utilization", "1", Gauge, full, "cpu_utilization_ratio"),
             ("cpu.count", "1", Counter, full, "cpu_count_total"),
-            ("speed", "m/s", Gauge, full, "speed_m_per_second"),
+            ("speed", "m/s", Gauge, full, "speed_meters_per_second"),
+            ("length", "m", Gauge, full, "length_meters"),
+            ("_a__b..c", "", Gauge, bare, "_a__b_c"),
+            ("9é", "", Gauge, bare, "_9"),
+            ("é_", "", Gauge, bare, ""),
+            ("cpu.ratio", "1", Gauge, utf8, "cpu_ratio"),
+            ("ratio", "1", Gauge, utf8, "ratio_ratio"),
+            ("orders.total", "{order}", Counter, utf8, "orders_total"),
+            ("flow.per_second", "m³/s", Gauge, utf8, "flow_m³_per_second"),
             ("rate", "By/s", Gauge, full, "rate_bytes_per_second"),
             ("2fast", "", Gauge, full, "_2fast"),
             ("a..b--c", "", Gauge, full, "a_b_c"),

@@ -210,9 +210,12 @@ fn signed(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 
+/// Spans and differences of one side's buckets.
+type Side = (Vec<BucketSpan>, Vec<i64>);
+
 /// Buckets of one side: OTLP's are (lower, upper] from `offset`; ours are counted from 1, merged by powers of two
-/// where the scale is too fine, and split into spans at gaps of more than two.
-fn side(buckets: &[u8], merge: u32) -> Result<(Vec<BucketSpan>, Vec<i64>), WireError> {
+/// where the scale is too fine, and split into spans at gaps of more than two. `None` if an index has more than 32 bits.
+fn side(buckets: &[u8], merge: u32) -> Result<Option<Side>, WireError> {
     let (mut offset, mut counts) = (0i64, Vec::new());
     let mut r = Fields::new(buckets);
     while let Some((n, f)) = r.next()? {
@@ -229,6 +232,9 @@ fn side(buckets: &[u8], merge: u32) -> Result<(Vec<BucketSpan>, Vec<i64>), WireE
             Some((at, c)) if *at == index => *c = c.saturating_add(signed(*n)),
             _ => merged.push((index, signed(*n))),
         }
+    }
+    if merged.last().is_some_and(|(index, _)| i32::try_from(*index).is_err()) {
+        return Ok(None);
     }
     let (mut spans, mut deltas) = (Vec::<BucketSpan>::new(), Vec::new());
     let (mut end, mut before) = (0i64, 0i64);
@@ -248,7 +254,7 @@ fn side(buckets: &[u8], merge: u32) -> Result<(Vec<BucketSpan>, Vec<i64>), WireE
         before = n;
         end = index + 1;
     }
-    Ok((spans, deltas))
+    Ok(Some((spans, deltas)))
 }
 
 pub(super) fn exponential(x: &mut Translator<'_>, m: &Metric<'_>, p: &[u8], delta: bool, newest_ms: &mut i64) -> Result<(), WireError> {
@@ -278,8 +284,12 @@ pub(super) fn exponential(x: &mut Translator<'_>, m: &Metric<'_>, p: &[u8], delt
     }
     newer(newest_ms, c.t_ms);
     let merge = (scale - 8).clamp(0, 62) as u32;
-    let (positive_spans, positive_buckets) = side(positive, merge)?;
-    let (negative_spans, negative_buckets) = side(negative, merge)?;
+    let (Some((positive_spans, positive_buckets)), Some((negative_spans, negative_buckets))) =
+        (side(positive, merge)?, side(negative, merge)?)
+    else {
+        x.refuse(format!("metric {}: its buckets' indexes go beyond 2^31", m.name));
+        return Ok(());
+    };
     let mut h = Histogram {
         schema: scale.min(8) as i32,
         counter_reset: CounterReset::Unknown,

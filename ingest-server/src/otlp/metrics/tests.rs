@@ -127,6 +127,9 @@ fn exponential_histograms_shift_merge_and_split() {
     assert_eq!(lines(&delta, &translation()).0, ["e{} +histogram of 10"]);
     let (got, x) = lines(&point(-5, 0, r#""8""#), &translation());
     assert!(got.is_empty() && x.refused == 1 && x.reasons[0].contains("scale -5"), "{:?}", x.reasons);
+    // Its upper bucket would wrap around.
+    let (got, x) = lines(&point(0, i32::MAX, r#""8""#), &translation());
+    assert!(got.is_empty() && x.refused == 1 && x.reasons[0].contains("2^31"), "{:?}", x.reasons);
 }
 
 #[test]
@@ -141,6 +144,26 @@ fn summaries_and_refusals() {
     assert_eq!(got, ["s_sum{} 3", "s_count{} 2", "s{quantile=0.5} 1"]);
     assert_eq!((x.points, x.refused), (3, 2));
     assert!(x.reasons[0].contains("bucket counts") && x.reasons[1].contains("temporality"), "{:?}", x.reasons);
+}
+
+#[test]
+fn attributes_of_every_kind() {
+    let value = |v: &str| {
+        format!(r#"{{"name":"k","gauge":{{"dataPoints":[{{"timeUnixNano":"1","asInt":"1","attributes":[{{"key":"k","value":{v}}}]}}]}}}}"#)
+    };
+    for (v, want) in [
+        (r#"{"bytesValue":"/wA="}"#, "/wA="),
+        (r#"{"arrayValue":{"values":[{"bytesValue":"/wA="},{},{"doubleValue":0.5}]}}"#, r#"["/wA=",null,0.5]"#),
+        (r#"{"kvlistValue":{"values":[{"key":"a","value":{"doubleValue":1e21}}]}}"#, r#"{"a":1e+21}"#),
+        (r#"{"doubleValue":3}"#, "3"),
+        (r#"{"doubleValue":-1.25e22}"#, "-1.25e+22"),
+        (r#"{"doubleValue":1e-7}"#, "1e-7"),
+        (r#"{"doubleValue":0.000001}"#, "0.000001"),
+        (r#"{"intValue":"-9223372036854775808"}"#, "-9223372036854775808"),
+        (r#"{"boolValue":false}"#, "false"),
+    ] {
+        assert_eq!(lines(&request("", &value(v)), &translation()).0, [format!("k{{k={want}}} 1")], "{v}");
+    }
 }
 
 #[test]
