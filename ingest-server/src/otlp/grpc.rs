@@ -7,8 +7,9 @@ use std::task::{Context, Poll};
 use axum::Router;
 use axum::body::HttpBody;
 use axum::extract::{Request, State};
-use axum::http::HeaderMap;
-use axum::response::Response;
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, Version};
+use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use bytes::{Buf, BufMut, Bytes};
 use parking_lot::Mutex;
@@ -139,7 +140,22 @@ impl tonic::server::UnaryService<Bytes> for Export {
     }
 }
 
+/// What is no gRPC is told so by HTTP: over HTTP/1.1 a gRPC status would come in trailers, and an error look like success.
+fn is_grpc(request: &Request) -> bool {
+    let content = request.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
+    let kind = content.split([';', '+']).next().unwrap_or("").trim();
+    request.version() == Version::HTTP_2 && kind.eq_ignore_ascii_case("application/grpc")
+}
+
 async fn export(State(app): State<Arc<App>>, request: Request, signal: Signal) -> Response {
+    if !is_grpc(&request) {
+        let r = Refusal::new(
+            Reason::Unsupported,
+            "gRPC needs HTTP/2 and content type application/grpc; OTLP over HTTP goes to /v1/metrics and /v1/traces",
+        );
+        app.counters.refuse("otlp_grpc_requests", r.word(), 1);
+        return (r.status(), r.message).into_response();
+    }
     let max = app.max_body_bytes();
     let headers = request.headers().clone();
     // Who will be refused is told so before a byte of the body is read.
@@ -151,6 +167,7 @@ async fn export(State(app): State<Arc<App>>, request: Request, signal: Signal) -
     let mut grpc = tonic::server::Grpc::new(Raw)
         .accept_compressed(CompressionEncoding::Gzip)
         .accept_compressed(CompressionEncoding::Zstd)
+        .accept_compressed(CompressionEncoding::Deflate)
         .apply_max_message_size_config(Some(max as usize), None);
     let request = request.map(|inner| Metered { inner, arriving: arriving.clone() });
     let response =

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use axum::body::Body;
-use axum::http::{Request, StatusCode};
+use axum::http::{Request, StatusCode, Version};
 use serde_json::{Value, json};
 use strandline_storage::clock::{Clock, SystemClock};
 use tower::ServiceExt;
@@ -188,4 +188,30 @@ async fn pages_of_named_origins_may_send() {
         }
         s.end().await;
     }
+}
+
+#[tokio::test]
+async fn what_only_looks_like_grpc_is_told_so() {
+    let s = Served::start("grpc").await;
+    let ask = async |version, content: &str| {
+        let request = Request::post("/opentelemetry.proto.collector.trace.v1.TraceService/Export").version(version);
+        let request = request.header("content-type", content).body(Body::from(&[0u8; 5][..])).unwrap();
+        let answer = crate::serve::main_router(&s.app).oneshot(request).await.unwrap();
+        let status = answer.status();
+        (status, String::from_utf8(axum::body::to_bytes(answer.into_body(), 1 << 16).await.unwrap().to_vec()).unwrap())
+    };
+    for (version, content) in [
+        (Version::HTTP_11, "application/grpc"),
+        (Version::HTTP_11, "application/grpc-web+proto"),
+        (Version::HTTP_2, "application/grpc-web"),
+        (Version::HTTP_2, "application/x-protobuf"),
+    ] {
+        let (status, text) = ask(version, content).await;
+        assert_eq!(status, StatusCode::UNSUPPORTED_MEDIA_TYPE, "{content}");
+        assert!(text.contains("HTTP/2") && text.contains("/v1/traces"), "{text}");
+    }
+    for content in ["application/grpc", "application/grpc+proto", "Application/gRPC; charset=utf-8"] {
+        assert_eq!(ask(Version::HTTP_2, content).await, (StatusCode::OK, "\0\0\0\0\0".to_owned()), "{content}");
+    }
+    s.end().await;
 }
