@@ -35,6 +35,19 @@ const PATHS: [&str; 18] = [
     "/-/ready",
 ];
 
+/// Where senders of other protocols post to, whose these are, and what to use instead.
+const FOREIGN: [(&str, &str, &str); 9] = [
+    ("/api/v1/spans", "Zipkin", "OTLP to /v1/traces"),
+    ("/api/v2/spans", "Zipkin", "OTLP to /v1/traces"),
+    ("/api/traces", "Jaeger", "OTLP to /v1/traces"),
+    ("/write", "InfluxDB", "OTLP to /v1/metrics, or remote write to /api/v1/write"),
+    ("/api/v2/write", "InfluxDB", "OTLP to /v1/metrics, or remote write to /api/v1/write"),
+    ("/api/v2/series", "Datadog", "OTLP to /v1/metrics, or remote write to /api/v1/write"),
+    ("/api/v1/import", "VictoriaMetrics", "remote write to /api/v1/write"),
+    ("/metrics/job", "a Pushgateway", "OTLP to /v1/metrics, or a Pushgateway that a [[scrape]] job reads"),
+    ("/loki/api/v1/push", "Loki", "something else for logs, which are not stored here"),
+];
+
 /// Longer paths get no suggestion: comparing costs time that grows with their length.
 const MAX_COMPARED: usize = 100;
 
@@ -78,10 +91,18 @@ async fn unknown(method: Method, uri: Uri, headers: HeaderMap) -> Response {
         )
             .into_response();
     }
-    let near = if path.len() <= MAX_COMPARED { did_you_mean(path, PATHS.iter().map(|p| p.to_string())) } else { String::new() };
+    let near = match foreign(path).filter(|_| method != Method::GET) {
+        Some((_, whose, instead)) => format!(": it is {whose}'s; use {instead}"),
+        None if path.len() <= MAX_COMPARED => did_you_mean(path, PATHS.iter().map(|p| p.to_string())),
+        None => String::new(),
+    };
     // Most of those who read it expect the shape of Prometheus' errors, and Grafana looks for the first three words.
     ApiError::not_found(format!("page not found: nothing is served at {method} {}{near} (GET / tells where things are)", shown(path)))
         .into_response()
+}
+
+fn foreign(path: &str) -> Option<&'static (&'static str, &'static str, &'static str)> {
+    FOREIGN.iter().find(|(start, ..)| path.strip_prefix(start).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
 }
 
 async fn wrong_method(method: Method, uri: Uri) -> Response {
@@ -131,6 +152,14 @@ mod tests {
         let (head, page) = ask("GET", "/prometheus/api/v1/nothing_like_it", "").await;
         assert_eq!(head.status, StatusCode::NOT_FOUND);
         assert!(page.contains("/prometheus/api/v1/nothing_like_it (GET / tells"), "{page}");
+        for (path, told) in [
+            ("/api/v2/spans", "POST /api/v2/spans: it is Zipkin's; use OTLP to /v1/traces"),
+            ("/api/v2/write?bucket=b", "it is InfluxDB's; use OTLP"),
+            ("/metrics/job/backup/instance/a", "it is a Pushgateway's; use OTLP"),
+        ] {
+            let (head, page) = ask("POST", path, "").await;
+            assert!(head.status == StatusCode::NOT_FOUND && page.contains(told), "{page}");
+        }
         let (_, page) = ask("GET", &format!("/{}", "x".repeat(50_000)), "").await;
         assert!(page.len() < 300, "{} bytes", page.len());
 
