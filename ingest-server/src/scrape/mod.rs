@@ -18,7 +18,9 @@ use crate::counters::Counters;
 
 /// No page is read beyond this.
 const MAX_PAGE: usize = 64 << 20;
-const ACCEPT: &str = "application/openmetrics-text;version=1.0.0;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
+const ACCEPT: &str = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.75,\
+    application/openmetrics-text;version=0.0.1;q=0.6,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.55,\
+    text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
 
 /// A target and how it is, as `/api/v1/targets` shows it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -145,6 +147,7 @@ impl Target {
         let mut r = client
             .get(&url)
             .header("accept", ACCEPT)
+            .header("accept-encoding", "gzip")
             .header("user-agent", concat!("strandline/", env!("CARGO_PKG_VERSION")))
             .header("x-prometheus-scrape-timeout-seconds", (self.job.timeout_ms as f64 / 1000.0).to_string());
         if !self.job.username.is_empty() {
@@ -171,20 +174,27 @@ impl Target {
             }
             page.extend_from_slice(&chunk);
         }
-        let page = String::from_utf8(page).map_err(|_| "the page is not UTF-8".to_owned())?;
-        let (samples, meta) = text::parse(&page, open_metrics)?;
+        let mut room = self.app.room();
+        let page = crate::body::unpack(answer.headers(), page.into(), MAX_PAGE as u64, &mut room).map_err(|r| r.message)?;
+        let page = std::str::from_utf8(&page).map_err(|_| "the page is not UTF-8".to_owned())?;
+        let (samples, meta) = text::parse(page, open_metrics)?;
         Ok(Scraped { samples, meta })
     }
 
-    fn target_labels(&self, own: &Labels) -> Labels {
+    /// The labels of a series: its own, and the target's. A page may also say of a label that it is empty.
+    fn target_labels(&self, own: &Labels, emptied: &[String]) -> Labels {
         let mut b = own.to_builder();
         let mut set = |n: &str, v: &str| {
+            if self.job.honor_labels && (own.get(n).is_some() || emptied.iter().any(|e| e == n)) {
+                return;
+            }
             if let Some(theirs) = own.get(n) {
-                if self.job.honor_labels {
-                    return;
-                }
                 // What the exporter says under the same name is kept aside.
-                b.set(&format!("exported_{n}"), theirs);
+                let mut aside = format!("exported_{n}");
+                while own.get(&aside).is_some() {
+                    aside.insert_str(0, "exported_");
+                }
+                b.set(&aside, theirs);
             }
             b.set(n, v);
         };
@@ -205,7 +215,7 @@ impl Target {
         let (up, count) = (scraped.is_some(), scraped.as_ref().map_or(0, |s| s.samples.len()));
         let mut added = 0;
         for s in scraped.iter().flat_map(|s| &s.samples) {
-            let labels = self.target_labels(&s.labels);
+            let labels = self.target_labels(&s.labels, &s.emptied);
             let series = b.series(&labels);
             b.push(series, s.t_ms.unwrap_or(t_ms), 0, Value::Float(s.v));
             if let Some(e) = &s.exemplar {
@@ -221,7 +231,7 @@ impl Target {
             let series = b.series(gone);
             b.push(series, t_ms, 0, Value::Float(stale_nan()));
         }
-        let own = |name: &str| self.target_labels(&Labels::from_pairs([("__name__", name)]));
+        let own = |name: &str| self.target_labels(&Labels::from_pairs([("__name__", name)]), &[]);
         for (name, v) in [
             ("up", up as u8 as f64),
             ("scrape_duration_seconds", took_s),
@@ -277,13 +287,21 @@ mod tests {
         let data_dir = std::env::temp_dir().join(format!("strandline-scrape-{}", std::process::id()));
         let app = App::new(Config { data_dir: data_dir.clone(), ..Config::default() }, 64 << 20, None, 0).unwrap();
         let pushed = Labels::from_pairs([("__name__", "backups_total"), ("job", "backup")]);
-        let labels = |honor_labels: bool| {
+        let target = |honor_labels: bool| {
             let job = ScrapeJob { job: "gateway".into(), honor_labels, ..ScrapeJob::default() };
-            Target { app: app.clone(), place: 0, job, target: "g:9091".into(), seen: HashSet::new(), down: false }.target_labels(&pushed)
+            Target { app: app.clone(), place: 0, job, target: "g:9091".into(), seen: HashSet::new(), down: false }
         };
+        let labels = |honor_labels: bool| target(honor_labels).target_labels(&pushed, &[]);
         let aside = [("__name__", "backups_total"), ("exported_job", "backup"), ("instance", "g:9091"), ("job", "gateway")];
         assert_eq!(labels(false), Labels::from_pairs(aside));
         assert_eq!(labels(true), Labels::from_pairs([("__name__", "backups_total"), ("instance", "g:9091"), ("job", "backup")]));
+        // As a Pushgateway says of groups without an instance that they have none.
+        let none = ["instance".to_owned()];
+        assert_eq!(target(true).target_labels(&pushed, &none), pushed);
+        assert_eq!(target(false).target_labels(&pushed, &none), Labels::from_pairs(aside));
+        let twice = Labels::from_pairs([("__name__", "up"), ("exported_job", "a"), ("job", "b")]);
+        let kept = [("__name__", "up"), ("exported_exported_job", "b"), ("exported_job", "a"), ("instance", "g:9091"), ("job", "gateway")];
+        assert_eq!(target(false).target_labels(&twice, &[]), Labels::from_pairs(kept));
         let _ = std::fs::remove_dir_all(data_dir);
     }
 }

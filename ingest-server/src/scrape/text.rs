@@ -15,6 +15,8 @@ pub struct Sample {
     pub t_ms: Option<i64>,
     /// An exemplar.
     pub exemplar: Option<Exemplar>,
+    /// Labels that the page gives as empty: the series has none of that name, and wants none.
+    pub emptied: Vec<String>,
 }
 
 type Parsed = (Vec<Sample>, Vec<(String, MetricMetadata)>);
@@ -26,7 +28,7 @@ pub fn parse(page: &str, open_metrics: bool) -> Result<Parsed, String> {
     for (i, line) in page.lines().enumerate() {
         let line = line.trim_end_matches('\r');
         if open_metrics && line == "# EOF" {
-            break;
+            return Ok((samples, meta.into_iter().collect()));
         }
         if line.trim().is_empty() {
             continue;
@@ -35,21 +37,29 @@ pub fn parse(page: &str, open_metrics: bool) -> Result<Parsed, String> {
             comment_line(comment, &mut meta);
             continue;
         }
-        samples.push(sample(line, open_metrics).ok_or_else(|| format!("line {}: {line:?} is no sample", i + 1))?);
+        samples.push(sample(line, open_metrics, &meta).ok_or_else(|| format!("line {}: {line:?} is no sample", i + 1))?);
+    }
+    if open_metrics {
+        return Err("the page does not end with # EOF: it was cut off, or is no OpenMetrics page".into());
     }
     Ok((samples, meta.into_iter().collect()))
 }
 
 fn comment_line(comment: &str, meta: &mut BTreeMap<String, MetricMetadata>) {
-    let mut words = comment.trim_start().splitn(3, [' ', '\t']);
-    let (Some(what), Some(name)) = (words.next(), words.next()) else { return };
-    let rest = words.next().unwrap_or("").trim();
-    let m = match what {
-        "HELP" | "TYPE" | "UNIT" => meta.entry(name.trim_matches('"').to_owned()).or_default(),
-        _ => return,
-    };
+    let Some((what, rest)) = comment.trim_start().split_once([' ', '\t']) else { return };
+    if !matches!(what, "HELP" | "TYPE" | "UNIT") {
+        return;
+    }
+    let rest = rest.trim();
+    // Names beyond the classic alphabet are quoted, and may have spaces in them.
+    let (name, used) = quoted(rest).unwrap_or_else(|| {
+        let end = rest.find([' ', '\t']).unwrap_or(rest.len());
+        (rest[..end].to_owned(), end)
+    });
+    let m = meta.entry(name).or_default();
+    let rest = rest[used..].trim();
     match what {
-        "HELP" => m.help = rest.replace("\\n", "\n").replace("\\\\", "\\"),
+        "HELP" => m.help = unescaped(rest),
         "UNIT" => m.unit = rest.to_owned(),
         _ => {
             m.kind = match rest {
@@ -66,7 +76,32 @@ fn comment_line(comment: &str, meta: &mut BTreeMap<String, MetricMetadata>) {
     }
 }
 
-fn sample(line: &str, open_metrics: bool) -> Option<Sample> {
+/// The labels that hold numbers, each in the families of its kind: pages write these numbers in several ways (`1`, `1.0`, `1e0`),
+/// and one target's pages differ by format, so they are written in one.
+fn number_label(pairs: &mut [(String, String)], meta: &BTreeMap<String, MetricMetadata>) {
+    let Some(name) = pairs.iter().find(|p| p.0 == METRIC_NAME).map(|p| p.1.as_str()) else { return };
+    let of = |family: &str, kind| meta.get(family).is_some_and(|m| m.kind == kind);
+    let label = match name.strip_suffix("_bucket") {
+        Some(family) if of(family, MetricKind::Histogram) => "le",
+        _ if of(name, MetricKind::Summary) => "quantile",
+        _ => return,
+    };
+    for (n, v) in pairs {
+        if n == label
+            && let Some(x) = number(v)
+        {
+            *v = written(x);
+        }
+    }
+}
+
+/// A number as OpenMetrics has it in labels: never without a fraction or an exponent.
+fn written(v: f64) -> String {
+    let s = strandline_query::promql::format_general(v);
+    if v.is_finite() && !s.contains(['.', 'e']) { format!("{s}.0") } else { s }
+}
+
+fn sample(line: &str, open_metrics: bool, meta: &BTreeMap<String, MetricMetadata>) -> Option<Sample> {
     let line = line.trim_start();
     let name_end = line.find(['{', ' ', '\t'])?;
     let mut pairs: Vec<(String, String)> = Vec::new();
@@ -86,6 +121,7 @@ fn sample(line: &str, open_metrics: bool) -> Option<Sample> {
     if !pairs.iter().any(|p| p.0 == METRIC_NAME) {
         return None;
     }
+    number_label(&mut pairs, meta);
     let (body, exemplar) = match rest.find(" # ") {
         Some(i) => (&rest[..i], Some(&rest[i + 3..])),
         None => (rest, None),
@@ -104,7 +140,8 @@ fn sample(line: &str, open_metrics: bool) -> Option<Sample> {
         Some(e) => Some(exemplar_of(e)?),
         None => None,
     };
-    Some(Sample { labels: Labels::from_pairs(pairs), v, t_ms, exemplar })
+    let emptied = pairs.iter().filter(|p| p.1.is_empty()).map(|p| p.0.clone()).collect();
+    Some(Sample { labels: Labels::from_pairs(pairs), v, t_ms, exemplar, emptied })
 }
 
 fn exemplar_of(s: &str) -> Option<Exemplar> {
@@ -150,6 +187,27 @@ fn label_pairs(s: &str) -> Option<(Vec<(String, String)>, usize)> {
     }
 }
 
+/// A help text: `\n`, `\\` and OpenMetrics' `\"`.
+fn unescaped(s: &str) -> String {
+    let mut out = String::with_capacity(s.len());
+    let mut chars = s.chars();
+    while let Some(c) = chars.next() {
+        if c != '\\' {
+            out.push(c);
+            continue;
+        }
+        match chars.next() {
+            Some('n') => out.push('\n'),
+            Some(c @ ('\\' | '"')) => out.push(c),
+            other => {
+                out.push('\\');
+                out.extend(other);
+            }
+        }
+    }
+    out
+}
+
 fn quoted(s: &str) -> Option<(String, usize)> {
     let mut out = String::new();
     let mut chars = s.char_indices();
@@ -189,7 +247,7 @@ mod tests {
 
     #[test]
     fn both_formats() {
-        let page = "# HELP a_total Help\\nme.\n# TYPE a_total counter\na_total{x=\"1\",y=\"q\\\"\\n\"} 3 1700000000000\n\nb NaN\n{\"c.d\",e=\"f\"} +Inf\n";
+        let page = "# TYPE \"c d\" gauge\n# HELP a_total Help\\nme.\n# TYPE a_total counter\na_total{x=\"1\",y=\"q\\\"\\n\"} 3 1700000000000\n\nb NaN\n{\"c.d\",e=\"f\"} +Inf\n";
         let (s, m) = parse(page, false).unwrap();
         assert_eq!(s.len(), 3);
         assert_eq!(s[0].labels.to_string(), r#"{__name__="a_total", x="1", y="q\"\n"}"#);
@@ -197,6 +255,7 @@ mod tests {
         assert!(s[1].v.is_nan());
         assert_eq!(s[2].labels.metric_name(), "c.d");
         assert_eq!((m[0].1.kind, m[0].1.help.as_str()), (MetricKind::Counter, "Help\nme."));
+        assert_eq!((m[1].0.as_str(), m[1].1.kind), ("c d", MetricKind::Gauge));
         let om = "a_bucket{le=\"1\"} 2 1700000000.5 # {trace_id=\"abc\"} 0.5 1700000000.1\n# EOF\nrubbish\n";
         let (s, _) = parse(om, true).unwrap();
         assert_eq!(s[0].t_ms, Some(1_700_000_000_500));
@@ -205,5 +264,23 @@ mod tests {
         assert!(parse("a{x=1} 2\n", false).unwrap_err().contains("line 1"));
         assert!(parse("a{x=\"1\n", false).is_err());
         assert!(parse("a 1 2 3\n", false).is_err());
+    }
+
+    #[test]
+    fn numbers_in_labels_are_written_in_one_way() {
+        let page = "# TYPE h histogram\nh_bucket{le=\"1\"} 2\nh_bucket{le=\"1e6\"} 2\nh_bucket{le=\"0.250\"} 2\nh_bucket{le=\"+Inf\"} 2\n\
+                    # TYPE s summary\ns{quantile=\"0\"} 1\n# TYPE g gauge\ng_bucket{le=\"1\"} 1\ng{quantile=\"1\"} 1\nu{le=\"1\"} 1\n";
+        let (s, _) = parse(page, false).unwrap();
+        let written: Vec<&str> = s.iter().filter_map(|s| s.labels.get("le").or(s.labels.get("quantile"))).collect();
+        assert_eq!(written, ["1.0", "1e+06", "0.25", "+Inf", "0.0", "1", "1", "1"]);
+    }
+
+    #[test]
+    fn what_is_missing_and_what_is_empty() {
+        assert!(parse("a 1\n", true).unwrap_err().contains("# EOF"), "an OpenMetrics page that was cut off");
+        let (s, m) = parse("# HELP a C:\\\\new \\\"x\\\"\\n\\q\na{instance=\"\",b=\"1\"} 1\n", false).unwrap();
+        assert_eq!(s[0].emptied, ["instance"]);
+        assert_eq!(s[0].labels.get("instance"), None);
+        assert_eq!(m[0].1.help, "C:\\new \"x\"\n\\q");
     }
 }

@@ -29,7 +29,7 @@ pub use ast::{
 pub use error::{Error, Limit, ParseError, Result};
 pub use eval::{Engine, EngineOptions, MatrixSeries, QueryOptions, QueryResult, QueryStats, SampleRef, SampleValue, Value, VectorSample};
 pub use functions::{Function, all as all_functions, function};
-pub use gofmt::{json as format_sample_value, plain as format_float, write_json as write_sample_value};
+pub use gofmt::{general as format_general, json as format_sample_value, plain as format_float, write_json as write_sample_value};
 pub use histogram::public as histograms;
 pub use json::ast_json;
 pub use lexer::parse_duration_ms;
