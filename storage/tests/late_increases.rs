@@ -201,3 +201,27 @@ fn any_order_over_faults_gives_the_same_sum() {
         }
     }
 }
+
+#[test]
+fn an_increase_counts_after_a_replay_that_has_other_chunks() {
+    let filled = || {
+        let w = World { fs: SimFs::new() };
+        let s = w.open();
+        (1..=100).for_each(|second| add(&s, second, 1.0));
+        let calls = w.fs.calls();
+        (w, s, calls)
+    };
+    let (w, s, before) = filled();
+    s.flush().unwrap();
+    let half_way = (w.fs.calls() - before) / 2;
+    // A flush that fails ends the chunk, which a replay does not.
+    let (w, s, before) = filled();
+    w.fs.fail_call(before + half_way, FaultKind::Enospc);
+    s.flush().unwrap_err();
+    (101..=150).filter(|second| *second != 115).for_each(|second| add(&s, second, 1.0));
+    add(&s, 115, 1.0);
+    let s = w.crash(s, CrashStyle::KeepAll);
+    add(&s, 115, 1.0);
+    add(&s, 151, 1.0);
+    assert_eq!(samples(&s).last(), Some(&(151, 151.0)));
+}

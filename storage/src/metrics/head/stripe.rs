@@ -417,8 +417,12 @@ impl Stripe {
             let late = t <= state.last_t && !is_set_back(t, state.last_t);
             state.sum += d;
             if late {
-                let Some((_, before)) = s.at_or_before(t).filter(|(at, before)| *at < t && !before.is_nan()) else { return };
-                value = Value::Float(before);
+                match s.at_or_before(t) {
+                    Some((at, _)) if at == t => return,
+                    Some((_, before)) if !before.is_nan() => value = Value::Float(before),
+                    // It was admitted beside other chunks, which a flush that failed had ended: it counts all the same.
+                    _ => return s.extra().delta = Some(state),
+                }
             } else {
                 state.last_t = t;
                 value = Value::Float(state.sum);
