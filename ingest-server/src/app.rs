@@ -194,7 +194,11 @@ impl App {
     /// The engine of whoever asks. Opening one may take a while: call it off the runtime's threads.
     pub fn engine(&self, headers: &HeaderMap, right: Right) -> Result<Engine, Refusal> {
         let who = self.identify(headers, right)?;
-        Ok(self.tenants.get(&who.tenant)?)
+        // A folder that can't be opened is no fault of the sender, who would drop what is refused as invalid.
+        self.tenants.get(&who.tenant).map_err(|e| match Refusal::from(e) {
+            r if r.is_retryable() => r,
+            r => Refusal { reason: Reason::Unavailable, ..r },
+        })
     }
 
     /// Refuses what a web page of another origin (or a rebound name) would send to a mutating endpoint.
@@ -213,5 +217,31 @@ impl App {
             return Err(Refusal::new(Reason::Forbidden, format!("host {name} is not this machine's own name; set up auth to use names")));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use strandline_storage::engine::UNFINISHED;
+    use strandline_wal::fs::{Fs, RealFs};
+
+    use super::*;
+
+    #[test]
+    fn a_folder_that_can_not_be_opened_is_no_fault_of_the_sender() {
+        let data_dir = std::env::temp_dir().join(format!("strandline-app-{}", std::process::id()));
+        let copied = data_dir.join("tenants/copied");
+        RealFs::default().create_dir_all(&copied).unwrap();
+        RealFs::default().write_atomic(&copied.join(UNFINISHED), b"").unwrap();
+        let app =
+            App::new(Config { data_dir: data_dir.clone(), tenants_from_header: true, ..Config::default() }, 64 << 20, None, 0).unwrap();
+        let headers = HeaderMap::from_iter([("x-scope-orgid".parse().unwrap(), "copied".parse().unwrap())]);
+        let refusal = app.engine(&headers, Right::Write).err().unwrap();
+        assert!(refusal.is_retryable() && refusal.message.contains("data was being copied"), "{refusal:?}");
+        RealFs::default().remove_file(&copied.join(UNFINISHED)).unwrap();
+        app.engine(&headers, Right::Write).unwrap();
+        app.tenants.close().unwrap();
+        RealFs::default().remove_dir_all(&data_dir).unwrap();
     }
 }
