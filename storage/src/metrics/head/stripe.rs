@@ -306,9 +306,10 @@ impl Stripe {
     /// never counted: it is added to the sum, and a sample with the value before it stands for it, so that it is counted once.
     /// Where samples of that time have left the open chunk, it counts as a retry.
     fn admit_late_delta(&self, s: &Series, index: u32, t: i64, v: &Value, last: i64, rules: &HeadRules, batch: &PendingBatch) -> Verdict {
-        let in_flight = self.pending.iter().flat_map(|b| b.latest_first()).filter(|i| i.0 == index).map(|i| i.1);
-        let mut under_way = batch.tail_of(index).map(|i| i.0).chain(in_flight);
-        if under_way.any(|at| at == t) {
+        // Looking through all that is pending is for series that are among it.
+        let others = if s.pending as usize > batch.tail_of(index).count() { self.pending.len() } else { 0 };
+        let in_flight = self.pending.iter().take(others).flat_map(|b| b.latest_first()).filter(|i| i.0 == index).map(|i| i.1);
+        if batch.tail_of(index).map(|i| i.0).chain(in_flight).any(|at| at == t) {
             return Verdict::Known;
         }
         // What is under way may end the open chunk before this is applied.
