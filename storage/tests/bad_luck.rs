@@ -320,6 +320,59 @@ fn a_delete_without_an_end_spares_what_comes_later() {
 }
 
 #[test]
+fn what_is_sent_after_a_delete_stays_whatever_its_time() {
+    let w = World::new();
+    let mut s = w.open(true);
+    let range = TimeRange::new(T0 - HOUR, T0);
+    let values = |s: &MetricStore| {
+        let sel = s.select(&SelectRequest::new(vec![Matcher::equal("__name__", "v")], TimeRange::all())).unwrap();
+        let mut buf = SampleBuf::default();
+        sel.read(0, range, &mut buf).unwrap();
+        buf.v
+    };
+    let put = |s: &MetricStore, v: f64| {
+        let mut b = BatchBuilder::default();
+        let k = b.series(&Labels::from_pairs([("__name__", "v")]));
+        (0..3).for_each(|i| b.push(k, T0 - 3000 + i * 1000, 0, Value::Float(v)));
+        // The last sample of a series is known by its time still.
+        b.push(k, T0 + 1000, 0, Value::Float(0.0));
+        let a = s.append(&b.finish()).unwrap();
+        assert!(a.rejected.is_empty());
+        a.commit.wait().unwrap();
+    };
+    for v in 1..5 {
+        let v = f64::from(v);
+        put(&s, v);
+        assert_eq!(values(&s), [v; 3]);
+        if v != 2.0 {
+            s.flush().unwrap();
+        }
+        // Another's delete in between: of nothing that is here.
+        s.delete(range, vec![Matcher::equal("__name__", "x")]).unwrap();
+        assert_eq!(values(&s), [v; 3]);
+        s.delete(range, vec![Matcher::equal("__name__", "v")]).unwrap();
+        assert!(values(&s).is_empty(), "{v}");
+        if v == 3.0 {
+            drop(s);
+            s = w.open(true);
+            assert!(values(&s).is_empty());
+        }
+    }
+    put(&s, 9.0);
+    let check = |s: &MetricStore| assert_eq!(values(s), [9.0; 3]);
+    check(&s);
+    s.flush().unwrap();
+    check(&s);
+    w.clock.advance(12 * HOUR);
+    s.compact(9).unwrap();
+    check(&s);
+    s.clean_tombstones().unwrap();
+    check(&s);
+    drop(s);
+    check(&w.open(true));
+}
+
+#[test]
 fn a_store_opens_on_a_disk_too_full_for_its_scratch() {
     let w = World::new();
     let s = w.open(false);

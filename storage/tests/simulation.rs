@@ -106,8 +106,6 @@ struct Model {
     maybe: BTreeSet<(u64, i64)>,
     spans: BTreeMap<u64, i64>,
     maybe_spans: BTreeSet<u64>,
-    /// Ranges that were deleted, by series; nothing is appended to them again.
-    deleted: Vec<(u64, TimeRange)>,
     sums: [SumModel; SUMS as usize],
     exemplars: BTreeSet<(u64, i64)>,
     metadata: BTreeSet<u64>,
@@ -290,9 +288,6 @@ impl World {
                 _ => now - self.rng.below(5000) as i64,
             };
             for _ in 0..self.rng.below(4) + 1 {
-                if self.model.deleted.iter().any(|(s, r)| *s == series && r.contains(t)) {
-                    break;
-                }
                 b.push(s, t, 0, value(series, t));
                 items.push((series, t));
                 t += 1 + self.rng.below(20_000) as i64;
@@ -396,7 +391,6 @@ impl World {
         for ((series, t), v) in &got {
             assert!(self.model.maybe.contains(&(*series, *t)), "{what}: series {series} at {t} was never sent");
             assert_eq!(*v, bits(*series, *t), "{what}: series {series} at {t}");
-            assert!(!self.model.deleted.iter().any(|(s, r)| s == series && r.contains(*t)), "{what}: series {series} at {t} was deleted");
         }
         if others_see {
             return;
@@ -450,15 +444,17 @@ impl World {
     }
 
     fn delete(&mut self, e: &Engine) -> Result<()> {
-        // Far enough back that nothing is appended there any more.
         let series = self.rng.below(SERIES);
-        let end = self.now() - 30 * HOUR - self.rng.below(20 * HOUR as u64) as i64;
+        let end = self.now() - self.rng.below(30 * HOUR as u64) as i64;
         let range = TimeRange::new(end - self.rng.below(5 * HOUR as u64) as i64, end);
         // From the moment it is asked for, it may be done: a failed delete may still have been recorded.
         let done = e.metrics().delete(range, vec![Matcher::equal("i", format!("{series:02}"))]);
-        self.model.acked.retain(|(s, t), _| *s != series || !range.contains(*t));
-        if done.is_ok() {
-            self.model.deleted.push((series, range));
+        let concerned: Vec<(u64, i64)> = self.model.acked.range((series, range.min_ms)..=(series, range.max_ms)).map(|(k, _)| *k).collect();
+        for k in concerned {
+            self.model.acked.remove(&k);
+            if done.is_ok() {
+                self.model.maybe.remove(&k);
+            }
         }
         done
     }

@@ -1,10 +1,14 @@
 //! Deletes: hidden at once while reading, applied for good when blocks are rewritten.
 //!
+//! A delete concerns what is there, and nothing that comes later. So the head is flushed first where it holds any of it, and
+//! a block says which deletes it has behind it: those that were applied to it, and those that its samples came after.
+//!
 //! One object a request, so that every node of the bucket sees it, and one local file, so that it counts before
 //! the bucket has it.
 
 use serde::{Deserialize, Serialize};
 
+use super::block::BlockMeta;
 use crate::error::{Error, Result};
 use crate::model::{Labels, MatchOp, Matcher, TimeRange};
 
@@ -73,7 +77,13 @@ impl Delete {
         &self.matchers
     }
 
-    /// Whether it concerns a series.
+    /// Whether a block may hold anything of it.
+    pub fn concerns(&self, block: &BlockMeta) -> bool {
+        let applied = block.strandline.as_ref().map_or(&[][..], |s| &s.deletes_applied);
+        self.range().overlaps(block.range()) && !applied.contains(&self.spec.ulid)
+    }
+
+    /// Whether it covers a series.
     pub fn covers(&self, labels: &Labels) -> bool {
         self.matchers.iter().all(|m| m.matches(labels.value(&m.name)))
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::block::index::SymbolTable;
 use super::block::{BlockMeta, BlockWriter, Compaction, Ending, StrandlineMeta, ThanosMeta};
+use super::deletes::Delete;
 use super::head::{Cut, FrozenSeries, Value, encode_run};
 use super::manifest::LocalBlock;
 use super::merge;
@@ -28,6 +29,23 @@ impl MetricStore {
     /// no bucket.
     pub fn flush(&self) -> Result<()> {
         let _alone = self.0.flushing.lock();
+        self.flush_alone()
+    }
+
+    /// Has blocks hold what the head holds of a delete that is about to be taken on: what comes later is not concerned. The
+    /// caller holds `flushing` until it is.
+    pub(super) fn flush_deleted(&self, d: &Delete) -> Result<()> {
+        let (v, head) = (self.version(), &self.0.head);
+        if !head.may_hold(d.range(), v.flushed_epoch) {
+            return Ok(());
+        }
+        let mut held = head.select(v.pin.clone(), v.flushed_epoch, d.matchers());
+        held.retain_in(d.range());
+        if held.is_empty() { Ok(()) } else { self.flush_alone() }
+    }
+
+    /// With `flushing` held.
+    fn flush_alone(&self) -> Result<()> {
         self.check_open()?;
         let head = &self.0.head;
         let cut = head.cut()?;
@@ -79,7 +97,8 @@ impl MetricStore {
                     });
                 }
             });
-            let meta = self.block_meta(self.new_ulid(), range, 1, Vec::new());
+            // All of it came after these deletes: see `flush_deleted`.
+            let meta = self.block_meta(self.new_ulid(), range, 1, Vec::new()).behind(&self.version().deletes);
             let mut w = BlockWriter::create(self.0.options.fs.clone(), &self.local_dir(), meta, symbols)?;
             let mut endings = Vec::new();
             for slot in &slots {

@@ -25,8 +25,6 @@ pub enum Imported {
 
 const META: &str = "meta.json";
 const DELETION_MARK: &str = "deletion-mark.json";
-/// Objects are copied in pieces of this size.
-const PIECE_BYTES: u64 = 8 << 20;
 
 impl MetricStore {
     /// Takes over a block that lies in a folder, after every checksum was verified. It is written anew under a name of
@@ -59,7 +57,9 @@ impl MetricStore {
         let range = TimeRange::new(meta.min_time, meta.max_time - 1);
         let ours = self.block_meta(self.new_ulid(), range, meta.compaction.level.max(1), sources);
         let added = meta.thanos.map(|t| external_labels(t, without)).unwrap_or_default();
-        let written = self.merge(&[theirs], &[], &added, ours)?;
+        // What is imported came after all deletes that are known.
+        let ours = ours.behind(&self.version().deletes);
+        let written = self.merge(vec![super::compact::Source { block: theirs, deletes: Vec::new() }], &added, ours)?;
         self.swap(&[], written, "import", &mut work)?;
         Ok(Imported::Taken { external_labels: added.iter().map(|(n, v)| format!("{n}={v:?}")).collect() })
     }
@@ -88,7 +88,10 @@ impl MetricStore {
             let name = object.key.strip_prefix(prefix).unwrap_or_default();
             // A key is a path of another's making: nothing but a block's own files is written here.
             if name == META || name == "index" || name == "tombstones" || is_segment(name) {
-                self.fetch(bucket, &object.key, object.size_bytes, &dir.join(name))?;
+                let to = dir.join(name);
+                let io = |e| Error::io("copying a block", &to, e);
+                fs.create_dir_all(to.parent().unwrap_or(&to)).map_err(io)?;
+                bucket.get_file(&object.key, &**fs, &to)?;
             }
         }
         let done = self.import_block(&dir, without);
@@ -108,20 +111,6 @@ impl MetricStore {
         }
         let known = self.version().blocks.iter().any(|b| b.meta.compaction.sources.contains(&meta.ulid));
         Ok(if known { Err(Imported::Known) } else { Ok(meta) })
-    }
-
-    fn fetch(&self, bucket: &dyn Bucket, key: &str, size: u64, to: &Path) -> Result<()> {
-        let fs = &self.0.options.fs;
-        let io = |e| Error::io("copying a block", to, e);
-        fs.create_dir_all(to.parent().unwrap_or(to)).map_err(io)?;
-        let mut file = fs.create(to).map_err(io)?;
-        let mut at = 0;
-        while at < size {
-            let n = PIECE_BYTES.min(size - at);
-            file.write_all(&bucket.get_range(key, at, n as usize)?).map_err(io)?;
-            at += n;
-        }
-        file.sync().map_err(io)
     }
 }
 

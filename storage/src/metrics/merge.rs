@@ -71,7 +71,7 @@ mod tests {
         assert_eq!(hints(&b), [Unknown, NotReset, Unknown, Unknown, NotReset]);
         b.clear();
         chunk(&mut b);
-        crate::metrics::block::remove_ranges(&mut b, &[crate::model::TimeRange::new(20, 29)]);
+        crate::metrics::block::remove_ranges(&mut b, 0, &[crate::model::TimeRange::new(20, 29)]);
         assert_eq!(hints(&b), [NotReset, Unknown, NotReset]);
     }
 

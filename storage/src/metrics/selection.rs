@@ -29,7 +29,8 @@ pub struct MetricSelection {
     /// By block, when the last sample is of it and all before.
     ends: Vec<i64>,
     shape: Shape,
-    deletes: Vec<Arc<Delete>>,
+    /// By block, those that concern it.
+    deletes: Vec<Vec<Arc<Delete>>>,
     warnings: Warnings,
     _version: Arc<Version>,
 }
@@ -46,17 +47,21 @@ impl MetricSelection {
             let sound = |s: BlockSelection| if request.partial { s.check(range).map(|()| s) } else { Ok(s) };
             match b.open().and_then(|b| b.select(&request.matchers)).and_then(sound) {
                 Ok(s) if s.is_empty() => {}
-                Ok(s) => blocks.push((b.meta.samples_range(), s)),
+                Ok(s) => {
+                    let deletes = version.deletes.iter().filter(|d| d.range().overlaps(range) && d.concerns(&b.meta));
+                    blocks.push((b.meta.samples_range(), s, deletes.cloned().collect()));
+                }
                 Err(e) if request.partial => warnings.push(format!("block {} could not be read: {e}", b.meta.ulid)),
                 Err(e) => return Err(e),
             }
         }
-        blocks.sort_by_key(|(samples, _)| samples.min_ms);
+        blocks.sort_by_key(|(samples, ..)| samples.min_ms);
         let newest_by = |before: &mut i64, samples: &TimeRange| {
             *before = samples.max_ms.max(*before);
             Some(*before)
         };
-        let ends = blocks.iter().map(|(samples, _)| samples).scan(i64::MIN, newest_by).collect();
+        let ends = blocks.iter().map(|(samples, ..)| samples).scan(i64::MIN, newest_by).collect();
+        let (blocks, deletes) = blocks.into_iter().map(|(_, b, d)| (b, d)).unzip();
         let (pin, flushed) = (version.pin.clone(), version.flushed_epoch);
         let mut s = MetricSelection {
             range,
@@ -64,10 +69,10 @@ impl MetricSelection {
                 true => head.select(pin, flushed, &request.matchers),
                 false => head.select_none(pin, flushed),
             },
-            blocks: blocks.into_iter().map(|(_, b)| b).collect(),
+            blocks,
             ends,
             shape: Shape::Head,
-            deletes: version.deletes.iter().filter(|d| d.range().overlaps(range)).cloned().collect(),
+            deletes,
             warnings,
             _version: version,
         };
@@ -100,6 +105,7 @@ impl MetricSelection {
                 let mut only = self.blocks.swap_remove(k as usize);
                 only.keep((0..joined.len()).map(|i| joined.last(i).at as usize));
                 self.blocks = vec![only];
+                self.deletes = vec![self.deletes.swap_remove(k as usize)];
                 Shape::Block
             }
         };
@@ -155,13 +161,18 @@ impl MetricSelection {
         })
     }
 
-    fn hide_deleted(&self, i: usize, out: &mut SampleBuf) {
-        if self.deletes.is_empty() || out.is_empty() {
+    /// Takes out of series `i` what was deleted of block `k`, whose samples are those from the `from`th on.
+    fn hide_deleted(&self, i: usize, k: usize, out: &mut SampleBuf, from: usize) {
+        if self.deletes[k].is_empty() || out.len() == from {
             return;
         }
         let labels = self.labels(i);
-        let gone: Vec<TimeRange> = self.deletes.iter().filter(|d| d.covers(&labels)).map(|d| d.range()).collect();
-        super::block::remove_ranges(out, &gone);
+        let gone: Vec<TimeRange> = self.deletes[k].iter().filter(|d| d.covers(&labels)).map(|d| d.range()).collect();
+        super::block::remove_ranges(out, from, &gone);
+    }
+
+    fn anything_deleted(&self) -> bool {
+        self.deletes.iter().any(|d| !d.is_empty())
     }
 }
 
@@ -215,6 +226,7 @@ impl SeriesSelection for MetricSelection {
             Shape::Head => self.head.read(i, range, out)?,
             Shape::Block => {
                 self.blocks[0].read(i, range, out)?;
+                self.hide_deleted(i, 0, out, 0);
                 true
             }
             Shape::Joined(j) => {
@@ -222,7 +234,10 @@ impl SeriesSelection for MetricSelection {
                     let from = out.len();
                     match part.place {
                         HEAD => _ = self.head.read(part.at as usize, range, out)?,
-                        k => self.blocks[k as usize].read(part.at as usize, range, out)?,
+                        k => {
+                            self.blocks[k as usize].read(part.at as usize, range, out)?;
+                            self.hide_deleted(i, k as usize, out, from);
+                        }
                     }
                     merge::forget_hint(out, from);
                 }
@@ -232,12 +247,11 @@ impl SeriesSelection for MetricSelection {
         if !ordered {
             merge::settle(out);
         }
-        self.hide_deleted(i, out);
         Ok(())
     }
 
     fn newest(&self, i: usize, range: TimeRange, scratch: &mut SampleBuf) -> Result<Option<Newest>> {
-        if self.deletes.is_empty() {
+        if !self.anything_deleted() {
             match &self.shape {
                 Shape::Head => {
                     if let Some(n) = self.head.newest(i, range) {
@@ -257,7 +271,7 @@ impl SeriesSelection for MetricSelection {
     }
 
     fn is_live(&self, i: usize, range: TimeRange, scratch: &mut SampleBuf) -> Result<bool> {
-        if self.deletes.is_empty() {
+        if !self.anything_deleted() {
             match &self.shape {
                 Shape::Head => {}
                 Shape::Block => return Ok(self.blocks[0].newest_kind(i, range, scratch)?.is_some_and(|(_, live)| live)),

@@ -474,8 +474,8 @@ impl SeriesSource for MetricStore {
 }
 
 impl MetricStore {
-    /// Records a delete: hidden at once, here and on every node that reads the bucket. It concerns what is there: of a range
-    /// that reaches beyond now, samples that come later stay.
+    /// Records a delete: hidden at once, here and on every node that reads the bucket. It concerns what is there: samples that
+    /// come later stay, whatever their time. Where the head holds any of it, it is flushed.
     pub fn delete(&self, range: TimeRange, matchers: Vec<Matcher>) -> Result<()> {
         if matchers.iter().all(|m| m.matches_empty()) {
             return Err(Error::invalid("a delete needs a matcher that does not match the empty string"));
@@ -490,14 +490,18 @@ impl MetricStore {
         let ulid = self.new_ulid();
         let d = Delete::new(ulid, range, matchers);
         {
+            let _no_flush_between = self.0.flushing.lock();
+            self.flush_deleted(&d)?;
             // A close waits for it: a delete that comes later would be written into another's folder, who does not know it.
             let _manifest = self.0.manifest.lock();
             self.check_open()?;
-            self.keep_delete(&d.spec)?;
+            let kept = self.keep_delete(&d.spec);
+            // If it could not be kept it may be on the disk all the same, and what comes now must not be hidden by it then.
             let mut v = self.0.version.write();
             let mut next = (**v).clone();
             next.deletes.push(Arc::new(d));
             *v = Arc::new(next);
+            kept?;
         }
         if let Err(e) = self.upload_deletes() {
             tracing::warn!(error = %e, "a delete could not be uploaded; it will be tried again");

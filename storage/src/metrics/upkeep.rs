@@ -548,7 +548,9 @@ impl MetricStore {
                 }
             }
         }
+        let _no_flush_between = self.0.flushing.lock();
         for d in fresh.iter().filter(|_| !self.0.options.read_only) {
+            self.flush_deleted(d)?;
             if let Err(e) = self.keep_delete(&d.spec) {
                 tracing::warn!(error = %e, "a delete that was made elsewhere could not be kept here");
             }

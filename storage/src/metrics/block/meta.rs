@@ -139,6 +139,15 @@ pub struct StrandlineMeta {
 }
 
 impl BlockMeta {
+    /// The same, saying that it has these deletes behind it.
+    pub(crate) fn behind(mut self, deletes: &[std::sync::Arc<crate::metrics::Delete>]) -> Self {
+        let range = self.range();
+        if let Some(s) = &mut self.strandline {
+            s.deletes_applied = deletes.iter().filter(|d| d.range().overlaps(range)).map(|d| d.spec.ulid.clone()).collect();
+        }
+        self
+    }
+
     /// Parses and checks a meta.json.
     pub fn parse(json: &[u8]) -> Result<Self> {
         let m: BlockMeta = crate::sealed::from_json(json)?;

@@ -25,9 +25,9 @@ pub const CHUNKS: &str = "chunks";
 /// Deletes that are not applied yet.
 pub const TOMBSTONES: &str = "tombstones";
 
-/// Takes deleted stretches out of samples.
-pub(crate) fn remove_ranges(out: &mut crate::read::SampleBuf, gone: &[crate::model::TimeRange]) {
+/// Takes deleted stretches out of the samples from the `from`th on.
+pub(crate) fn remove_ranges(out: &mut crate::read::SampleBuf, from: usize, gone: &[crate::model::TimeRange]) {
     if !gone.is_empty() {
-        reader::remove(out, 0, gone);
+        reader::remove(out, from, gone);
     }
 }

@@ -4,3 +4,4 @@ pub mod plan;
 mod run;
 
 pub use plan::{PlanBlock, Ranges, Step, compaction, retention};
+pub(in crate::metrics) use run::Source;

@@ -25,10 +25,7 @@ impl MetricStore {
     fn plan_blocks(&self) -> Vec<PlanBlock> {
         let v = self.version();
         let now_ms = self.0.options.clock.now_ms();
-        let pending = |m: &BlockMeta| {
-            let applied = m.strandline.as_ref().map_or(&[][..], |s| &s.deletes_applied);
-            v.deletes.iter().filter(|d| d.range().overlaps(m.range()) && !applied.contains(&d.spec.ulid)).count()
-        };
+        let pending = |m: &BlockMeta| v.deletes.iter().filter(|d| d.concerns(m)).count();
         v.blocks
             .iter()
             .map(|b| PlanBlock {
@@ -102,31 +99,24 @@ impl MetricStore {
             .iter()
             .map(|e| ParentBlock { ulid: e.meta.ulid.clone(), min_time: e.meta.min_time, max_time: e.meta.max_time })
             .collect();
-        if let Some(s) = &mut meta.strandline {
-            s.deletes_applied = v.deletes.iter().map(|d| d.spec.ulid.clone()).collect();
-        }
-        let written = self.merge(&blocks, &v.deletes, &[], meta)?;
+        let deletes_of = |e: &BlockEntry| v.deletes.iter().filter(|d| d.concerns(&e.meta)).cloned().collect();
+        let sources = blocks.into_iter().zip(&entries).map(|(block, e)| Source { block, deletes: deletes_of(e) }).collect();
+        let written = self.merge(sources, &[], meta.behind(&v.deletes))?;
         let names: Vec<String> = entries.iter().map(|e| e.meta.ulid.clone()).collect();
         tracing::info!(inputs = names.len(), output = written.as_ref().map(|m| m.ulid.as_str()), "compacted metric blocks");
         self.swap(&names, written, "compacted", work)
     }
 
     /// One pass over all blocks in label order. `added` are labels that every series gets that has none of that name.
-    pub(in crate::metrics) fn merge(
-        &self,
-        blocks: &[Arc<Block>],
-        deletes: &[Arc<Delete>],
-        added: &[(String, String)],
-        meta: BlockMeta,
-    ) -> Result<Option<BlockMeta>> {
+    pub(in crate::metrics) fn merge(&self, sources: Vec<Source>, added: &[(String, String)], meta: BlockMeta) -> Result<Option<BlockMeta>> {
         let mut symbols = SymbolTable::default();
-        for b in blocks {
-            b.index().each_symbol(&mut |s| symbols.add(s))?;
+        for s in &sources {
+            s.block.index().each_symbol(&mut |s| symbols.add(s))?;
         }
         added.iter().flat_map(|(n, v)| [n, v]).for_each(|s| symbols.add(s));
-        let cursors = blocks.iter().map(|b| Cursor::new(b, added)).collect::<Result<Vec<_>>>()?;
+        let cursors = sources.iter().map(|s| Cursor::new(s, added)).collect::<Result<Vec<_>>>()?;
         let mut w = BlockWriter::create(self.0.options.fs.clone(), &self.local_dir(), meta, symbols)?;
-        match self.merge_into(cursors, deletes, &mut w) {
+        match self.merge_into(cursors, &mut w) {
             Ok(()) => w.finish(),
             Err(e) => {
                 w.abort();
@@ -135,15 +125,14 @@ impl MetricStore {
         }
     }
 
-    fn merge_into(&self, mut cursors: Vec<Cursor<'_>>, deletes: &[Arc<Delete>], w: &mut BlockWriter) -> Result<()> {
+    fn merge_into(&self, mut cursors: Vec<Cursor<'_>>, w: &mut BlockWriter) -> Result<()> {
         while let Some(labels) = cursors.iter().filter_map(|c| c.labels.as_ref()).min().cloned() {
             let mut chunks = Chunks::new();
             for c in cursors.iter_mut().filter(|c| c.labels.as_ref() == Some(&labels)) {
                 c.take(&mut chunks)?;
             }
             chunks.sort_by_key(|(_, r, _)| (r.min_ms, r.max_ms));
-            let gone: Vec<TimeRange> = deletes.iter().filter(|d| d.covers(&labels)).map(|d| d.range()).collect();
-            let chunks = self.settle(chunks, &gone)?;
+            let chunks = self.settle(chunks)?;
             if !chunks.is_empty() {
                 w.add(&labels, &chunks)?;
             }
@@ -152,11 +141,10 @@ impl MetricStore {
     }
 
     /// Chunks as they are where they can stay; otherwise decoded, joined and encoded anew.
-    fn settle(&self, chunks: Chunks, gone: &[TimeRange]) -> Result<Chunks> {
-        let touched = chunks.iter().any(|(_, r, _)| gone.iter().any(|g| g.overlaps(*r)));
+    fn settle(&self, chunks: Chunks) -> Result<Chunks> {
         let small = |c: &(chunk::Encoding, TimeRange, bytes::Bytes)| c.0.is_float() && chunk::num_samples(&c.2) < SMALL_CHUNK;
         let fragmented = chunks.windows(2).any(|w| small(&w[0]) && small(&w[1]));
-        if !touched && !fragmented && apart(&chunks) {
+        if !fragmented && apart(&chunks) {
             return Ok(chunks);
         }
         let mut buf = SampleBuf::default();
@@ -164,7 +152,6 @@ impl MetricStore {
             chunk::decode(*e, data, model::TimeRange::all(), &mut buf)?;
         }
         merge::settle(&mut buf);
-        remove_ranges(&mut buf, gone);
         let rules = self.0.head.rules();
         Ok(encode(&buf, rules.range_ms, rules.xor2))
     }
@@ -208,9 +195,15 @@ fn set_aside(e: &Error, step: &Step, work: &mut Work) {
     }
 }
 
+/// A block to be merged, and the deletes that concern it.
+pub(in crate::metrics) struct Source {
+    pub block: Arc<Block>,
+    pub deletes: Vec<Arc<Delete>>,
+}
+
 /// A block being read series by series.
 struct Cursor<'a> {
-    block: &'a Arc<Block>,
+    source: &'a Source,
     order: Order,
     entry: SeriesEntry,
     labels: Option<Labels>,
@@ -225,9 +218,9 @@ enum Order {
 }
 
 impl<'a> Cursor<'a> {
-    fn new(block: &'a Arc<Block>, added: &[(String, String)]) -> Result<Self> {
-        let order = Order::Own(block.index().all()?.into_iter());
-        let mut c = Cursor { block, order, entry: SeriesEntry::default(), labels: None, reference: 0 };
+    fn new(source: &'a Source, added: &[(String, String)]) -> Result<Self> {
+        let order = Order::Own(source.block.index().all()?.into_iter());
+        let mut c = Cursor { source, order, entry: SeriesEntry::default(), labels: None, reference: 0 };
         c.advance()?;
         if !added.is_empty() {
             let mut all = Vec::new();
@@ -247,7 +240,7 @@ impl<'a> Cursor<'a> {
     }
 
     fn advance(&mut self) -> Result<()> {
-        let index = self.block.index();
+        let index = self.source.block.index();
         let next = match &mut self.order {
             Order::Own(refs) => refs.next().map(|r| (None, r)),
             Order::Sorted(all) => all.next().map(|(labels, r)| (Some(labels), r)),
@@ -264,13 +257,16 @@ impl<'a> Cursor<'a> {
     }
 
     fn take(&mut self, out: &mut Chunks) -> Result<()> {
-        let tombstones = self.block.tombstones().get(&(self.reference as u64)).map_or(&[][..], |t| t);
+        let Source { block, deletes } = self.source;
+        let covers = |d: &&Arc<Delete>| self.labels.as_ref().is_some_and(|l| d.covers(l));
+        let mut gone: Vec<TimeRange> = deletes.iter().filter(covers).map(|d| d.range()).collect();
+        gone.extend(block.tombstones().get(&(self.reference as u64)).into_iter().flatten());
         for c in &self.entry.chunks {
-            self.block.chunks().with(c.reference, 1024, |e, data| {
-                if tombstones.iter().any(|t| t.overlaps(c.range)) {
+            block.chunks().with(c.reference, 1024, |e, data| {
+                if gone.iter().any(|t| t.overlaps(c.range)) {
                     let mut buf = SampleBuf::default();
                     chunk::decode(e, data, TimeRange::all(), &mut buf)?;
-                    remove_ranges(&mut buf, tombstones);
+                    remove_ranges(&mut buf, 0, &gone);
                     out.extend(encode(&buf, i64::MAX / 4, e == chunk::Encoding::Xor2));
                 } else {
                     out.push((e, c.range, bytes::Bytes::copy_from_slice(data)));
@@ -339,10 +335,9 @@ impl MetricStore {
 impl MetricStore {
     /// Whoever reads the copy knows nothing of our deletes: those that are not applied yet become its tombstones.
     fn copy_tombstones(&self, b: &BlockEntry, target: &std::path::Path) -> Result<()> {
-        let applied = b.meta.strandline.as_ref().map_or(&[][..], |s| &s.deletes_applied);
         let block = b.open()?;
         let mut all = block.tombstones().clone();
-        for d in self.version().deletes.iter().filter(|d| d.range().overlaps(b.meta.range()) && !applied.contains(&d.spec.ulid)) {
+        for d in self.version().deletes.iter().filter(|d| d.concerns(&b.meta)) {
             for reference in block.index().select(d.matchers())? {
                 all.entry(reference.into()).or_default().push(d.range());
             }
