@@ -247,11 +247,13 @@ impl Engine {
     /// Ends upkeep, makes everything acknowledged durable, and lets go of the folder. Never waits for the network.
     pub fn close(&self) -> Result<()> {
         self.0.stop_upkeep();
-        let metrics = self.0.metrics.close();
+        // Held until all is closed: whoever closes at the same time must not give the folder away before.
+        let mut lock = self.0.lock.lock();
+        let closed = self.0.metrics.close();
         #[cfg(feature = "traces")]
-        let metrics = metrics.and(self.0.traces.close());
-        self.0.lock.lock().take();
-        metrics
+        let closed = closed.and(self.0.traces.close());
+        lock.take();
+        closed
     }
 }
 
