@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use strandline_storage::bucket::{Bucket, LocalBucket};
 use strandline_storage::clock::ManualClock;
-use strandline_storage::metrics::head::{BatchBuilder, Value};
+use strandline_storage::metrics::head::{Batch, BatchBuilder, Value};
 use strandline_storage::metrics::{MetricOptions, MetricStore};
 use strandline_storage::model::{Exemplar, Labels, Matcher, MetricMetadata, TimeRange};
 use strandline_storage::read::{SampleBuf, SelectRequest, SeriesSource};
@@ -253,7 +253,12 @@ fn exemplars_and_metadata_of_a_failed_batch_are_in_the_log_once_it_was_sent_agai
     b.metadata("m".into(), MetricMetadata { help: "h".into(), ..MetricMetadata::default() });
     let batch = b.finish();
     let send = |s: &MetricStore| s.append(&batch).and_then(|a| a.commit.wait());
+    // Known from a record in flight, they are not in the log before that is.
+    let first = s.append(&batch).unwrap().commit;
+    let again = s.append(&Batch { items: Vec::new(), ..batch.clone() }).unwrap().commit;
     w.fs.set_failing(Some(FaultKind::Eio));
+    again.wait().unwrap_err();
+    first.wait().unwrap_err();
     send(&s).unwrap_err();
     w.fs.calm();
     send(&s).unwrap();

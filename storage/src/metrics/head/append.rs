@@ -283,8 +283,17 @@ impl Head {
     }
 
     fn write_extras(&self, batch: &Batch, w: &mut Work) -> Result<()> {
+        let unlogged = self.extras_unlogged.swap(false, Ordering::AcqRel);
+        if !unlogged && batch.exemplars.is_empty() && batch.metadata.is_empty() {
+            return Ok(());
+        }
+        // Held until the record is in the queue: whoever finds one of these known then hangs on it.
+        let mut last_seq = self.extras_seq.lock();
+        if self.wal.outcome(*last_seq).is_none() {
+            w.hangs_on(*last_seq);
+        }
         let mut record = RecordWriter::default();
-        if self.extras_unlogged.swap(false, Ordering::AcqRel) {
+        if unlogged {
             self.put_extras(&mut record);
         }
         for (series, e) in &batch.exemplars {
@@ -314,6 +323,7 @@ impl Head {
                 self.roll_back();
                 wal_error(e)
             })?;
+            *last_seq = queued.seq();
             w.hangs_on(queued.seq());
         }
         Ok(())

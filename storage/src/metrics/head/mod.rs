@@ -108,6 +108,8 @@ pub struct Head {
     exemplars: Mutex<ExemplarStore>,
     /// A commit failed, and with it perhaps exemplars and metadata that are kept all the same: the next batch logs them all.
     extras_unlogged: AtomicBool,
+    /// The last record of exemplars and metadata; 0 before the first. Taken before all other locks.
+    extras_seq: Mutex<u64>,
     metadata: Mutex<MetadataStore>,
     /// The epoch of the last cut and the last one whose blocks are published.
     epoch: AtomicU8,
@@ -202,6 +204,7 @@ impl Head {
             cuts: Mutex::default(),
             exemplars: Mutex::new(exemplars),
             extras_unlogged: AtomicBool::new(false),
+            extras_seq: Mutex::new(0),
             metadata: Mutex::new(metadata),
             epoch: AtomicU8::new(0),
             flushed: AtomicU8::new(0),
