@@ -135,7 +135,7 @@ impl MetricStore {
         BlockMeta {
             ulid,
             min_time: range.min_ms,
-            max_time: range.max_ms + 1,
+            max_time: range.max_ms.saturating_add(1),
             compaction: Compaction { level, sources, ..Compaction::default() },
             version: 1,
             thanos: Some(ThanosMeta { labels, source: ThanosMeta::OURS.into(), ..ThanosMeta::default() }),

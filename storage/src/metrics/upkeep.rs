@@ -13,6 +13,7 @@ use super::store::{MetricStore, Work};
 use super::version::{BlockEntry, Place};
 use crate::bucket::Bucket;
 use crate::error::{Error, ErrorKind, Result};
+use crate::model::TimeRange;
 use crate::sealed;
 
 /// Thanos' and Mimir's mark.
@@ -83,7 +84,7 @@ impl MetricStore {
         let o = &self.0.options;
         let width = o.rules.range_ms;
         let now_ms = o.clock.now_ms();
-        let end = (min_t.div_euclid(width) + 1) * width;
+        let end = TimeRange::aligned(min_t, width).max_ms.saturating_add(1);
         if max_t < end || now_ms < end.saturating_add(width / 10) {
             return false;
         }

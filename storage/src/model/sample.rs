@@ -41,6 +41,11 @@ impl TimeRange {
     pub fn all() -> Self {
         TimeRange { min_ms: i64::MIN, max_ms: i64::MAX }
     }
+    /// The range of this width that `t` lies in, as all of time is cut from the epoch on; what lies beyond the numbers is cut off.
+    pub fn aligned(t: i64, width_ms: i64) -> Self {
+        let min_ms = t.div_euclid(width_ms).saturating_mul(width_ms);
+        TimeRange { min_ms, max_ms: min_ms.saturating_add(width_ms - 1) }
+    }
     /// Whether the ranges share a millisecond.
     pub fn overlaps(&self, other: TimeRange) -> bool {
         self.min_ms <= other.max_ms && other.min_ms <= self.max_ms

@@ -30,11 +30,6 @@ pub struct Step {
     pub range: TimeRange,
 }
 
-fn aligned(t: i64, width: i64) -> TimeRange {
-    let start = t.div_euclid(width) * width;
-    TimeRange::new(start, start + width - 1)
-}
-
 fn within(inner: TimeRange, outer: TimeRange) -> bool {
     outer.min_ms <= inner.min_ms && inner.max_ms <= outer.max_ms
 }
@@ -75,7 +70,7 @@ pub fn compaction(blocks: &[PlanBlock], now_ms: i64, ranges: Ranges) -> Option<S
 fn at_width(ours: &[&PlanBlock], now_ms: i64, width: i64, ranges: Ranges) -> Option<Step> {
     let mut i = 0;
     while i < ours.len() {
-        let range = aligned(ours[i].range.min_ms, width);
+        let range = TimeRange::aligned(ours[i].range.min_ms, width);
         let group: Vec<&&PlanBlock> = ours[i..].iter().take_while(|b| b.range.min_ms <= range.max_ms).collect();
         i += group.len();
         let inside: Vec<&PlanBlock> = group.iter().filter(|b| within(b.range, range)).map(|b| **b).collect();

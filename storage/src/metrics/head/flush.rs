@@ -179,10 +179,11 @@ impl Head {
         for stripe in &self.stripes {
             for x in stripe.lock().series.iter().filter(|x| x.id != 0) {
                 // Chunks never cross a range.
-                starts.extend(x.sealed().iter().filter(|c| c.epoch() == cut.epoch).map(|c| c.min_t.div_euclid(width) * width));
+                let of_cut = x.sealed().iter().filter(|c| c.epoch() == cut.epoch);
+                starts.extend(of_cut.map(|c| TimeRange::aligned(c.min_t, width).min_ms));
             }
         }
-        starts.into_iter().map(|s| TimeRange::new(s, s + width - 1)).collect()
+        starts.into_iter().map(|s| TimeRange::aligned(s, width)).collect()
     }
 
     /// The cut's blocks could not be made: its chunks belong to the next cut.

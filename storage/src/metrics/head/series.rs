@@ -140,7 +140,7 @@ impl AlignedRange {
     #[inline]
     pub fn of(t: i64, width_ms: i64, likely_ms: i64) -> Self {
         let inside = (t.wrapping_sub(likely_ms) as u64) < width_ms as u64;
-        AlignedRange { start_ms: if inside { likely_ms } else { t.div_euclid(width_ms) * width_ms }, width_ms }
+        AlignedRange { start_ms: if inside { likely_ms } else { TimeRange::aligned(t, width_ms).min_ms }, width_ms }
     }
 }
 
