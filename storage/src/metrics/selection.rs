@@ -29,7 +29,7 @@ pub struct MetricSelection {
     /// By block, when the last sample is of it and all before.
     ends: Vec<i64>,
     shape: Shape,
-    /// By block, those that concern it.
+    /// By block, those that concern it; nothing where none does.
     deletes: Vec<Vec<Arc<Delete>>>,
     warnings: Warnings,
     _version: Arc<Version>,
@@ -61,7 +61,10 @@ impl MetricSelection {
             Some(*before)
         };
         let ends = blocks.iter().map(|(samples, ..)| samples).scan(i64::MIN, newest_by).collect();
-        let (blocks, deletes) = blocks.into_iter().map(|(_, b, d)| (b, d)).unzip();
+        let (blocks, mut deletes): (_, Vec<Vec<_>>) = blocks.into_iter().map(|(_, b, d)| (b, d)).unzip();
+        if deletes.iter().all(|d| d.is_empty()) {
+            deletes.clear();
+        }
         let (pin, flushed) = (version.pin.clone(), version.flushed_epoch);
         let mut s = MetricSelection {
             range,
@@ -105,7 +108,9 @@ impl MetricSelection {
                 let mut only = self.blocks.swap_remove(k as usize);
                 only.keep((0..joined.len()).map(|i| joined.last(i).at as usize));
                 self.blocks = vec![only];
-                self.deletes = vec![self.deletes.swap_remove(k as usize)];
+                if !self.deletes.is_empty() {
+                    self.deletes = vec![self.deletes.swap_remove(k as usize)];
+                }
                 Shape::Block
             }
         };
@@ -163,16 +168,10 @@ impl MetricSelection {
 
     /// Takes out of series `i` what was deleted of block `k`, whose samples are those from the `from`th on.
     fn hide_deleted(&self, i: usize, k: usize, out: &mut SampleBuf, from: usize) {
-        if self.deletes[k].is_empty() || out.len() == from {
-            return;
-        }
+        let Some(deletes) = self.deletes.get(k).filter(|d| !d.is_empty() && out.len() > from) else { return };
         let labels = self.labels(i);
-        let gone: Vec<TimeRange> = self.deletes[k].iter().filter(|d| d.covers(&labels)).map(|d| d.range()).collect();
+        let gone: Vec<TimeRange> = deletes.iter().filter(|d| d.covers(&labels)).map(|d| d.range()).collect();
         super::block::remove_ranges(out, from, &gone);
-    }
-
-    fn anything_deleted(&self) -> bool {
-        self.deletes.iter().any(|d| !d.is_empty())
     }
 }
 
@@ -251,7 +250,7 @@ impl SeriesSelection for MetricSelection {
     }
 
     fn newest(&self, i: usize, range: TimeRange, scratch: &mut SampleBuf) -> Result<Option<Newest>> {
-        if !self.anything_deleted() {
+        if self.deletes.is_empty() {
             match &self.shape {
                 Shape::Head => {
                     if let Some(n) = self.head.newest(i, range) {
@@ -271,7 +270,7 @@ impl SeriesSelection for MetricSelection {
     }
 
     fn is_live(&self, i: usize, range: TimeRange, scratch: &mut SampleBuf) -> Result<bool> {
-        if !self.anything_deleted() {
+        if self.deletes.is_empty() {
             match &self.shape {
                 Shape::Head => {}
                 Shape::Block => return Ok(self.blocks[0].newest_kind(i, range, scratch)?.is_some_and(|(_, live)| live)),

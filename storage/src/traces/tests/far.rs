@@ -3,15 +3,19 @@
 use super::*;
 
 /// A bucket that lies far away: no local paths, reads counted.
-struct Far {
-    inner: LocalBucket,
-    reads: Arc<std::sync::atomic::AtomicUsize>,
-    meeting: Arc<Meeting>,
+pub(super) struct Far {
+    pub inner: LocalBucket,
+    pub reads: Arc<std::sync::atomic::AtomicUsize>,
+    pub meeting: Arc<Meeting>,
+    /// Asked before a file is put; an error is the answer.
+    pub before_file: Box<BeforeFile>,
 }
+
+type BeforeFile = dyn Fn(&str, &Path) -> crate::Result<()> + Send + Sync;
 
 /// Reads wait here until so many are there, if any are wanted; in vain, if they come one after the other.
 #[derive(Default)]
-struct Meeting {
+pub(super) struct Meeting {
     wanted: std::sync::atomic::AtomicUsize,
     there: std::sync::Mutex<usize>,
     came: std::sync::Condvar,
@@ -37,6 +41,7 @@ impl Bucket for Far {
         self.inner.put(key, content)
     }
     fn put_file(&self, key: &str, path: &Path) -> crate::Result<()> {
+        (self.before_file)(key, path)?;
         self.inner.put_file(key, path)
     }
     fn put_if_absent(&self, key: &str, content: bytes::Bytes) -> crate::Result<bool> {
@@ -69,8 +74,12 @@ fn a_far_trace_costs_one_tail_read_a_block_and_one_more_where_it_lies() {
     let rig = Rig::new();
     let reads = Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let mut o = rig.options().unwrap();
-    o.bucket =
-        Arc::new(Far { inner: LocalBucket::open(o.fs.clone(), "/data/bucket").unwrap(), reads: reads.clone(), meeting: Arc::default() });
+    o.bucket = Arc::new(Far {
+        inner: LocalBucket::open(o.fs.clone(), "/data/bucket").unwrap(),
+        reads: reads.clone(),
+        meeting: Arc::default(),
+        before_file: Box::new(|_, _| Ok(())),
+    });
     let store = TraceStore::open(o).unwrap();
     for block in 0..12u8 {
         // Ids on both sides, so that first and last id do not tell.
@@ -99,7 +108,7 @@ fn far_blocks_are_waited_for_together() {
     let open = |meeting: &Arc<Meeting>| {
         let mut o = rig.options().unwrap();
         let inner = LocalBucket::open(o.fs.clone(), "/data/bucket").unwrap();
-        o.bucket = Arc::new(Far { inner, reads: Arc::default(), meeting: meeting.clone() });
+        o.bucket = Arc::new(Far { inner, reads: Arc::default(), meeting: meeting.clone(), before_file: Box::new(|_, _| Ok(())) });
         TraceStore::open(o).unwrap()
     };
     let store = open(&Arc::default());

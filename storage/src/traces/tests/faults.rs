@@ -140,62 +140,26 @@ fn spans_of_a_failed_commit_are_in_no_block() {
     assert_eq!(rig.open().block_spans(), 2);
 }
 
-/// A bucket that does what it is asked, but does not say so in time, and does it later.
-struct Late {
-    inner: LocalBucket,
-    /// Descriptions from now on, as they come.
-    held: std::sync::Mutex<Option<Vec<(String, bytes::Bytes)>>>,
-    fs: SimFs,
-}
-
-impl Bucket for Late {
-    fn name(&self) -> String {
-        "late".into()
-    }
-    fn put(&self, key: &str, content: bytes::Bytes) -> crate::Result<()> {
-        self.inner.put(key, content)
-    }
-    fn put_file(&self, key: &str, path: &Path) -> crate::Result<()> {
-        if let Some(held) = &mut *self.held.lock().unwrap()
-            && key.ends_with("meta.json")
-        {
-            held.push((key.to_owned(), self.fs.read(path).unwrap()));
-            return Err(Error::new(ErrorKind::Unavailable, "no answer in time"));
-        }
-        self.inner.put_file(key, path)
-    }
-    fn put_if_absent(&self, key: &str, content: bytes::Bytes) -> crate::Result<bool> {
-        self.inner.put_if_absent(key, content)
-    }
-    fn get(&self, key: &str) -> crate::Result<bytes::Bytes> {
-        self.inner.get(key)
-    }
-    fn get_range(&self, key: &str, offset: u64, len: usize) -> crate::Result<bytes::Bytes> {
-        self.inner.get_range(key, offset, len)
-    }
-    fn size(&self, key: &str) -> crate::Result<u64> {
-        self.inner.size(key)
-    }
-    fn list(&self, prefix: &str) -> crate::Result<Vec<crate::bucket::ObjectInfo>> {
-        self.inner.list(prefix)
-    }
-    fn list_folders(&self, prefix: &str) -> crate::Result<Vec<String>> {
-        self.inner.list_folders(prefix)
-    }
-    fn delete(&self, key: &str) -> crate::Result<()> {
-        self.inner.delete(key)
-    }
-}
-
+/// The bucket does what it is asked, but does not say so in time, and does it later.
 #[test]
 fn a_merged_blocks_description_that_comes_late_costs_nothing() {
     for restarts in [false, true] {
         let rig = Rig::new();
         let mut o = rig.options().unwrap();
-        let late = Arc::new(Late {
+        // Descriptions from some time on, as they come.
+        let held = Arc::new(std::sync::Mutex::new(None::<Vec<(String, bytes::Bytes)>>));
+        let (fs, holds) = (rig.fs.clone(), held.clone());
+        let late = Arc::new(super::far::Far {
             inner: LocalBucket::open(o.fs.clone(), "/data/bucket").unwrap(),
-            held: Default::default(),
-            fs: rig.fs.clone(),
+            reads: Arc::default(),
+            meeting: Arc::default(),
+            before_file: Box::new(move |key, path| match &mut *holds.lock().unwrap() {
+                Some(held) if key.ends_with("meta.json") => {
+                    held.push((key.to_owned(), fs.read(path).unwrap()));
+                    Err(Error::new(ErrorKind::Unavailable, "no answer in time"))
+                }
+                _ => Ok(()),
+            }),
         });
         (o.bucket, o.compact_blocks) = (late.clone(), 2);
         let mut store = TraceStore::open(o.clone()).unwrap();
@@ -204,7 +168,7 @@ fn a_merged_blocks_description_that_comes_late_costs_nothing() {
             put(&store, &[span(id, id, NOW_MS)]);
             store.flush().unwrap();
         }
-        *late.held.lock().unwrap() = Some(Vec::new());
+        *held.lock().unwrap() = Some(Vec::new());
         assert!(store.tend().is_err(), "the merged block has no description yet");
         if restarts {
             store.close().unwrap();
@@ -212,7 +176,7 @@ fn a_merged_blocks_description_that_comes_late_costs_nothing() {
         }
         // The next turn begins anew, and fails too.
         assert!(store.tend().is_err() && whole(&store));
-        let came = late.held.lock().unwrap().take().unwrap();
+        let came = held.lock().unwrap().take().unwrap();
         assert_eq!(came.len(), 2);
         came.into_iter().for_each(|(key, content)| late.inner.put(&key, content).unwrap());
         for _ in 0..4 {
