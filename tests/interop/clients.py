@@ -1,7 +1,10 @@
 """Stock SDKs as people run them: set up by environment variables, nothing else."""
-import glob, json, os, shutil, socket, subprocess, sys, time
+import glob, itertools, json, os, shutil, socket, subprocess, sys, time
+from concurrent.futures import ThreadPoolExecutor
 
 import requests
+from grpc import Compression, GenericRpcHandler, RpcError, StatusCode, unary_unary_rpc_method_handler
+from grpc import insecure_channel as grpc_channel, server as grpc_server
 
 from harness import BIN, ROOT, Server, free_port
 
@@ -99,14 +102,44 @@ def go_sdk():
     s.stop()
 
 
+def proxy(port):
+    """A port that passes gRPC calls on, as a load balancer does: a connection that broke is UNAVAILABLE to the client,
+    and so is every fifth answer, of which we believe that it was heard."""
+    to = grpc_channel(f"127.0.0.1:{port}", compression=Compression.Gzip)
+    calls = itertools.count(1)
+
+    def pass_on(method):
+        def call(request, context):
+            try:
+                answer = to.unary_unary(method)(request, timeout=5)
+            except RpcError as e:
+                context.abort(e.code(), e.details())
+            if next(calls) % 5 == 0:
+                context.abort(StatusCode.UNAVAILABLE, "the answer was lost")
+            return answer
+        return call
+
+    class Any(GenericRpcHandler):
+        def service(self, details):
+            return unary_unary_rpc_method_handler(pass_on(details.method))
+
+    server = grpc_server(ThreadPoolExecutor(8), handlers=[Any()])
+    there = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    return server, there
+
+
 def collector():
-    """A collector (Rotel) between an SDK and us, over kills: requests under way are sent again in another order, and all adds up."""
+    """A collector (Rotel) between an SDK and us, over kills and lost answers: requests are sent again in another order, and all adds up.
+
+    It tries again what is UNAVAILABLE, and drops what met a broken connection, so that a proxy stands before us."""
     import rotel
     s = Server("collector").start()
+    balancer, behind = proxy(s.grpc)
     grpc, http, log = free_port(), free_port(), os.path.join(ROOT, "rotel.log")
     env = {**os.environ, "ROTEL_OTLP_EXPORTER_RETRY_INITIAL_BACKOFF": "300ms", "ROTEL_OTLP_EXPORTER_RETRY_MAX_BACKOFF": "2s"}
     cmd = [os.path.join(os.path.dirname(rotel.__file__), "rotel-agent"), "start", "--otlp-grpc-endpoint", f"127.0.0.1:{grpc}",
-           "--otlp-http-endpoint", f"127.0.0.1:{http}", "--exporter", "otlp", "--otlp-exporter-endpoint", f"http://127.0.0.1:{s.grpc}",
+           "--otlp-http-endpoint", f"127.0.0.1:{http}", "--exporter", "otlp", "--otlp-exporter-endpoint", f"http://127.0.0.1:{behind}",
            "--otlp-exporter-protocol", "grpc", "--otlp-exporter-compression", "gzip"]
     agent = subprocess.Popen(cmd, env=env, stdin=subprocess.DEVNULL, stdout=open(log, "ab"), stderr=subprocess.STDOUT)
     until_open(grpc, agent)
@@ -135,6 +168,8 @@ def collector():
     assert s.value("resets(orders_total[5m]) + on (job) resets(took_seconds_count[5m])") == 0, (s.query("orders_total[5m]"), s.query("took_seconds_count[5m]"))
     agent.terminate()
     assert agent.wait(20) == 0, open(log).read()[-2000:]
+    assert "dropping data" not in open(log).read(), open(log).read()[-2000:]
+    balancer.stop(0)
     s.stop()
 
 
