@@ -26,6 +26,9 @@ const MAX_STATISTIC_BYTES: usize = 64;
 /// Larger dictionaries are left to the general writer, which gives up on them in time.
 pub const MAX_DICTIONARY_BYTES: usize = 4 << 20;
 
+/// So large a dictionary must save something: whoever reads a row of the column reads all of it.
+pub const FREE_DICTIONARY_BYTES: usize = 512 << 10;
+
 /// Compresses pages; its memory is kept from page to page.
 pub struct PageCompressor {
     zstd: zstd::bulk::Compressor<'static>,

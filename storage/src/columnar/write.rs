@@ -4,6 +4,7 @@ use std::io::Write;
 
 use bytes::Bytes;
 use parquet::bloom_filter::Sbbf;
+use parquet::column::writer::ColumnWriterImpl;
 use parquet::data_type::{BoolType, ByteArray, ByteArrayType, DoubleType, FixedLenByteArray, Int64Type};
 use parquet::errors::ParquetError;
 use parquet::file::statistics::Statistics;
@@ -11,7 +12,7 @@ use parquet::file::writer::SerializedRowGroupWriter;
 use parquet::schema::types::ColumnDescPtr;
 
 use super::dict::Dict;
-use super::encode::{self, About, Body, MAX_DICTIONARY_BYTES, PageCompressor};
+use super::encode::{self, About, Body, FREE_DICTIONARY_BYTES, MAX_DICTIONARY_BYTES, PageCompressor};
 
 /// The present values of a column, in order.
 pub enum Values {
@@ -103,6 +104,7 @@ pub fn write_column<W: Write + Send>(
         return Err(ParquetError::General(format!("column {} has a value too many or too few", descr.path())));
     }
     let Scratch { levels: def, compressor, page_rows } = scratch;
+    let max_def = levels.max_def;
     def.clear();
     if levels.max_def > 0 {
         def.extend_from_slice(levels.absent);
@@ -120,7 +122,7 @@ pub fn write_column<W: Write + Send>(
     };
     let with = |statistics| About { statistics: Some(statistics), bloom: None };
     match values {
-        Values::Bytes(dict, ids) if dict.text_bytes() <= MAX_DICTIONARY_BYTES => {
+        Values::Bytes(dict, ids) if is_worth_it(&dict, ids.len()) => {
             let distinct = dict.into_values();
             let (plain, statistics) = encode::texts(&distinct, nulls(ids.len()));
             own(Body::Dictionary { plain, distinct: distinct.len(), ids: &ids }, with(statistics))
@@ -163,8 +165,13 @@ pub fn write_column<W: Write + Send>(
             own(Body::Dictionary { plain, distinct, ids: &ids }, About { statistics, bloom: Some(bloom) })
         }
         Values::Noise(v, width) => own(Body::Plain { bytes: &v, width }, About::default()),
-        other => general(group, other, (levels.0, levels.1)),
+        other => general(group, other, levels, max_def),
     }
+}
+
+/// Whether a dictionary is written, and not the texts one by one.
+fn is_worth_it(dict: &Dict, texts: usize) -> bool {
+    dict.text_bytes() <= FREE_DICTIONARY_BYTES || (dict.text_bytes() <= MAX_DICTIONARY_BYTES && texts >= 2 * dict.len())
 }
 
 /// Filters are made for so many values at least, with so many false positives.
@@ -177,23 +184,62 @@ fn extremes(min: Option<&Bytes>, max: Option<&Bytes>, nulls: u64) -> Statistics 
     Statistics::fixed_len_byte_array(id(min), id(max), None, Some(nulls), false)
 }
 
+/// A page's size is looked at between stretches of so many bytes.
+const STRETCH_BYTES: usize = 256 << 10;
+
+/// Cuts entries into stretches of whole rows whose texts take about [`STRETCH_BYTES`] each: the end of each, and the number of
+/// texts to there. `sizes` are those of the texts, `present` tells which entries have one.
+fn stretches(sizes: impl Iterator<Item = usize>, entries: usize, present: impl Fn(usize) -> bool, rep: &[i16]) -> Vec<(usize, usize)> {
+    let (mut sizes, mut out) = (sizes.fuse(), Vec::new());
+    let (mut bytes, mut texts) = (0, 0);
+    for e in 0..entries {
+        if bytes >= STRETCH_BYTES && rep.get(e).is_none_or(|r| *r == 0) {
+            out.push((e, texts));
+            bytes = 0;
+        }
+        if present(e) {
+            bytes += sizes.next().unwrap_or(0);
+            texts += 1;
+        }
+    }
+    out.push((entries, texts));
+    out
+}
+
+/// Texts of which too many differ. The general writer minds a page's size only between calls, and some texts are large.
+fn texts(
+    column: &mut ColumnWriterImpl<'_, ByteArrayType>,
+    dict: Dict,
+    ids: &[u32],
+    (def, rep): (&[i16], &[i16]),
+    max_def: i16,
+) -> Result<(), ParquetError> {
+    let distinct: Vec<ByteArray> = dict.into_values().into_iter().map(ByteArray::from).collect();
+    // Every distinct value occurs: the extremes of all are those of the distinct ones, which are fewer.
+    let (min, max) = (distinct.iter().min_by(|a, b| a.data().cmp(b.data())), distinct.iter().max_by(|a, b| a.data().cmp(b.data())));
+    let sizes = ids.iter().map(|i| distinct[*i as usize].len());
+    let entries = if def.is_empty() { ids.len() } else { def.len() };
+    let (mut entry, mut text) = (0, 0);
+    for (entries, texts) in stretches(sizes, entries, |e| def.get(e).is_none_or(|d| *d == max_def), rep) {
+        let values: Vec<ByteArray> = ids[text..texts].iter().map(|i| distinct[*i as usize].clone()).collect();
+        column.write_batch_with_statistics(&values, def.get(entry..entries), rep.get(entry..entries), min, max, None)?;
+        (entry, text) = (entries, texts);
+    }
+    Ok(())
+}
+
 /// By the general writer: what has too many distinct values for a dictionary, and what is encoded otherwise.
 fn general<W: Write + Send>(
     group: &mut SerializedRowGroupWriter<'_, W>,
     values: Values,
-    (def, rep): (&[i16], &[i16]),
+    levels: (&[i16], &[i16]),
+    max_def: i16,
 ) -> Result<(), ParquetError> {
     let missing = || ParquetError::General("more columns than the schema has".into());
     let mut column = group.next_column()?.ok_or_else(missing)?;
-    let (def, rep) = ((!def.is_empty()).then_some(def), (!rep.is_empty()).then_some(rep));
+    let [def, rep] = [levels.0, levels.1].map(|l| (!l.is_empty()).then_some(l));
     match values {
-        Values::Bytes(dict, ids) => {
-            let distinct: Vec<ByteArray> = dict.into_values().into_iter().map(ByteArray::from).collect();
-            let v: Vec<ByteArray> = ids.iter().map(|i| distinct[*i as usize].clone()).collect();
-            // Every distinct value occurs: the extremes of all are those of the distinct ones, which are fewer.
-            let (min, max) = (distinct.iter().min_by(|a, b| a.data().cmp(b.data())), distinct.iter().max_by(|a, b| a.data().cmp(b.data())));
-            column.typed::<ByteArrayType>().write_batch_with_statistics(&v, def, rep, min, max, None)?;
-        }
+        Values::Bytes(dict, ids) => texts(column.typed::<ByteArrayType>(), dict, &ids, levels, max_def)?,
         Values::I64(v) | Values::Split(v) => {
             column.typed::<Int64Type>().write_batch(&v, def, rep)?;
         }

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
 use proptest::prelude::*;
 use strandline_wal::fs::{Fs, RealFs, SimFs};
 
@@ -207,7 +208,7 @@ fn rows_are_read_by_page() {
     let fs: Arc<dyn Fs> = Arc::new(SimFs::new());
     let dir = Path::new("/b/PAGES");
     let mut spans = many(100_000);
-    let meta = write(&fs, dir, &mut spans, WriteOptions::default());
+    let meta = write(&fs, dir, &mut spans, WriteOptions { row_group_bytes: 24 << 20, ..WriteOptions::default() });
     assert_eq!((meta.spans, meta.traces), (100_000, 20_000));
     let block = open(&fs, dir, &meta);
     assert_eq!(block.row_groups(), 2);
@@ -217,6 +218,49 @@ fn rows_are_read_by_page() {
             assert_eq!(rows.span(i).unwrap(), spans[at + i]);
         }
     }
+}
+
+/// Spans and events with texts of 20 KiB, no two the same.
+fn wordy(n: usize) -> Vec<Span> {
+    let mut spans = many(n);
+    for (i, s) in spans.iter_mut().enumerate() {
+        let text = |salt: usize| format!("{:x} ", (i * 31 + salt).wrapping_mul(0x9e37_79b9_7f4a_7c15)).repeat(1200);
+        s.attributes.push(("prompt".into(), text(1).as_str().into()));
+        let event =
+            |e| SpanEvent { name: text(e), attributes: vec![("answer".into(), text(e + 9).as_str().into())], ..SpanEvent::default() };
+        s.events = (0..i % 3).map(event).collect();
+        sort_attributes(&mut s.attributes);
+    }
+    spans
+}
+
+/// Bytes of the largest page, and the number of row groups, as the parquet crate reads a file.
+fn largest_page(fs: &Arc<dyn Fs>, dir: &Path) -> (usize, usize) {
+    let file = SerializedFileReader::new(fs.read(&dir.join(super::meta::SPANS_FILE)).unwrap()).unwrap();
+    let groups = (0..file.num_row_groups()).map(|g| file.get_row_group(g).unwrap());
+    let of = |g: Box<dyn RowGroupReader + '_>| {
+        let pages = (0..g.num_columns()).flat_map(|c| g.get_column_page_reader(c).unwrap());
+        pages.map(|p| p.unwrap().buffer().len()).max().unwrap()
+    };
+    (groups.map(of).max().unwrap(), file.num_row_groups())
+}
+
+#[test]
+fn large_texts_lie_in_small_pages_and_fill_row_groups_early() {
+    let fs: Arc<dyn Fs> = Arc::new(SimFs::new());
+    let options = WriteOptions { row_group_bytes: 4 << 20, ..WriteOptions::default() };
+    let mut spans = wordy(500);
+    let meta = write(&fs, Path::new("/b/LARGE"), &mut spans, options.clone());
+    let (page, groups) = largest_page(&fs, Path::new("/b/LARGE"));
+    assert!(page < 3 << 19, "a page of {page} bytes");
+    assert!(groups >= 5, "{groups} row groups of 30 MiB");
+    assert_eq!(read_all(&open(&fs, Path::new("/b/LARGE"), &meta)), spans);
+    let mut blocks: Vec<Vec<Span>> = (0..4).map(|i| spans.iter().skip(i).step_by(4).cloned().collect()).collect();
+    let (_, merged) = gathered_in(&fs, &mut blocks, &options);
+    assert_eq!(merged, spans);
+    let (page, groups) = largest_page(&fs, Path::new("/b/M"));
+    assert!(page < 3 << 19, "a page of {page} bytes");
+    assert!(groups >= 5, "{groups} row groups of 30 MiB");
 }
 
 #[test]
@@ -289,15 +333,18 @@ fn a_column_of_one_number_and_nan_keeps_both() {
 
 /// Spans of each block, and how a merge of all of them is written.
 fn gathered(blocks: &mut [Vec<Span>], options: &WriteOptions) -> (BlockMeta, Vec<Span>) {
-    let fs: Arc<dyn Fs> = Arc::new(SimFs::new());
+    gathered_in(&(Arc::new(SimFs::new()) as Arc<dyn Fs>), blocks, options)
+}
+
+fn gathered_in(fs: &Arc<dyn Fs>, blocks: &mut [Vec<Span>], options: &WriteOptions) -> (BlockMeta, Vec<Span>) {
     let mut opened = Vec::new();
     for (i, spans) in blocks.iter_mut().enumerate() {
         let dir = Path::new("/b").join(i.to_string());
         // As a flush would.
         spans.sort();
         spans.dedup();
-        let meta = write(&fs, &dir, spans, options.clone());
-        opened.push(Arc::new(open(&fs, &dir, &meta)));
+        let meta = write(fs, &dir, spans, options.clone());
+        opened.push(Arc::new(open(fs, &dir, &meta)));
     }
     let mut sampler = Sampler::default();
     opened.iter().for_each(|b| survey(b, &mut sampler).unwrap());
@@ -318,7 +365,7 @@ fn gathered(blocks: &mut [Vec<Span>], options: &WriteOptions) -> (BlockMeta, Vec
         w.gather(&rows, traces).unwrap();
     }
     let meta = w.finish().unwrap();
-    let block = open(&fs, dir, &meta);
+    let block = open(fs, dir, &meta);
     (meta, read_all(&block))
 }
 

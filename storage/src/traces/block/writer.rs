@@ -18,6 +18,7 @@ use super::meta::{BlockMeta, META_FILE, SPANS_FILE, sums_to_text};
 use super::reader::end_of_columns;
 use super::schema::{FORMAT_VERSION, schema};
 use super::shred::Names;
+use crate::columnar::encode::FREE_DICTIONARY_BYTES;
 use crate::columnar::file::Sums;
 use crate::columnar::parquet_error;
 use crate::columnar::write::Scratch;
@@ -26,6 +27,9 @@ use crate::traces::otlp::{Groups, RawSpan};
 
 /// Rows of a page at most.
 const PAGE_ROWS: usize = 16 << 10;
+
+/// What a row group takes in memory is added up after so many bytes of spans at most.
+const WEIGH_BYTES: usize = 1 << 20;
 
 /// How blocks are written.
 #[derive(Clone, Debug)]
@@ -40,7 +44,7 @@ pub struct WriteOptions {
 
 impl Default for WriteOptions {
     fn default() -> Self {
-        WriteOptions { row_group_spans: 64 << 10, row_group_bytes: 24 << 20, zstd_level: 3 }
+        WriteOptions { row_group_spans: 64 << 10, row_group_bytes: 8 << 20, zstd_level: 3 }
     }
 }
 
@@ -92,6 +96,8 @@ pub struct BlockWriter {
     scratch: Scratch,
     meta: BlockMeta,
     last_trace: [u8; 16],
+    /// Bytes of spans since the row group was weighed last.
+    unweighed_bytes: usize,
 }
 
 fn path(parts: &[&str]) -> ColumnPath {
@@ -105,7 +111,7 @@ fn properties(layout_version: u32, options: &WriteOptions, traces_per_group: u64
         .set_created_by(format!("strandline {}", env!("CARGO_PKG_VERSION")))
         .set_compression(Compression::ZSTD(zstd))
         .set_dictionary_enabled(true)
-        .set_dictionary_page_size_limit(4 << 20)
+        .set_dictionary_page_size_limit(FREE_DICTIONARY_BYTES)
         .set_data_page_size_limit(1 << 20)
         .set_data_page_row_count_limit(PAGE_ROWS)
         .set_write_batch_size(8 << 10)
@@ -175,7 +181,19 @@ impl BlockWriter {
         let names = Names::new(layout.names.clone());
         let group = RowGroup::new(&layout);
         let scratch = Scratch::new(options.zstd_level, PAGE_ROWS).map_err(|e| Error::io("preparing compression", dir, e))?;
-        Ok(BlockWriter { fs, dir: dir.to_owned(), file, layout, names, group, options, scratch, meta, last_trace: [0; 16] })
+        Ok(BlockWriter {
+            fs,
+            dir: dir.to_owned(),
+            file,
+            layout,
+            names,
+            group,
+            options,
+            scratch,
+            meta,
+            last_trace: [0; 16],
+            unweighed_bytes: 0,
+        })
     }
 
     /// Adds a span; they come by trace id, then start time. `key` is the same for spans of one resource and scope.
@@ -186,7 +204,9 @@ impl BlockWriter {
             self.last_trace.copy_from_slice(span.trace_id);
         }
         let rows = self.group.rows();
-        let full = rows >= self.options.row_group_spans || (rows % 1024 == 1023 && self.group.size_bytes() >= self.options.row_group_bytes);
+        self.unweighed_bytes += span.buf.len();
+        let weigh = rows % 1024 == 1023 || self.unweighed_bytes >= WEIGH_BYTES;
+        let full = rows >= self.options.row_group_spans || (weigh && self.weigh() >= self.options.row_group_bytes);
         // A trace lies in one row group, unless it alone fills it.
         if rows > 0
             && full
@@ -213,6 +233,11 @@ impl BlockWriter {
         self.meta.max_start_unix_nano = self.meta.max_start_unix_nano.max(times.max_start);
         self.meta.max_end_unix_nano = self.meta.max_end_unix_nano.max(times.max_end);
         Ok(())
+    }
+
+    fn weigh(&mut self) -> usize {
+        self.unweighed_bytes = 0;
+        self.group.size_bytes()
     }
 
     fn cut(&mut self) -> Result<()> {
