@@ -27,8 +27,16 @@ pub(crate) struct Bucket {
 /// One side's buckets by index, ascending. `i32` indices as in the spans.
 pub(crate) type Sparse = Vec<(i32, f64)>;
 
+/// Where the buckets between one half and one end. Prometheus has these bounds as tables, some of whose last digits are not
+/// the nearest; they are products of roots of two, the largest first, of which that of two itself is rounded down.
 static FRACTIONS: LazyLock<[Vec<f64>; 9]> = LazyLock::new(|| {
-    std::array::from_fn(|schema| (0..1usize << schema).map(|i| 0.5 * (i as f64 / (1u32 << schema) as f64).exp2()).collect())
+    let mut roots: [f64; 8] = [2.0; 8];
+    for i in 0..roots.len() {
+        roots[i] = roots[i.saturating_sub(1)].sqrt();
+    }
+    roots[0] = roots[0].next_down();
+    let fraction = |at: usize| (0..8).filter(|bit| at >> (7 - bit) & 1 == 1).fold(0.5, |product, bit| product * roots[bit]);
+    std::array::from_fn(|schema| (0..1usize << schema).map(|i| fraction(i << (8 - schema))).collect())
 });
 
 /// Upper bound of bucket `idx` at an exponential schema.

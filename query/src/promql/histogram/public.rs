@@ -2,7 +2,7 @@
 
 use strandline_storage::model::FloatHistogram;
 
-use super::{arith, negative, positive, zero_bucket};
+use super::{all_buckets, arith};
 
 /// A bucket as Prometheus' API shows it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -17,14 +17,10 @@ pub struct HistogramBucket {
     pub count: f64,
 }
 
-/// The buckets that hold something, from the lowest to the highest.
+/// The buckets that hold something, from the lowest to the highest, none reaching into the zero bucket.
 pub fn buckets(h: &FloatHistogram) -> Vec<HistogramBucket> {
-    let zero = (h.zero_count != 0.0).then(|| zero_bucket(h));
-    negative(h)
+    all_buckets(h)
         .into_iter()
-        .rev()
-        .chain(zero)
-        .chain(positive(h))
         .filter(|b| b.count != 0.0)
         .map(|b| {
             let rule = match (b.lower_inclusive, b.upper_inclusive) {

@@ -43,6 +43,33 @@ fn bounds_are_powers() {
     assert_eq!(bound(i32::MIN, -4), 0.0);
 }
 
+/// To the last digit, as a Prometheus 3.5 shows them of a histogram with all these buckets.
+#[test]
+fn bounds_are_those_of_prometheus_tables() {
+    assert_eq!(bound(1, 1), std::f64::consts::SQRT_2.next_down());
+    for (idx, schema, want) in [(3, 2, 1.6817928305074288), (31, 5, 1.9571441241753997), (13, 8, 1.0358256936019572)] {
+        assert_eq!(bound(idx, schema), want, "{idx} at schema {schema}");
+        assert_eq!(bound(idx << (8 - schema), 8), want, "coarser schemas have every other bound of finer ones");
+        assert_eq!(bound(idx - (5 << schema), schema), want / 32.0);
+    }
+    let all = (1..=256).fold(0u64, |sum, idx| sum.wrapping_mul(31).wrapping_add(bound(idx, 8).to_bits()));
+    assert_eq!(all, 17433832019338720641, "all 256 of schema 8");
+}
+
+/// As a Prometheus 3.5 answers: the zero bucket takes its part of the buckets that it reaches into, filled or not.
+#[test]
+fn buckets_shown_do_not_reach_into_the_zero_bucket() {
+    let mut h = exponential(-1, 0, &[1.0, 2.0]);
+    h.zero_threshold = 0.5;
+    (h.negative_spans, h.negative_buckets) = (h.positive_spans.clone(), h.positive_buckets.clone());
+    let shown = |h: &FloatHistogram| public::buckets(h).iter().map(|b| (b.rule, b.lower, b.upper, b.count)).collect::<Vec<_>>();
+    let around = [(1, -4.0, -1.0, 2.0), (1, -1.0, -0.5, 1.0), (0, 0.5, 1.0, 1.0), (0, 1.0, 4.0, 2.0)];
+    assert_eq!(shown(&h), around);
+    h.zero_count = 7.0;
+    let [a, b, c, d] = around;
+    assert_eq!(shown(&h), [a, b, (3, -0.5, 0.5, 7.0), c, d]);
+}
+
 #[test]
 fn coarser_schemas_keep_all_observations() {
     let h = exponential(1, -3, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
