@@ -30,6 +30,9 @@ struct Written {
     exemplars: u64,
 }
 
+/// What is said where a request holds nothing of the version that its content type names, but fields of the other.
+const OTHER_VERSION: &str = "this is a message of the other version of remote write: the content type names its version by proto=";
+
 /// What a decompressed request holds: the door of fuzz targets and benches.
 #[doc(hidden)]
 pub fn decode(body: Bytes, v2: bool) -> Result<Batch, String> {
@@ -68,7 +71,7 @@ fn is_v2(headers: &HeaderMap) -> Result<bool, Refusal> {
 async fn serve(app: &Arc<App>, headers: &HeaderMap, raw: axum::body::Body) -> Result<(Written, (Vec<Rejected>, u64)), Refusal> {
     let v2 = is_v2(headers)?;
     let encoding = headers.get(header::CONTENT_ENCODING).and_then(|v| v.to_str().ok()).unwrap_or("snappy");
-    if encoding != "snappy" {
+    if !encoding.eq_ignore_ascii_case("snappy") {
         return Err(Refusal::new(Reason::Unsupported, format!("content encoding {encoding:?} is not remote write's (snappy is)")));
     }
     let may = || {
@@ -140,3 +143,6 @@ fn respond(app: &App, w: &Written, (rejected, accepted): (Vec<Rejected>, u64)) -
     let text = format!("{} samples refused, {accepted} stored: {}\n", rejected.len(), reasons.join("; "));
     (StatusCode::BAD_REQUEST, headers, text).into_response()
 }
+
+#[cfg(test)]
+mod tests;

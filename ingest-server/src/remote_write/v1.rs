@@ -19,18 +19,23 @@ pub(super) fn decode(body: Bytes) -> Result<(Batch, Written), String> {
     let base = body.as_ptr() as usize;
     // Rarely, labels do not lie together; they are then gathered here, behind the body.
     let mut gathered: Vec<u8> = Vec::new();
+    let mut others = false;
     let done = (|| -> Result<(), WireError> {
         let mut r = Fields::new(&body);
         while let Some((n, f)) = r.next()? {
             match n {
                 1 => series(f.bytes(), base, body.len(), &mut gathered, &mut batch, &mut written)?,
                 3 => metadata(f.bytes(), &mut batch)?,
+                4 | 5 => others = true,
                 _ => {}
             }
         }
         Ok(())
     })();
     done.map_err(|e| e.to_string())?;
+    if others && batch.series.is_empty() && batch.metadata.is_empty() {
+        return Err(super::OTHER_VERSION.into());
+    }
     batch.raw = if gathered.is_empty() {
         body
     } else {
@@ -171,7 +176,8 @@ fn spans(f: Field<'_>, out: &mut Vec<BucketSpan>) -> Result<(), WireError> {
 /// A histogram of either version; gives its time and start timestamp too.
 pub(super) fn histogram(b: &[u8]) -> Result<(i64, i64, AnyHistogram), WireError> {
     let mut h = FloatHistogram::default();
-    let (mut t, mut st, mut int) = (0, 0, false);
+    // Which of the two it is the count alone says: senders write it even if it is 0, as in a staleness marker.
+    let (mut t, mut st, mut float) = (0, 0, false);
     let (mut count, mut zero) = (0u64, 0u64);
     let mut deltas: [Vec<u64>; 2] = Default::default();
     let mut floats: [Vec<u64>; 2] = Default::default();
@@ -179,12 +185,12 @@ pub(super) fn histogram(b: &[u8]) -> Result<(i64, i64, AnyHistogram), WireError>
     let mut r = Fields::new(b);
     while let Some((n, f)) = r.next()? {
         match n {
-            1 => (count, int) = (f.uint(), true),
-            2 => h.count = f.double(),
+            1 => (count, float) = (f.uint(), false),
+            2 => (h.count, float) = (f.double(), true),
             3 => h.sum = f.double(),
             4 => h.schema = f.sint() as i32,
             5 => h.zero_threshold = f.double(),
-            6 => (zero, int) = (f.uint(), true),
+            6 => zero = f.uint(),
             7 => h.zero_count = f.double(),
             8 => spans(f, &mut h.negative_spans)?,
             9 => varints(f, &mut deltas[1])?,
@@ -208,7 +214,7 @@ pub(super) fn histogram(b: &[u8]) -> Result<(i64, i64, AnyHistogram), WireError>
     }
     h.custom_values = custom.into_iter().map(f64::from_bits).collect();
     let [positive, negative] = floats.map(|v| v.into_iter().map(f64::from_bits).collect::<Vec<f64>>());
-    if !int && (h.count != 0.0 || !positive.is_empty() || !negative.is_empty()) {
+    if float {
         (h.positive_buckets, h.negative_buckets) = (positive, negative);
         h.reduce_resolution();
         return Ok((t, st, AnyHistogram::Float(Arc::new(h))));
@@ -273,6 +279,15 @@ mod tests {
         let (t, _, h) = histogram(&w.buf).unwrap();
         let AnyHistogram::Int(h) = h else { panic!("{h:?}") };
         assert_eq!((t, h.schema, &h.positive_spans, &h.positive_buckets), (7, 8, &vec![BucketSpan { offset: 1, length: 1 }], &vec![3]));
+    }
+
+    #[test]
+    fn a_histogram_of_floats_is_one_even_if_it_is_empty() {
+        let mut empty = vec![0x11];
+        empty.extend(0f64.to_le_bytes());
+        assert!(matches!(histogram(&empty).unwrap().2, AnyHistogram::Float(_)));
+        assert!(matches!(histogram(&[0x08, 0]).unwrap().2, AnyHistogram::Int(_)));
+        assert!(matches!(histogram(&[]).unwrap().2, AnyHistogram::Int(_)));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use strandline_storage::codec::protobuf::{Fields, varints};
 use strandline_storage::metrics::head::{Batch, BatchBuilder, Value};
-use strandline_storage::model::{Exemplar, Labels, MetricMetadata};
+use strandline_storage::model::{Exemplar, Labels, MetricKind, MetricMetadata};
 
 use super::{Written, v1};
 
@@ -11,13 +11,18 @@ pub(super) fn decode(body: &[u8]) -> Result<(Batch, Written), String> {
     let text = |e: strandline_storage::codec::protobuf::WireError| e.to_string();
     let mut symbols: Vec<&str> = Vec::new();
     let mut series: Vec<&[u8]> = Vec::new();
+    let mut others = false;
     let mut r = Fields::new(body);
     while let Some((n, f)) = r.next().map_err(text)? {
         match n {
+            1 | 3 => others = true,
             4 => symbols.push(f.text().ok_or("a symbol is not UTF-8")?),
             5 => series.push(f.bytes()),
             _ => {}
         }
+    }
+    if others && series.is_empty() {
+        return Err(super::OTHER_VERSION.into());
     }
     if symbols.first().is_some_and(|s| !s.is_empty()) {
         return Err("the first symbol must be the empty string".into());
@@ -56,6 +61,7 @@ fn one(ts: &[u8], symbols: &[&str], out: &mut BatchBuilder, w: &mut Written) -> 
     }
     let labels = pairs(&refs, symbols)?;
     let series = out.series_from(labels.iter().copied());
+    let mut native = false;
     let mut r = Fields::new(ts);
     while let Some((n, f)) = r.next().map_err(text)? {
         match n {
@@ -76,6 +82,7 @@ fn one(ts: &[u8], symbols: &[&str], out: &mut BatchBuilder, w: &mut Written) -> 
             3 => {
                 let (t, st, h) = v1::histogram(f.bytes()).map_err(text)?;
                 w.histograms += 1;
+                native = true;
                 out.push(series, t, st, Value::Histogram(h));
             }
             4 => {
@@ -94,16 +101,19 @@ fn one(ts: &[u8], symbols: &[&str], out: &mut BatchBuilder, w: &mut Written) -> 
             _ => {}
         }
     }
-    metadata(meta, symbols, &labels, out)
+    let Some((_, name)) = labels.iter().find(|(n, _)| *n == "__name__") else { return Ok(()) };
+    if let Some((kind, m)) = metadata(meta, symbols)? {
+        out.metadata(family(name, kind, native).to_owned(), m);
+    }
+    Ok(())
 }
 
-fn metadata(b: &[u8], symbols: &[&str], labels: &[(&str, &str)], out: &mut BatchBuilder) -> Result<(), String> {
+/// `None` if the sender knows nothing.
+fn metadata(b: &[u8], symbols: &[&str]) -> Result<Option<(MetricKind, MetricMetadata)>, String> {
     let mut m = MetricMetadata::default();
-    let mut said = false;
     let s = |i: u64| symbols.get(i as usize).map(|s| s.to_string()).unwrap_or_default();
     let mut r = Fields::new(b);
     while let Some((n, f)) = r.next().map_err(|e| e.to_string())? {
-        said = true;
         match n {
             1 => m.kind = v1::kind(f.uint()),
             3 => m.help = s(f.uint()),
@@ -111,10 +121,16 @@ fn metadata(b: &[u8], symbols: &[&str], labels: &[(&str, &str)], out: &mut Batch
             _ => {}
         }
     }
-    if let Some((_, name)) = labels.iter().find(|(n, _)| *n == "__name__")
-        && said
-    {
-        out.metadata((*name).to_owned(), m);
-    }
-    Ok(())
+    Ok((m != MetricMetadata::default()).then_some((m.kind, m)))
+}
+
+/// Metadata comes with series and is looked up by family: the series of a classic histogram and of a summary belong to one.
+fn family(name: &str, kind: MetricKind, native: bool) -> &str {
+    let parts: &[&str] = match kind {
+        MetricKind::Histogram if !native => &["_bucket", "_count", "_sum"],
+        MetricKind::GaugeHistogram if !native => &["_bucket", "_gcount", "_gsum", "_count", "_sum"],
+        MetricKind::Summary => &["_count", "_sum"],
+        _ => &[],
+    };
+    parts.iter().find_map(|part| name.strip_suffix(part)).filter(|family| !family.is_empty()).unwrap_or(name)
 }
