@@ -45,6 +45,7 @@ pub fn otlp_protobuf(data: &[u8]) {
         scope_labels: true,
         nhcb: data.len().is_multiple_of(2),
         target_info: true,
+        target_info_every_ms: 150_000,
     };
     if let Ok(t) = metrics::translate(data, &all) {
         store(&t.batch);

@@ -33,6 +33,7 @@ fn decode(c: &mut Criterion) {
         scope_labels: false,
         nhcb: false,
         target_info: true,
+        target_info_every_ms: 150_000,
     };
     let body = requests::otlp(&series, T0);
     g.bench_function("otlp", |b| b.iter(|| metrics::translate(&body, &translation).unwrap().points));

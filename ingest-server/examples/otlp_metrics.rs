@@ -86,6 +86,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         scope_labels: true,
         nhcb: false,
         target_info: true,
+        target_info_every_ms: 150_000,
     };
     for (what, histogram, n) in [("numbers", false, 500), ("histograms", true, 100)] {
         let clock = ManualClock::new((T0 as i64 + 3600) * 1000);

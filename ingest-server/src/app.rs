@@ -110,6 +110,7 @@ impl App {
             scope_labels: config.otlp_scope_labels,
             nhcb: config.otlp_histograms_as_nhcb,
             target_info: config.otlp_target_info,
+            target_info_every_ms: config.query_lookback_ms / 2,
         };
         let max_in_flight = if config.max_in_flight_bytes > 0 { config.max_in_flight_bytes } else { (memory_limit / 8).max(16 << 20) };
         let app = App {

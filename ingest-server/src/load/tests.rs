@@ -78,6 +78,7 @@ fn fake(plan: &Plan) -> Fake {
         scope_labels: false,
         nhcb: false,
         target_info: true,
+        target_info_every_ms: 150_000,
     };
     let mut f = Fake { series: BTreeMap::new(), traces: BTreeMap::new(), exemplars: BTreeSet::new(), plan: plan.clone() };
     let trace_of: BTreeMap<u64, [u8; 16]> =

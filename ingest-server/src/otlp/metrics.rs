@@ -29,6 +29,8 @@ pub struct Translation {
     pub nhcb: bool,
     /// Write target_info.
     pub target_info: bool,
+    /// How often, where a request's points are of several times: half of how far queries look back.
+    pub target_info_every_ms: i64,
 }
 
 /// What a request became.
@@ -73,6 +75,8 @@ struct Translator<'t> {
     reasons: Vec<String>,
     without_instance: Vec<(String, std::ops::Range<usize>)>,
     labeler: Labeler,
+    /// When the resource at hand has points.
+    times: Vec<i64>,
     /// Bounds of the last histogram and their `le` labels, that of infinity behind them: mostly those of the next one too.
     le: (Vec<f64>, Vec<Label>),
 }
@@ -123,6 +127,7 @@ pub fn translate(request: &[u8], t: &Translation) -> Result<Translated, WireErro
         reasons: Vec::new(),
         without_instance: Vec::new(),
         labeler: Labeler::new(t.strategy),
+        times: Vec::new(),
         le: Default::default(),
     };
     // Label bytes are about as long as the attributes they are made of and the resource's.
@@ -174,27 +179,40 @@ fn resource_metrics(x: &mut Translator<'_>, rm: &[u8]) -> Result<(), WireError> 
         l.set("job", &job);
         l.set("instance", &instance);
     }
-    let mut newest_ms = i64::MIN;
+    x.times.clear();
     let first = x.point_of_item.len();
     for scope in scopes {
-        scope_metrics(x, scope, &base, &mut newest_ms)?;
+        scope_metrics(x, scope, &base)?;
     }
     if instance.is_empty() && !job.is_empty() {
         x.without_instance.push((job.clone(), first..x.point_of_item.len()));
     }
     let described = info.len() > usize::from(!job.is_empty()) + usize::from(!instance.is_empty());
-    if x.t.target_info && newest_ms > i64::MIN && described && (!job.is_empty() || !instance.is_empty()) {
+    if x.t.target_info && !x.times.is_empty() && described && (!job.is_empty() || !instance.is_empty()) {
         info.set("__name__", "target_info");
         info.settle();
         let series = x.out.series_from(info.iter());
-        x.out.push(series, newest_ms, 0, strandline_storage::metrics::head::Value::Float(1.0));
-        // Part of no data point: nobody is told if it is refused.
-        x.point_of_item.push(u32::MAX);
+        for t_ms in info_times(&mut x.times, x.t.target_info_every_ms) {
+            x.out.push(series, t_ms, 0, strandline_storage::metrics::head::Value::Float(1.0));
+            // Part of no data point: nobody is told if it is refused.
+            x.point_of_item.push(u32::MAX);
+        }
     }
     Ok(())
 }
 
-fn scope_metrics(x: &mut Translator<'_>, sm: &[u8], base: &LabelSet, newest_ms: &mut i64) -> Result<(), WireError> {
+/// When a resource's target_info is written, so that a query finds it beside each point, back to the earliest: at the earliest and
+/// every so often after it, where there are points, and at the latest.
+fn info_times(times: &mut [i64], every_ms: i64) -> Vec<i64> {
+    times.sort_unstable();
+    let (Some(&first), Some(&last)) = (times.first(), times.last()) else { return Vec::new() };
+    let mut out: Vec<i64> = times.iter().map(|t| t - (t - first) % every_ms.max(1)).collect();
+    out.push(last);
+    out.dedup();
+    out
+}
+
+fn scope_metrics(x: &mut Translator<'_>, sm: &[u8], base: &LabelSet) -> Result<(), WireError> {
     let mut scope: &[u8] = &[];
     let mut metrics: Vec<&[u8]> = Vec::new();
     let mut schema_url = "";
@@ -228,12 +246,12 @@ fn scope_metrics(x: &mut Translator<'_>, sm: &[u8], base: &LabelSet, newest_ms: 
     };
     let base = x.labeler.base(base);
     for m in metrics {
-        metric(x, m, &base, newest_ms)?;
+        metric(x, m, &base)?;
     }
     Ok(())
 }
 
-fn metric(x: &mut Translator<'_>, m: &[u8], base: &Base, newest_ms: &mut i64) -> Result<(), WireError> {
+fn metric(x: &mut Translator<'_>, m: &[u8], base: &Base) -> Result<(), WireError> {
     let (mut name, mut help, mut unit) = ("", "", "");
     let mut data: Option<(u32, &[u8])> = None;
     let mut r = Fields::new(m);
@@ -281,11 +299,11 @@ fn metric(x: &mut Translator<'_>, m: &[u8], base: &Base, newest_ms: &mut i64) ->
     for (i, p) in points.iter().enumerate() {
         x.points += 1;
         match shape {
-            shape::GAUGE => points::number(x, &m, p, false, newest_ms)?,
-            shape::SUM => points::number(x, &m, p, delta, newest_ms)?,
-            shape::HISTOGRAM => points::histogram(x, &m, p, delta, newest_ms)?,
-            shape::EXPONENTIAL => points::exponential(x, &m, p, delta, newest_ms)?,
-            _ => points::summary(x, &m, p, newest_ms)?,
+            shape::GAUGE => points::number(x, &m, p, false)?,
+            shape::SUM => points::number(x, &m, p, delta)?,
+            shape::HISTOGRAM => points::histogram(x, &m, p, delta)?,
+            shape::EXPONENTIAL => points::exponential(x, &m, p, delta)?,
+            _ => points::summary(x, &m, p)?,
         }
         if i == 0 {
             x.expect(&points[1..], x.out.len() - before.0, x.out.raw_bytes() - before.1);

@@ -35,6 +35,14 @@ fn ms(f: Field<'_>) -> i64 {
 }
 
 impl Translator<'_> {
+    /// The resource has a point at that time.
+    fn at(&mut self, t_ms: i64) {
+        // Mostly they share one.
+        if self.times.last() != Some(&t_ms) {
+            self.times.push(t_ms);
+        }
+    }
+
     fn put(&mut self, labels: &PointLabels<'_>, name: &Label, extra: Option<&Label>, c: &Common<'_>, v: Value) -> u32 {
         let labeler = &mut self.labeler;
         let series = self.out.series_written(|out| labeler.write(labels, name, extra, out));
@@ -88,11 +96,7 @@ fn go_float(v: f64) -> String {
     if v == f64::INFINITY { "+Inf".into() } else { format!("{v}") }
 }
 
-fn newer(newest_ms: &mut i64, t: i64) {
-    *newest_ms = (*newest_ms).max(t);
-}
-
-pub(super) fn number(x: &mut Translator<'_>, m: &Metric<'_>, p: &[u8], delta: bool, newest_ms: &mut i64) -> Result<(), WireError> {
+pub(super) fn number(x: &mut Translator<'_>, m: &Metric<'_>, p: &[u8], delta: bool) -> Result<(), WireError> {
     let mut c = Common::default();
     let mut value = None;
     let mut r = Fields::new(p);
@@ -111,14 +115,14 @@ pub(super) fn number(x: &mut Translator<'_>, m: &Metric<'_>, p: &[u8], delta: bo
         x.refuse(format!("metric {}: a point has no value", m.name));
         return Ok(());
     };
-    newer(newest_ms, c.t_ms);
+    x.at(c.t_ms);
     let labels = PointLabels::read(m.base, p, 7)?;
     let v = if delta { Value::Delta(v) } else { Value::Float(v) };
     let series = x.put(&labels, &m.label, None, &c, v);
     x.exemplars(series, &c, |_| true)
 }
 
-pub(super) fn histogram(x: &mut Translator<'_>, m: &Metric<'_>, p: &[u8], delta: bool, newest_ms: &mut i64) -> Result<(), WireError> {
+pub(super) fn histogram(x: &mut Translator<'_>, m: &Metric<'_>, p: &[u8], delta: bool) -> Result<(), WireError> {
     let mut c = Common::default();
     let (mut count, mut sum) = (0u64, None);
     let (mut counts, mut bounds) = (Vec::new(), Vec::new());
@@ -145,7 +149,7 @@ pub(super) fn histogram(x: &mut Translator<'_>, m: &Metric<'_>, p: &[u8], delta:
         x.refuse(format!("metric {}: bucket bounds do not rise", m.name));
         return Ok(());
     }
-    newer(newest_ms, c.t_ms);
+    x.at(c.t_ms);
     let labels = PointLabels::read(m.base, p, 9)?;
     if x.t.nhcb && !delta {
         return custom(x, m, &labels, &c, count, sum, &counts, &bounds);
@@ -257,7 +261,7 @@ fn side(buckets: &[u8], merge: u32) -> Result<Option<Side>, WireError> {
     Ok(Some((spans, deltas)))
 }
 
-pub(super) fn exponential(x: &mut Translator<'_>, m: &Metric<'_>, p: &[u8], delta: bool, newest_ms: &mut i64) -> Result<(), WireError> {
+pub(super) fn exponential(x: &mut Translator<'_>, m: &Metric<'_>, p: &[u8], delta: bool) -> Result<(), WireError> {
     let mut c = Common::default();
     let (mut count, mut sum, mut scale, mut zero, mut threshold) = (0u64, None, 0i64, 0u64, 0.0);
     let (mut positive, mut negative): (&[u8], &[u8]) = (&[], &[]);
@@ -282,7 +286,7 @@ pub(super) fn exponential(x: &mut Translator<'_>, m: &Metric<'_>, p: &[u8], delt
         x.refuse(format!("metric {}: scale {scale} is below -4", m.name));
         return Ok(());
     }
-    newer(newest_ms, c.t_ms);
+    x.at(c.t_ms);
     let merge = (scale - 8).clamp(0, 62) as u32;
     let (Some((positive_spans, positive_buckets)), Some((negative_spans, negative_buckets))) =
         (side(positive, merge)?, side(negative, merge)?)
@@ -314,7 +318,7 @@ pub(super) fn exponential(x: &mut Translator<'_>, m: &Metric<'_>, p: &[u8], delt
     put_native(x, m, &labels, &c, value)
 }
 
-pub(super) fn summary(x: &mut Translator<'_>, m: &Metric<'_>, p: &[u8], newest_ms: &mut i64) -> Result<(), WireError> {
+pub(super) fn summary(x: &mut Translator<'_>, m: &Metric<'_>, p: &[u8]) -> Result<(), WireError> {
     let mut c = Common::default();
     let (mut count, mut sum) = (0u64, 0.0);
     let mut quantiles = Vec::new();
@@ -341,7 +345,7 @@ pub(super) fn summary(x: &mut Translator<'_>, m: &Metric<'_>, p: &[u8], newest_m
             _ => {}
         }
     }
-    newer(newest_ms, c.t_ms);
+    x.at(c.t_ms);
     let labels = PointLabels::read(m.base, p, 7)?;
     x.put(&labels, m.part(0), None, &c, Value::Float(sum));
     x.put(&labels, m.part(1), None, &c, Value::Float(count as f64));

@@ -15,6 +15,7 @@ fn translation() -> Translation {
         scope_labels: false,
         nhcb: false,
         target_info: true,
+        target_info_every_ms: 150_000,
     }
 }
 
@@ -73,11 +74,31 @@ fn sums_gauges_and_target_info() {
             "load{instance=i1,job=eu/shop,service_name=shop} stale",
             "d_total{instance=i1,job=eu/shop,service_name=shop} +2",
             "target_info{instance=i1,job=eu/shop,team=core} 1",
+            "target_info{instance=i1,job=eu/shop,team=core} 1",
         ]
     );
     assert_eq!((x.points, x.refused), (4, 0));
     assert_eq!(x.batch.metadata[0].0, "http_requests_total");
-    assert_eq!(x.batch.items.last().unwrap().t, 3000, "at the newest point");
+    assert_eq!([x.batch.items[4].t, x.batch.items[5].t], [0, 3000], "at the oldest and at the newest point");
+}
+
+#[test]
+fn target_info_is_beside_each_point() {
+    let at = |times_s: &[i64]| {
+        let point = |t: &i64| format!(r#"{{"timeUnixNano":"{t}000000000","asInt":"1"}}"#);
+        let points: Vec<String> = times_s.iter().map(point).collect();
+        let json = request(WHO, &format!(r#"{{"name":"g","gauge":{{"dataPoints":[{}]}}}}"#, points.join(",")));
+        let (lines, x) = lines(&json, &translation());
+        let infos = lines.iter().zip(&x.batch.items).filter(|(line, _)| line.starts_with("target_info"));
+        infos.map(|(_, i)| i.t / 1000).collect::<Vec<_>>()
+    };
+    assert_eq!(at(&[1000]), [1000]);
+    assert_eq!(at(&[1149, 1000, 1010]), [1000, 1149]);
+    assert_eq!(at(&[1000, 1150, 1310]), [1000, 1150, 1300, 1310], "every half of 5 minutes from the earliest on, and at the latest");
+    // Where there are none there is no need; a point of 1970 must not cost a sample for every 150 seconds since.
+    assert_eq!(at(&[1000, 1_796_000_000]), [1000, 1_795_999_900, 1_796_000_000]);
+    let second = request(WHO, r#"{"name":"g","gauge":{"dataPoints":[]}}"#);
+    assert!(lines(&second, &translation()).0.is_empty(), "no points, no target_info");
 }
 
 #[test]
