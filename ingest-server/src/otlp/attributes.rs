@@ -1,6 +1,7 @@
 //! Attributes as labels.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use strandline_storage::codec::protobuf::{Field, Fields, WireError};
@@ -62,7 +63,10 @@ pub fn text(any: &[u8]) -> Result<Cow<'_, str>, WireError> {
 /// Very large and very small numbers have an exponent.
 fn double(v: f64) -> String {
     let size = v.abs();
-    if !v.is_finite() || size == 0.0 || (1e-6..1e21).contains(&size) {
+    if v.is_infinite() {
+        return if v > 0.0 { "+Inf".into() } else { "-Inf".into() };
+    }
+    if v.is_nan() || size == 0.0 || (1e-6..1e21).contains(&size) {
         return v.to_string();
     }
     let s = format!("{v:e}");
@@ -95,20 +99,9 @@ fn json(any: &[u8], out: &mut String, depth: usize) -> Result<(), WireError> {
         }
         Some((6, Field::Bytes(list))) => {
             out.push('{');
-            let mut r = Fields::new(list);
-            let mut first = true;
-            while let Some((1, kv)) = r.next()? {
-                if !std::mem::take(&mut first) {
+            for (i, (key, value)) in fields(list)?.into_iter().enumerate() {
+                if i > 0 {
                     out.push(',');
-                }
-                let mut parts = Fields::new(kv.bytes());
-                let (mut key, mut value): (&str, &[u8]) = ("", &[]);
-                while let Some((n, f)) = parts.next()? {
-                    match n {
-                        1 => key = f.text().unwrap_or(""),
-                        2 => value = f.bytes(),
-                        _ => {}
-                    }
                 }
                 quoted(key, out);
                 out.push(':');
@@ -117,6 +110,7 @@ fn json(any: &[u8], out: &mut String, depth: usize) -> Result<(), WireError> {
             out.push('}');
         }
         Some((7, Field::Bytes(b))) => quoted(&base64(b), out),
+        Some((4, v)) if !v.double().is_finite() => out.push_str("null"),
         Some((2..=4, _)) => out.push_str(&text(any)?),
         // Of a kind that is not known, or sent as another than it is.
         _ => out.push_str("null"),
@@ -124,8 +118,35 @@ fn json(any: &[u8], out: &mut String, depth: usize) -> Result<(), WireError> {
     Ok(())
 }
 
+/// What a map holds, sorted by keys, so that one that is sent in another order is the same label; the last of a key counts.
+fn fields(list: &[u8]) -> Result<BTreeMap<&str, &[u8]>, WireError> {
+    let mut out = BTreeMap::new();
+    let mut r = Fields::new(list);
+    while let Some((1, kv)) = r.next()? {
+        let mut parts = Fields::new(kv.bytes());
+        let (mut key, mut value): (&str, &[u8]) = ("", &[]);
+        while let Some((n, f)) = parts.next()? {
+            match n {
+                1 => key = f.text().unwrap_or(""),
+                2 => value = f.bytes(),
+                _ => {}
+            }
+        }
+        out.insert(key, value);
+    }
+    Ok(out)
+}
+
+/// A text as Go's JSON has it, which is safe within HTML.
 fn quoted(s: &str, out: &mut String) {
-    out.push_str(&serde_json::Value::from(s).to_string());
+    for c in serde_json::Value::from(s).to_string().chars() {
+        match c {
+            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => {
+                let _ = write!(out, "\\u{:04x}", c as u32);
+            }
+            c => out.push(c),
+        }
+    }
 }
 
 /// Standard base64 with padding.
@@ -199,5 +220,43 @@ impl LabelSet {
     /// Number of labels.
     pub fn len(&self) -> usize {
         self.pairs.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use strandline_storage::codec::protobuf::Writer;
+
+    use super::*;
+
+    /// As the collector writes attributes of other types, which is what Prometheus takes as a label.
+    #[test]
+    fn values_that_are_no_texts_become_one_in_one_way() {
+        let number = |v: f64| {
+            let mut w = Writer::default();
+            w.fixed64_always(4, v.to_bits());
+            text(&w.buf).unwrap().into_owned()
+        };
+        let got = [1.0, 0.1, -0.0, 1e20, 1e21, 1e-6, 1e-7, f64::INFINITY, f64::NEG_INFINITY, f64::NAN].map(number);
+        assert_eq!(got, ["1", "0.1", "-0", "100000000000000000000", "1e+21", "0.000001", "1e-7", "+Inf", "-Inf", "NaN"]);
+        let map = |keys: &[&str]| {
+            let mut w = Writer::default();
+            w.message(6, |w| {
+                for (i, key) in keys.iter().enumerate() {
+                    w.message(1, |w| {
+                        w.bytes_always(1, key.as_bytes());
+                        w.message(2, |w| match i {
+                            0 => w.bytes(1, "<\u{2028}é\n>".as_bytes()),
+                            1 => w.fixed64_always(4, f64::NAN.to_bits()),
+                            _ => w.bytes(7, &[0, 255]),
+                        });
+                    });
+                }
+            });
+            text(&w.buf).unwrap().into_owned()
+        };
+        assert_eq!(map(&["b", "a&", "c"]), r#"{"a\u0026":null,"b":"\u003c\u2028é\n\u003e","c":"AP8="}"#);
+        assert_eq!(map(&["x", "y", "x"]), r#"{"x":"AP8=","y":null}"#, "the last of a key");
     }
 }
