@@ -2,7 +2,7 @@
 
 pub mod text;
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::hash::Hasher;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -77,7 +77,7 @@ pub fn start(app: &Arc<App>) -> Vec<tokio::task::JoinHandle<()>> {
                 known.push(ScrapeTarget::new(job, target));
                 known.len() - 1
             };
-            let t = Target { app: app.clone(), place, job: job.clone(), target: target.clone(), seen: HashSet::new(), down: false };
+            let t = Target { app: app.clone(), place, job: job.clone(), target: target.clone(), seen: Seen::default(), down: false };
             out.push(tokio::spawn(t.run()));
         }
     }
@@ -90,10 +90,18 @@ struct Target {
     place: usize,
     job: ScrapeJob,
     target: String,
-    /// Series of the last scrape: those that are gone get a staleness marker.
-    seen: HashSet<Labels>,
+    seen: Seen,
     /// The last scrape failed.
     down: bool,
+}
+
+/// What the last page held.
+#[derive(Default)]
+struct Seen {
+    /// Its series, and whether each gets a staleness marker once it is gone.
+    series: HashMap<Labels, bool>,
+    /// Exemplars without a time of their own: as long as one stays the same it is the one that was stored.
+    exemplars: HashMap<Labels, Exemplar>,
 }
 
 /// What a scrape brought.
@@ -206,31 +214,44 @@ impl Target {
         b.build()
     }
 
+    /// Puts a page's samples, and markers for what it no longer has; tells what was seen and how many series are new.
+    fn page(&self, samples: Option<&[text::Sample]>, t_ms: i64, b: &mut BatchBuilder) -> (Seen, usize) {
+        let mut seen = Seen::default();
+        for s in samples.unwrap_or_default() {
+            let labels = self.target_labels(&s.labels, &s.emptied);
+            let series = b.series(&labels);
+            b.push(series, s.t_ms.unwrap_or(t_ms), 0, Value::Float(s.v));
+            if let Some(e) = &s.exemplar {
+                if e.t != 0 || self.seen.exemplars.get(&labels) != Some(e) {
+                    b.exemplar(series, Exemplar { t: if e.t == 0 { t_ms } else { e.t }, ..e.clone() });
+                }
+                if e.t == 0 {
+                    seen.exemplars.insert(labels.clone(), e.clone());
+                }
+            }
+            // Samples with times of their own do not go stale.
+            *seen.series.entry(labels).or_insert(false) |= s.t_ms.is_none();
+        }
+        let added = seen.series.keys().filter(|labels| !self.seen.series.contains_key(*labels)).count();
+        for (gone, _) in self.seen.series.iter().filter(|(labels, goes)| **goes && seen.series.get(*labels) != Some(&true)) {
+            let series = b.series(gone);
+            b.push(series, t_ms, 0, Value::Float(stale_nan()));
+        }
+        if samples.is_none() {
+            // What the next page brings back is not new.
+            seen.series = self.seen.series.keys().map(|labels| (labels.clone(), false)).collect();
+            seen.exemplars = self.seen.exemplars.clone();
+        }
+        (seen, added)
+    }
+
     async fn store(&mut self, scraped: Option<Scraped>, t_ms: i64, took_s: f64) -> Result<(), String> {
         if !self.app.ready.load(Ordering::Acquire) {
             return Ok(());
         }
         let mut b = BatchBuilder::default();
-        let mut seen = HashSet::new();
         let (up, count) = (scraped.is_some(), scraped.as_ref().map_or(0, |s| s.samples.len()));
-        let mut added = 0;
-        for s in scraped.iter().flat_map(|s| &s.samples) {
-            let labels = self.target_labels(&s.labels, &s.emptied);
-            let series = b.series(&labels);
-            b.push(series, s.t_ms.unwrap_or(t_ms), 0, Value::Float(s.v));
-            if let Some(e) = &s.exemplar {
-                b.exemplar(series, Exemplar { t: if e.t == 0 { t_ms } else { e.t }, ..e.clone() });
-            }
-            // Samples with times of their own do not go stale.
-            if s.t_ms.is_none() {
-                added += usize::from(!self.seen.contains(&labels));
-                seen.insert(labels);
-            }
-        }
-        for gone in self.seen.difference(&seen) {
-            let series = b.series(gone);
-            b.push(series, t_ms, 0, Value::Float(stale_nan()));
-        }
+        let (seen, added) = self.page(scraped.as_ref().map(|s| &s.samples[..]), t_ms, &mut b);
         let own = |name: &str| self.target_labels(&Labels::from_pairs([("__name__", name)]), &[]);
         for (name, v) in [
             ("up", up as u8 as f64),
@@ -283,13 +304,42 @@ mod tests {
     use crate::config::Config;
 
     #[test]
+    fn what_is_new_what_is_gone_and_what_stays() {
+        let data_dir = std::env::temp_dir().join(format!("strandline-scrape-seen-{}", std::process::id()));
+        let app = App::new(Config { data_dir: data_dir.clone(), ..Config::default() }, 64 << 20, None, 0).unwrap();
+        let job = ScrapeJob { job: "j".into(), ..ScrapeJob::default() };
+        let mut target = Target { app, place: 0, job, target: "t:1".into(), seen: Seen::default(), down: false };
+        let mut now_ms = 0;
+        // Series that are new, markers, exemplars; no page is a scrape that failed.
+        let mut turn = |page: Option<&str>| {
+            now_ms += 1000;
+            let samples = page.map(|p| text::parse(p, true).unwrap().0);
+            let mut b = BatchBuilder::default();
+            let (seen, added) = target.page(samples.as_deref(), now_ms, &mut b);
+            target.seen = seen;
+            let batch = b.finish();
+            let stale = |v: &Value| matches!(v, Value::Float(v) if strandline_storage::model::is_stale(*v));
+            (added, batch.items.iter().filter(|i| stale(&i.value)).count(), batch.exemplars.iter().map(|e| e.1.t).collect::<Vec<_>>())
+        };
+        let page = "a 1\na 2\nb_total 1 # {x=\"1\"} 1\nc_total 1 # {x=\"1\"} 1 0.5\ntimed 1 1\n# EOF\n";
+        assert_eq!(turn(Some(page)), (4, 0, vec![1000, 500]), "a series that a page has twice is one");
+        assert_eq!(turn(Some(page)), (0, 0, vec![500]), "an exemplar without a time is new once; storage knows those with one");
+        assert_eq!(turn(None), (0, 3, vec![]));
+        assert_eq!(turn(None), (0, 0, vec![]));
+        assert_eq!(turn(Some("b_total 1 # {x=\"1\"} 1\n# EOF\n")), (0, 0, vec![]), "it was known before the failures");
+        assert_eq!(turn(Some("a 1\nb_total 1 # {x=\"2\"} 1\n# EOF\n")), (1, 0, vec![6000]));
+        assert_eq!(turn(Some("# EOF\n")), (0, 2, vec![]));
+        let _ = std::fs::remove_dir_all(data_dir);
+    }
+
+    #[test]
     fn whose_labels_count() {
         let data_dir = std::env::temp_dir().join(format!("strandline-scrape-{}", std::process::id()));
         let app = App::new(Config { data_dir: data_dir.clone(), ..Config::default() }, 64 << 20, None, 0).unwrap();
         let pushed = Labels::from_pairs([("__name__", "backups_total"), ("job", "backup")]);
         let target = |honor_labels: bool| {
             let job = ScrapeJob { job: "gateway".into(), honor_labels, ..ScrapeJob::default() };
-            Target { app: app.clone(), place: 0, job, target: "g:9091".into(), seen: HashSet::new(), down: false }
+            Target { app: app.clone(), place: 0, job, target: "g:9091".into(), seen: Seen::default(), down: false }
         };
         let labels = |honor_labels: bool| target(honor_labels).target_labels(&pushed, &[]);
         let aside = [("__name__", "backups_total"), ("exported_job", "backup"), ("instance", "g:9091"), ("job", "gateway")];

@@ -19,25 +19,35 @@ pub struct Sample {
     pub emptied: Vec<String>,
 }
 
+/// Characters of a line that an error shows.
+const MAX_SHOWN: usize = 200;
+
 type Parsed = (Vec<Sample>, Vec<(String, MetricMetadata)>);
 
 /// Parses a page; the error names the line.
 pub fn parse(page: &str, open_metrics: bool) -> Result<Parsed, String> {
     let mut samples = Vec::new();
     let mut meta: BTreeMap<String, MetricMetadata> = BTreeMap::new();
-    for (i, line) in page.lines().enumerate() {
-        let line = line.trim_end_matches('\r');
+    let (mut rest, mut number) = (page, 1);
+    while !rest.is_empty() {
+        let (whole, behind) = next_line(rest, open_metrics);
+        let at = number;
+        number += 1 + whole.matches('\n').count();
+        rest = behind;
+        let line = whole.trim_end_matches('\r');
         if open_metrics && line == "# EOF" {
-            return Ok((samples, meta.into_iter().collect()));
+            let all = rest.is_empty().then(|| (samples, meta.into_iter().collect()));
+            return all.ok_or_else(|| format!("line {number}: the page goes on behind its # EOF"));
         }
         if line.trim().is_empty() {
             continue;
         }
         if let Some(comment) = line.strip_prefix('#') {
-            comment_line(comment, &mut meta);
+            comment_line(comment, open_metrics, &mut meta);
             continue;
         }
-        samples.push(sample(line, open_metrics, &meta).ok_or_else(|| format!("line {}: {line:?} is no sample", i + 1))?);
+        let what = || format!("line {at}: {:?} is no sample", line.chars().take(MAX_SHOWN).collect::<String>());
+        samples.push(sample(line, open_metrics, &meta).ok_or_else(what)?);
     }
     if open_metrics {
         return Err("the page does not end with # EOF: it was cut off, or is no OpenMetrics page".into());
@@ -45,7 +55,24 @@ pub fn parse(page: &str, open_metrics: bool) -> Result<Parsed, String> {
     Ok((samples, meta.into_iter().collect()))
 }
 
-fn comment_line(comment: &str, meta: &mut BTreeMap<String, MetricMetadata>) {
+/// A line and what comes behind it. In the older format a label's value may hold line ends as they are.
+fn next_line(page: &str, open_metrics: bool) -> (&str, &str) {
+    let whole = !open_metrics && !page.starts_with('#');
+    let (mut from, mut inside, mut escaped) = (0, false, false);
+    loop {
+        let Some(end) = page[from..].find('\n').map(|i| from + i) else { return (page, "") };
+        for b in page[from..end].bytes().filter(|_| whole) {
+            inside ^= b == b'"' && !escaped;
+            escaped = b == b'\\' && !escaped;
+        }
+        if !inside {
+            return (&page[..end], &page[end + 1..]);
+        }
+        (from, escaped) = (end + 1, false);
+    }
+}
+
+fn comment_line(comment: &str, open_metrics: bool, meta: &mut BTreeMap<String, MetricMetadata>) {
     let Some((what, rest)) = comment.trim_start().split_once([' ', '\t']) else { return };
     if !matches!(what, "HELP" | "TYPE" | "UNIT") {
         return;
@@ -59,7 +86,7 @@ fn comment_line(comment: &str, meta: &mut BTreeMap<String, MetricMetadata>) {
     let m = meta.entry(name).or_default();
     let rest = rest[used..].trim();
     match what {
-        "HELP" => m.help = unescaped(rest),
+        "HELP" => m.help = unescaped(rest, open_metrics),
         "UNIT" => m.unit = rest.to_owned(),
         _ => {
             m.kind = match rest {
@@ -107,9 +134,12 @@ fn sample(line: &str, open_metrics: bool, meta: &BTreeMap<String, MetricMetadata
     let mut pairs: Vec<(String, String)> = Vec::new();
     let name = &line[..name_end];
     if !name.is_empty() {
-        pairs.push((METRIC_NAME.to_owned(), name.to_owned()));
+        pairs.push((METRIC_NAME.to_owned(), classic(name, ":")?.to_owned()));
     }
     let mut rest = &line[name_end..];
+    if !open_metrics && rest.trim_start().starts_with('{') {
+        rest = rest.trim_start();
+    }
     if rest.starts_with('{') {
         let (inside, used) = label_pairs(rest)?;
         for (n, v) in inside {
@@ -118,7 +148,8 @@ fn sample(line: &str, open_metrics: bool, meta: &BTreeMap<String, MetricMetadata
         }
         rest = &rest[used..];
     }
-    if !pairs.iter().any(|p| p.0 == METRIC_NAME) {
+    // No name, or two of one.
+    if !pairs.iter().any(|p| p.0 == METRIC_NAME) || pairs.iter().enumerate().any(|(i, p)| pairs[..i].iter().any(|q| p.0 == q.0)) {
         return None;
     }
     number_label(&mut pairs, meta);
@@ -130,7 +161,7 @@ fn sample(line: &str, open_metrics: bool, meta: &BTreeMap<String, MetricMetadata
     let v = number(words.next()?)?;
     let t_ms = match words.next() {
         None => None,
-        Some(t) if open_metrics => Some((number(t)? * 1000.0).round() as i64),
+        Some(t) if open_metrics => Some(seconds(t)?),
         Some(t) => Some(t.parse().ok()?),
     };
     if words.next().is_some() {
@@ -149,7 +180,7 @@ fn exemplar_of(s: &str) -> Option<Exemplar> {
     let mut words = s.trim_start()[used..].split_whitespace();
     let v = number(words.next()?)?;
     let t = match words.next() {
-        Some(t) => (number(t)? * 1000.0).round() as i64,
+        Some(t) => seconds(t)?,
         None => 0,
     };
     Some(Exemplar { labels: Labels::from_pairs(pairs), v, t })
@@ -170,7 +201,7 @@ fn label_pairs(s: &str) -> Option<(Vec<(String, String)>, usize)> {
             n
         } else {
             let end = at + s[at..].find(['=', ' ', '}', ','])?;
-            let n = s[at..end].to_owned();
+            let n = classic(&s[at..end], "")?.to_owned();
             at = end;
             n
         };
@@ -187,8 +218,8 @@ fn label_pairs(s: &str) -> Option<(Vec<(String, String)>, usize)> {
     }
 }
 
-/// A help text: `\n`, `\\` and OpenMetrics' `\"`.
-fn unescaped(s: &str) -> String {
+/// A help text: `\n`, `\\`, and in OpenMetrics `\"`.
+fn unescaped(s: &str, open_metrics: bool) -> String {
     let mut out = String::with_capacity(s.len());
     let mut chars = s.chars();
     while let Some(c) = chars.next() {
@@ -198,7 +229,8 @@ fn unescaped(s: &str) -> String {
         }
         match chars.next() {
             Some('n') => out.push('\n'),
-            Some(c @ ('\\' | '"')) => out.push(c),
+            Some('\\') => out.push('\\'),
+            Some('"') if open_metrics => out.push('"'),
             other => {
                 out.push('\\');
                 out.extend(other);
@@ -231,13 +263,23 @@ fn quoted(s: &str) -> Option<(String, usize)> {
     None
 }
 
+/// A name without quotes has letters, digits and underscores, and a metric's colons (`more`); it does not begin with a digit.
+fn classic<'s>(name: &'s str, more: &str) -> Option<&'s str> {
+    let letter = |c: char| c.is_ascii_alphabetic() || c == '_' || more.contains(c);
+    (name.starts_with(letter) && name.chars().all(|c| letter(c) || c.is_ascii_digit())).then_some(name)
+}
+
+/// OpenMetrics' time, in milliseconds.
+fn seconds(s: &str) -> Option<i64> {
+    number(s).filter(|t| t.is_finite()).map(|t| (t * 1000.0).round() as i64)
+}
+
+/// As Go reads it: no sign before NaN, and nothing becomes infinite for its size.
 fn number(s: &str) -> Option<f64> {
-    match s {
-        "NaN" | "nan" => Some(f64::NAN),
-        "+Inf" | "Inf" | "+inf" | "inf" => Some(f64::INFINITY),
-        "-Inf" | "-inf" => Some(f64::NEG_INFINITY),
-        s => s.parse().ok(),
-    }
+    let v: f64 = s.parse().ok()?;
+    let letters = s.trim_start_matches(['+', '-']);
+    let spelled = letters.starts_with(['i', 'I']) || (letters == s && letters.starts_with(['n', 'N']));
+    (v.is_finite() || spelled).then_some(v)
 }
 
 #[cfg(test)]
@@ -256,7 +298,7 @@ mod tests {
         assert_eq!(s[2].labels.metric_name(), "c.d");
         assert_eq!((m[0].1.kind, m[0].1.help.as_str()), (MetricKind::Counter, "Help\nme."));
         assert_eq!((m[1].0.as_str(), m[1].1.kind), ("c d", MetricKind::Gauge));
-        let om = "a_bucket{le=\"1\"} 2 1700000000.5 # {trace_id=\"abc\"} 0.5 1700000000.1\n# EOF\nrubbish\n";
+        let om = "a_bucket{le=\"1\"} 2 1700000000.5 # {trace_id=\"abc\"} 0.5 1700000000.1\n# EOF\n";
         let (s, _) = parse(om, true).unwrap();
         assert_eq!(s[0].t_ms, Some(1_700_000_000_500));
         let e = s[0].exemplar.as_ref().unwrap();
@@ -281,6 +323,31 @@ mod tests {
         let (s, m) = parse("# HELP a C:\\\\new \\\"x\\\"\\n\\q\na{instance=\"\",b=\"1\"} 1\n", false).unwrap();
         assert_eq!(s[0].emptied, ["instance"]);
         assert_eq!(s[0].labels.get("instance"), None);
-        assert_eq!(m[0].1.help, "C:\\new \"x\"\n\\q");
+        assert_eq!(m[0].1.help, "C:\\new \\\"x\\\"\n\\q");
+        let (_, m) = parse("# HELP a \\\"x\\\"\n# EOF", true).unwrap();
+        assert_eq!(m[0].1.help, "\"x\"", "as OpenMetrics has it");
+    }
+
+    /// Beside a Prometheus 3.5 (interop `scraped_beside_prometheus`).
+    #[test]
+    fn pages_taken_and_pages_refused() {
+        let (s, _) = parse("a {x=\"1\"} 1\nb\t{ x = \"2\" , y=\"w\" }\t2\ne{a=\"x\ny\\\\\"} 3\nf 4", false).unwrap();
+        let labels: Vec<String> = s.iter().map(|s| s.labels.to_string()).collect();
+        let broken = "{__name__=\"e\", a=\"x\\ny\\\\\"}";
+        assert_eq!(labels, ["{__name__=\"a\", x=\"1\"}", "{__name__=\"b\", x=\"2\", y=\"w\"}", broken, "{__name__=\"f\"}"]);
+        assert!(parse("e{a=\"x\ny\"} 3\nf{ 4\n", false).unwrap_err().starts_with("line 3:"));
+        for page in
+            ["a-b 1", "a.b 1", "9a 1", "a{9x=\"1\"} 1", "a{x-y=\"1\"} 1", "a{x:y=\"1\"} 1", "a{x=\"1\",x=\"1\"} 1", "a{__name__=\"b\"} 1"]
+        {
+            assert!(parse(page, false).is_err(), "{page}");
+        }
+        for v in ["1e400", "-1e400", "+NaN", "-nan", "0x1p3", "1_0", "", "."] {
+            assert!(parse(&format!("a {v}\n"), false).is_err(), "{v}");
+        }
+        for v in ["1e-400", "nan", "Infinity", "-inf", ".5", "5.", "+1e3"] {
+            assert!(parse(&format!("a {v}\n"), false).is_ok(), "{v}");
+        }
+        assert!(parse("a 1\n# EOF\nb 2\n", true).unwrap_err().starts_with("line 3:"), "what stands there would be lost");
+        assert!(parse("a 1 NaN\n# EOF\n", true).is_err());
     }
 }

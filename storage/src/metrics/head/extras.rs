@@ -1,6 +1,6 @@
 //! Exemplars and metadata: small, bounded, kept whole in memory.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use crate::model::{Exemplar, Labels, Matcher, MetricMetadata, TimeRange};
 use crate::read::ExemplarSeries;
@@ -9,13 +9,20 @@ use crate::read::ExemplarSeries;
 #[derive(Debug)]
 pub struct ExemplarStore {
     ring: VecDeque<(u64, Labels, Exemplar)>,
+    /// Exemplars that were pushed out.
+    gone: u64,
+    /// Of each series in the ring, how many exemplars of any series came before its newest.
+    newest: HashMap<u64, u64>,
     max: usize,
 }
+
+/// A sender's retry brings exemplars of these last ones again, whatever their order.
+const RETRIED: usize = 64;
 
 impl ExemplarStore {
     /// Keeps at most `max`.
     pub fn new(max: usize) -> Self {
-        ExemplarStore { ring: VecDeque::new(), max }
+        ExemplarStore { ring: VecDeque::new(), gone: 0, newest: HashMap::new(), max }
     }
 
     /// Adds one; false if the series' newest is the same already.
@@ -23,12 +30,20 @@ impl ExemplarStore {
         if self.max == 0 {
             return false;
         }
-        if self.ring.iter().rev().take(64).any(|(i, _, old)| *i == id && *old == e) {
+        let same = |(i, _, old): &(u64, Labels, Exemplar)| *i == id && *old == e;
+        let last = self.newest.get(&id).and_then(|at| self.ring.get((at - self.gone) as usize));
+        if last.is_some_and(same) || self.ring.iter().rev().take(RETRIED).any(same) {
             return false;
         }
         if self.ring.len() == self.max {
-            self.ring.pop_front();
+            if let Some((oldest, ..)) = self.ring.pop_front()
+                && self.newest.get(&oldest) == Some(&self.gone)
+            {
+                self.newest.remove(&oldest);
+            }
+            self.gone += 1;
         }
+        self.newest.insert(id, self.gone + self.ring.len() as u64);
         self.ring.push_back((id, series.clone(), e));
         true
     }
@@ -94,5 +109,34 @@ impl MetadataStore {
     /// One family's.
     pub fn get(&self, family: &str) -> Option<&Vec<MetricMetadata>> {
         self.families.get(family)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_series_newest_exemplar_is_kept_once_however_many_come_between() {
+        let labels = Labels::from_pairs([("__name__", "a")]);
+        let e = |v: f64| Exemplar { labels: Labels::from_pairs([("trace_id", "x")]), v, t: 1 };
+        let mut store = ExemplarStore::new(250);
+        // As pages with many exemplars bring them, over and over.
+        for turn in 0..5 {
+            for id in 0..200 {
+                assert_eq!(store.push(id, &labels, e(id as f64)), turn == 0, "series {id}, turn {turn}");
+            }
+        }
+        // Where older ones are pushed out, what is known of them goes too.
+        for id in 0..200 {
+            assert!(store.push(id, &labels, e(-1.0)));
+        }
+        assert_eq!((store.iter().count(), store.newest.len()), (250, 200));
+        assert!((0..200).all(|id| !store.push(id, &labels, e(-1.0))));
+        for id in 1000..1250 {
+            assert!(store.push(id, &labels, e(0.0)));
+        }
+        assert_eq!((store.iter().count(), store.newest.len()), (250, 250));
+        assert!(store.push(0, &labels, e(-1.0)));
     }
 }
