@@ -289,6 +289,7 @@ CHECKS = [first_light, otlp_in_is_otlp_out, bad_input, metrics_sent_twice, s3]
 
 
 def main():
+    from blocks import CHECKS as BLOCKS
     from clients import CHECKS as CLIENTS
     from deploy import CHECKS as DEPLOY
     from faults import CHECKS as FAULTS
@@ -297,9 +298,10 @@ def main():
     from more import CHECKS as MORE
     from promql import promql_differential
     from rules import CHECKS as RULES
+    from wire import CHECKS as WIRE
     wanted = sys.argv[1:]
     passed = failed = 0
-    for check in CHECKS + MORE + HOSTILE + CLIENTS + RULES + DEPLOY + LOAD + FAULTS + [promql_differential]:
+    for check in CHECKS + MORE + HOSTILE + CLIENTS + RULES + DEPLOY + LOAD + FAULTS + WIRE + BLOCKS + [promql_differential]:
         # Overload is measured, which a debug build is no use for: `.ci/run` asks for it by name, of a release build.
         if check.__name__ not in wanted if wanted else check.__name__ == "overload":
             continue
