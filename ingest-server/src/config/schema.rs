@@ -223,7 +223,7 @@ keys! {
     "otlp.promote_all_resource_attributes" Kind::Switch, "false", "All resource attributes become labels.", otlp_promote_all = bool;
     "otlp.scope_labels" Kind::Switch, "false", "Instrumentation scope as otel_scope_* labels.", otlp_scope_labels = bool;
     "otlp.histograms_as_nhcb" Kind::Switch, "false", "Explicit-bounds histograms become native ones with custom buckets.", otlp_histograms_as_nhcb = bool;
-    "otlp.target_info" Kind::Switch, "true", "Write target_info with the resource attributes that are not promoted.", otlp_target_info = bool;
+    "otlp.target_info" Kind::Switch, "true", "Write target_info with what else the resource says than its job and instance.", otlp_target_info = bool;
     "otlp.cors_origins" Kind::List, "", "Origins of web pages that may send OTLP over HTTP, as SDKs in browsers do: http://localhost:3000, or * for any.", otlp_cors_origins = list;
     "tenants.from_header" Kind::Switch, "false", "Without auth: take the tenant from X-Scope-OrgID. Otherwise the header is ignored and everything is the default tenant's.", tenants_from_header = bool;
     "tenants.default" Kind::Text, "anonymous", "The tenant of requests that name none.", default_tenant = text;

@@ -199,11 +199,13 @@ impl LabelSet {
         let mut i = 1;
         while i < self.pairs.len() {
             if self.pairs[i].0 == self.pairs[i - 1].0 {
-                let (_, _, v) = self.pairs.remove(i);
-                let into = &mut self.pairs[i - 1].2;
-                if *into != v {
-                    into.push(';');
-                    into.push_str(&v);
+                let (_, key, v) = self.pairs.remove(i);
+                let into = &mut self.pairs[i - 1];
+                // One that is sent twice is one.
+                if key != into.1 || v != into.2 {
+                    into.2.push(';');
+                    into.2.push_str(&v);
+                    into.1 = key;
                 }
             } else {
                 i += 1;

@@ -225,30 +225,38 @@ fn scope_metrics(x: &mut Translator<'_>, sm: &[u8], base: &LabelSet) -> Result<(
             _ => {}
         }
     }
-    let scoped;
-    let base = if x.t.scope_labels {
-        let mut b = base.clone();
-        let mut r = Fields::new(scope);
-        while let Some((n, f)) = r.next()? {
-            match n {
-                1 => b.set("otel_scope_name", f.text().unwrap_or("")),
-                2 => b.set("otel_scope_version", f.text().unwrap_or("")),
-                _ => {}
-            }
-        }
-        b.set("otel_scope_schema_url", schema_url);
-        each(scope, 3, &mut |k, v| b.attribute(&format!("otel_scope_{k}"), &v, x.t.strategy))?;
-        b.settle();
-        scoped = b;
-        &scoped
-    } else {
-        base
-    };
+    let scoped = if x.t.scope_labels { with_scope(base, scope, schema_url, x.t.strategy)? } else { None };
+    let base = scoped.as_ref().unwrap_or(base);
     let base = x.labeler.base(base);
     for m in metrics {
         metric(x, m, &base)?;
     }
     Ok(())
+}
+
+/// The labels of a scope's points; none more than the resource's if it has no name.
+fn with_scope(base: &LabelSet, scope: &[u8], schema_url: &str, s: Strategy) -> Result<Option<LabelSet>, WireError> {
+    let (mut name, mut version) = ("", "");
+    let mut r = Fields::new(scope);
+    while let Some((n, f)) = r.next()? {
+        match n {
+            1 => name = f.text().unwrap_or(""),
+            2 => version = f.text().unwrap_or(""),
+            _ => {}
+        }
+    }
+    if name.is_empty() {
+        return Ok(None);
+    }
+    let mut out = base.clone();
+    each(scope, 3, &mut |k, v| out.attribute(&format!("otel_scope_{k}"), &v, s))?;
+    out.settle();
+    // An attribute of one of these names is not what it is about.
+    out.set("otel_scope_name", name);
+    out.set("otel_scope_version", version);
+    out.set("otel_scope_schema_url", schema_url);
+    out.settle();
+    Ok(Some(out))
 }
 
 fn metric(x: &mut Translator<'_>, m: &[u8], base: &Base) -> Result<(), WireError> {

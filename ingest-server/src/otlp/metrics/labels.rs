@@ -190,7 +190,7 @@ impl Labeler {
         }
         for (i, (name, ..)) in l.base.pairs.iter().enumerate() {
             match all.iter_mut().find(|(n, _)| n == name) {
-                Some(own) if name == "job" || name == "instance" => own.1 = Slot::Base(i),
+                Some(own) if wins(name) => own.1 = Slot::Base(i),
                 Some(_) => {}
                 None => all.push((name.clone(), Slot::Base(i))),
             }
@@ -205,6 +205,11 @@ impl Labeler {
     }
 }
 
+/// What a point is part of is not for the point to say.
+fn wins(name: &str) -> bool {
+    name == "job" || name == "instance" || name.starts_with("otel_scope_")
+}
+
 /// Any point: names that became the same by escaping have their values joined, in the order of the keys; empty
 /// values are no labels.
 fn write_slowly(l: &PointLabels<'_>, strategy: Strategy, name: &Label, extra: Option<&Label>, out: &mut Vec<u8>) {
@@ -213,9 +218,11 @@ fn write_slowly(l: &PointLabels<'_>, strategy: Strategy, name: &Label, extra: Op
     own.sort();
     own.dedup_by(|next, into| {
         let same = next.0 == into.0;
-        if same && next.2 != into.2 {
+        // One that is sent twice is one.
+        if same && (next.1 != into.1 || next.2 != into.2) {
             into.2.push(';');
             into.2.push_str(&next.2);
+            into.1 = next.1;
         }
         same
     });
@@ -223,7 +230,7 @@ fn write_slowly(l: &PointLabels<'_>, strategy: Strategy, name: &Label, extra: Op
     let n = own.len();
     for (base_name, value, _) in &l.base.pairs {
         match own[..n].iter().position(|p| p.0 == *base_name) {
-            Some(i) if base_name == "job" || base_name == "instance" => own[i].2 = value.clone(),
+            Some(i) if wins(base_name) => own[i].2 = value.clone(),
             Some(_) => {}
             None => own.push((base_name.clone(), "", value.clone())),
         }
@@ -271,9 +278,20 @@ mod tests {
     #[test]
     fn points_win_but_for_job_and_instance_and_names_that_meet_are_joined() {
         let mut w = labeler();
-        let b = base(&mut w, &[("job", "shop"), ("service_name", "shop"), ("pod", "p")]);
-        let own =
-            [("z", "last"), ("a.b", "2"), ("a_b", "3"), ("a.b", "2"), ("job", "mine"), ("service.name", "own"), ("gone", ""), ("le", "x")];
+        let b = base(&mut w, &[("job", "shop"), ("otel_scope_name", "lib"), ("service_name", "shop"), ("pod", "p")]);
+        let own = [
+            ("z", "last"),
+            ("a.b", "2"),
+            ("a_b", "3"),
+            ("a.b", "2"),
+            ("c.d", "4"),
+            ("c_d", "4"),
+            ("otel.scope.name", "x"),
+            ("job", "mine"),
+            ("service.name", "own"),
+            ("gone", ""),
+            ("le", "x"),
+        ];
         let p = point(&own);
         let labels = PointLabels::read(&b, &p, 7).unwrap();
         let mut out = Vec::new();
@@ -281,8 +299,10 @@ mod tests {
         let want = [
             ("__name__", "m_bucket"),
             ("a_b", "2;3"),
+            ("c_d", "4;4"),
             ("job", "shop"),
             ("le", "0.5"),
+            ("otel_scope_name", "lib"),
             ("pod", "p"),
             ("service_name", "own"),
             ("z", "last"),

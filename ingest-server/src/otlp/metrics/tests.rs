@@ -83,6 +83,26 @@ fn sums_gauges_and_target_info() {
 }
 
 #[test]
+fn scopes_are_labels_if_they_have_a_name() {
+    let with = |scope: &str| {
+        let json = request(
+            "",
+            r#"{"name":"g","gauge":{"dataPoints":[{"timeUnixNano":"1","asInt":"1","attributes":[
+            {"key":"otel.scope.name","value":{"stringValue":"mine"}}]}]}}"#,
+        );
+        let json = json.replace(r#"{"metrics""#, &format!(r#"{{"scope":{scope},"schemaUrl":"u","metrics""#));
+        lines(&json, &Translation { scope_labels: true, ..translation() }).0.concat()
+    };
+    let attributes = r#""attributes":[{"key":"name","value":{"stringValue":"n"}},{"key":"a.b","value":{"stringValue":"1"}},
+        {"key":"a_b","value":{"stringValue":"1"}}]"#;
+    assert_eq!(
+        with(&format!(r#"{{"name":"lib","version":"2",{attributes}}}"#)),
+        "g{otel_scope_a_b=1;1,otel_scope_name=lib,otel_scope_schema_url=u,otel_scope_version=2} 1"
+    );
+    assert_eq!(with(&format!(r#"{{"version":"2",{attributes}}}"#)), "g{otel_scope_name=mine} 1");
+}
+
+#[test]
 fn target_info_is_beside_each_point() {
     let at = |times_s: &[i64]| {
         let point = |t: &i64| format!(r#"{{"timeUnixNano":"{t}000000000","asInt":"1"}}"#);
