@@ -110,14 +110,17 @@ class Page:
                 self.send_response(200 if body is not None else 500)
                 self.send_header("Content-Type", page.kind)
                 self.end_headers()
-                self.wfile.write(b"" if body is None else body if isinstance(body, bytes) else body.encode())
+                try:
+                    self.wfile.write(b"" if body is None else body if isinstance(body, bytes) else body.encode())
+                except OSError:
+                    pass  # Who asked is gone.
 
             def log_message(self, *_):
                 pass
 
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.address = f"127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
 
     def stop(self):
         self.server.shutdown()

@@ -231,7 +231,7 @@ def pages_of(now_s):
                     '# UNIT g_seconds seconds\ng_seconds 1\n# TYPE h histogram\nh_bucket{le="0.5"} 1 # {a="b"} 0.3\nh_bucket{le="1"} 2 # {} 0.7\nh_bucket{le="+Inf"} 3\nh_count 3\nh_sum 1\n'
                     '# TYPE i info\ni_info{v="1"} 1\n# TYPE st stateset\nst{st="a"} 1\nst{st="b"} 0\n# TYPE u unknown\nu 1\n# TYPE gh gaugehistogram\ngh_bucket{le="1"} 1\ngh_bucket{le="+Inf"} 1\n'
                     'gh_gcount 1\ngh_gsum 1\n'),
-        "huge": ("".join(f'huge{{i="{i}",pad="{"x" * 100}"}} {i}\n' for i in range(20000)), T),
+        "huge": ("".join(f'huge{{i="{i}",pad="{"x" * 100}"}} {i}\n' for i in range(5000)), T),
     }
     refuse = {
         **{f"no number {v}": (f"ok 1\nn {v}\n", T) for v in no_numbers}, "answers 500": (None, T), "page of HTML": ("<html><body>no</body></html>", "text/html"),
@@ -271,15 +271,16 @@ def scraped_beside_prometheus():
     for x in (p, s):
         until("each page is scraped", lambda: len(now(x, 'count by (job) (scrape_samples_scraped{exported_job=""})')) == len(pages))
     compared = '__name__!~"scrape_duration_seconds|scrape_series_added"'
-    theirs, ours = (now(x, "{job!=\"\"," + compared + "}") for x in (p, s))
-    of = lambda all_, names: {k: v for k, v in all_.items() if json.loads(k)["job"] in names}
     taken = [n for n in pages if n not in refuse and n not in only_ours]
-    a, b = of(theirs, taken), of(ours, taken)
-    assert len(a) > 20_100 and a == b, "\n".join(differences(a, b)[:5])
-    ups = lambda x: {json.loads(k)["job"]: v for k, v in now(x, 'up{exported_job="",instance=~".+:.+"} < 2').items()}
-    assert {n: v for n, v in ups(p).items() if n in refuse} == {n: v for n, v in ups(s).items() if n in refuse} == {n: "0" for n in refuse}
-    assert {n: v for n, v in ups(s).items() if n in only_ours} == {n: "1" for n in only_ours} and all(ups(p)[n] == "0" for n in only_ours), (ups(p), ups(s))
-    assert not any(k for k in of(ours, refuse) if '"ok"' in k)
+    of = lambda x, names: {k: v for k, v in now(x, '{job!="",' + compared + "}").items() if json.loads(k)["job"] in names}
+    # On a machine at its limits a scrape can be late once.
+    lacks = lambda: differences(of(p, taken), of(s, taken))
+    until(lambda: "\n".join(lacks()[:5]), lambda: not lacks())
+    assert len(of(s, taken)) > 5_100
+    ups = lambda x, names: {k: v for k, v in ((json.loads(k)["job"], v) for k, v in now(x, 'up{exported_job="",instance=~".+:.+"} < 2').items()) if k in names}
+    for x, names, want in ((p, refuse, "0"), (s, refuse, "0"), (p, only_ours, "0"), (s, only_ours, "1")):
+        until(lambda: (x.url, ups(x, names)), lambda: ups(x, names) == {n: want for n in names})
+    assert not any('"ok"' in k for k in of(s, refuse))
     for name in ("times", "times om"):
         a, b = (samples(x, f'{{job="{name}",__name__=~"t."}}', time.time() + 60) for x in (p, s))
         assert len(a) == 4 and a == b, differences(a, b)
@@ -297,8 +298,8 @@ def scraped_beside_prometheus():
             key = lambda: next(float(v) for k, v in now(x, "count_over_time(up[1h])").items() if '"comes and goes"' in k)
             was = next(float(v) for k, v in before[x].items() if '"comes and goes"' in k)
             until("it is scraped twice more", lambda: key() >= was + 2)
-        a, b = (now(x, '{job=~"comes and goes|goes away",' + compared + "}") for x in (p, s))
-        assert a == b, differences(a, b)
+        lacks = lambda: differences(*(now(x, '{job=~"comes and goes|goes away",' + compared + "}") for x in (p, s)))
+        until(lambda: lacks(), lambda: not lacks())
     added = lambda x: now(x, 'sum_over_time(scrape_series_added{job=~"spaces|duplicates|comes and goes|huge|own labels.*|types"}[10m])')
     assert added(p) == added(s), differences(added(p), added(s))
     p.stop()
