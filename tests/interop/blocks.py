@@ -193,6 +193,46 @@ def deletes_beside_prometheus():
     p.stop()
 
 
+def promtool_asks():
+    """promtool's own client: it pushes a page of metrics, queries, lists and analyses, and makes blocks from rules; of ours it gets
+    what it gets of a Prometheus 3."""
+    end_ms = int(time.time()) * 1000
+    start_ms = end_ms - TURNS * STEP_MS
+    s = Server("a-ours").start()
+    p = Prometheus3("a-theirs", json.dumps({"storage": {"tsdb": {"out_of_order_time_window": "4h"}}})).start()
+    page, rules = os.path.join(ROOT, "pushed.txt"), os.path.join(ROOT, "pushed.yml")
+    open(page, "w").write('# TYPE pushed counter\n# HELP pushed Pushed.\npushed_total{x="a b"} 5\n# TYPE ph histogram\nph_bucket{le="1"} 1\nph_bucket{le="+Inf"} 2\nph_sum 3\nph_count 2\n')
+    json.dump({"groups": [{"name": "g", "interval": "1m", "rules": [
+        {"record": "f:rate", "expr": "sum(rate(f1_total[5m]))"}, {"record": "h:sum", "expr": "sum(h{kind='integer'})"}]}]}, open(rules, "w"))
+    for x in (p, s):
+        for part in parts(start_ms, False):
+            assert rw.post(x, rw.v1(part)).status_code == 204
+        out = promtool3("push", "metrics", "--label", "job=pushed", x.url + "/api/v1/write", page)
+        assert out.returncode == 0 and "SUCCESS" in out.stdout, (out.stdout, out.stderr)
+    at = str(time.time())
+
+    def asked(x, *args):
+        out = promtool3("query", *[x.url if a == "URL" else a for a in args])
+        assert out.returncode == 0 and out.stdout.strip(), (args, out.stderr)
+        # The pushed samples have the time of their push.
+        return sorted(line.split(" @")[0] for line in out.stdout.splitlines())
+
+    for args in (("instant", "--time", at, "URL", '{job="pushed"}'), ("range", "--start", str(start_ms / 1000), "--end", str(end_ms / 1000), "--step", "10m", "URL", "sum(rate(f1_total[5m]))"),
+                 ("series", "--match", "g", "URL"), ("labels", "URL", "__name__"), ("labels", "URL", "é.x"),
+                 ("analyze", "--server", "URL", "--type", "histogram", "--match", "h", "--duration", "1h")):
+        a, b = (asked(x, *args) for x in (p, s))
+        assert a == b, (args, a, b)
+    dumps = []
+    for x, name in ((p, "a-rules-theirs"), (s, "a-rules-ours")):
+        made = os.path.join(ROOT, name)
+        out = promtool3("tsdb", "create-blocks-from", "rules", "--start", str(start_ms // 1000 + 600), "--end", str(end_ms // 1000), "--url", x.url, "--output-dir", made, rules)
+        assert out.returncode == 0, out.stderr
+        dumps.append(tools(made))
+    assert dumps[0] == dumps[1] and len(dumps[0]) > 100, [d[:2] for d in dumps]
+    p.stop()
+    s.stop()
+
+
 def openmetrics_blocks():
     """`promtool tsdb create-blocks-from openmetrics`, imported: ours dumps the same as the blocks themselves."""
     now = int(time.time()) - 7200
@@ -211,4 +251,4 @@ def openmetrics_blocks():
     assert tools(theirs) == tools(back) and len(tools(back)) == 506, tools(back)[:5]
 
 
-CHECKS = [blocks_beside_prometheus, deletes_beside_prometheus, openmetrics_blocks]
+CHECKS = [blocks_beside_prometheus, deletes_beside_prometheus, promtool_asks, openmetrics_blocks]
