@@ -199,7 +199,19 @@ pub(crate) fn all_buckets(h: &FloatHistogram) -> Vec<Bucket> {
     out
 }
 
-/// Same layout, same counts, same sum bit by bit. Reset hints don't count.
+/// Indexes and counts of the buckets that hold something.
+fn occupied<'a>(spans: &'a [BucketSpan], counts: &'a [f64]) -> impl Iterator<Item = (i32, f64)> + 'a {
+    let mut next = 0i32;
+    let indexes = spans.iter().flat_map(move |s| {
+        let first = next.wrapping_add(s.offset);
+        next = first.wrapping_add(s.length as i32);
+        (0..s.length as i32).map(move |i| first.wrapping_add(i))
+    });
+    indexes.zip(counts.iter().copied()).filter(|(_, c)| *c != 0.0)
+}
+
+/// Same bounds, same counts, same sum bit by bit. Reset hints don't count, nor do empty buckets: which of them a sample has is a matter
+/// of its neighbours in the chunk.
 pub(crate) fn equal(a: &FloatHistogram, b: &FloatHistogram) -> bool {
     let bits = |x: f64, y: f64| x.to_bits() == y.to_bits();
     a.schema == b.schema
@@ -208,8 +220,13 @@ pub(crate) fn equal(a: &FloatHistogram, b: &FloatHistogram) -> bool {
         && (!a.uses_custom_buckets() || same_bounds(&a.custom_values, &b.custom_values))
         && a.zero_threshold == b.zero_threshold
         && bits(a.zero_count, b.zero_count)
-        && to_sparse(&a.positive_spans, &a.positive_buckets) == to_sparse(&b.positive_spans, &b.positive_buckets)
-        && to_sparse(&a.negative_spans, &a.negative_buckets) == to_sparse(&b.negative_spans, &b.negative_buckets)
+        && same_buckets((&a.positive_spans, &a.positive_buckets), (&b.positive_spans, &b.positive_buckets))
+        && same_buckets((&a.negative_spans, &a.negative_buckets), (&b.negative_spans, &b.negative_buckets))
+}
+
+fn same_buckets(a: (&[BucketSpan], &[f64]), b: (&[BucketSpan], &[f64])) -> bool {
+    let bits = |(i, c): (i32, f64)| (i, c.to_bits());
+    occupied(a.0, a.1).map(bits).eq(occupied(b.0, b.1).map(bits))
 }
 
 pub(crate) fn same_bounds(a: &[f64], b: &[f64]) -> bool {

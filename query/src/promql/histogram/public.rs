@@ -17,7 +17,8 @@ pub struct HistogramBucket {
     pub count: f64,
 }
 
-/// The buckets that hold something, from the lowest to the highest, none reaching into the zero bucket.
+/// The buckets that hold something, from the lowest to the highest, cut off where the zero bucket begins. That one is shown with a
+/// positive count only.
 pub fn buckets(h: &FloatHistogram) -> Vec<HistogramBucket> {
     all_buckets(h)
         .into_iter()

@@ -36,7 +36,18 @@ fn bounds_are_powers() {
     assert_eq!(bound(-1, 0), 0.5);
     assert_eq!(bound(1, -1), 4.0);
     assert_eq!(bound(2, 1), 2.0);
-    assert!((bound(1, 1) - 2f64.sqrt()).abs() < 1e-15);
+    // The last digits are Prometheus', which multiplies roots.
+    for (idx, schema, want) in [
+        (-1, 1, 0.7071067811865475),
+        (-1, 2, 0.8408964152537144),
+        (-3, 3, 0.7711054127039704),
+        (-1, 5, 0.9785720620876999),
+        (-255, 8, 0.5013556375251013),
+        (-127, 8, 0.7090239421602076),
+        (-1, 8, 0.9972960560854698),
+    ] {
+        assert_eq!(bound(idx, schema), want, "{idx} at {schema}");
+    }
     assert_eq!(bound(1024, 0), f64::MAX);
     assert_eq!(bound(1025, 0), f64::INFINITY);
     assert_eq!(bound(i32::MAX, -4), f64::INFINITY);
@@ -194,4 +205,31 @@ proptest! {
         let (low, high) = (trim(&h, at, true), trim(&h, at, false));
         prop_assert!((low.count + high.count - h.count).abs() < 1e-9 * h.count);
     }
+}
+
+#[test]
+fn empty_buckets_make_no_difference() {
+    let a = exponential(0, -1, &[2.0, 0.0, 0.0, 3.0]);
+    let b = FloatHistogram {
+        positive_spans: vec![BucketSpan { offset: -2, length: 2 }, BucketSpan { offset: 2, length: 2 }],
+        positive_buckets: vec![0.0, 2.0, 3.0, 0.0],
+        ..a.clone()
+    };
+    assert!(equal(&a, &b));
+    assert!(!equal(&a, &FloatHistogram { positive_buckets: vec![0.0, 2.0, 0.0, 3.0], ..b.clone() }));
+    let nan = FloatHistogram { positive_buckets: vec![0.0, 2.0, f64::NAN, 0.0], ..b };
+    assert!(equal(&nan, &nan.clone()));
+}
+
+#[test]
+fn shown_buckets_end_where_the_zero_bucket_begins() {
+    let mut h = exponential(0, 0, &[2.0, 1.0]);
+    (h.negative_spans, h.negative_buckets) = (h.positive_spans.clone(), vec![5.0, 0.0]);
+    (h.zero_threshold, h.zero_count) = (0.7, 3.0);
+    let shown = |h: &FloatHistogram| public::buckets(h).iter().map(|b| (b.rule, b.lower, b.upper, b.count)).collect::<Vec<_>>();
+    assert_eq!(shown(&h), [(1, -1.0, -0.7, 5.0), (3, -0.7, 0.7, 3.0), (0, 0.7, 1.0, 2.0), (0, 1.0, 2.0, 1.0)]);
+    // As text it is told as it is; a zero bucket that holds less than nothing is not shown among buckets.
+    assert_eq!(to_text(&h), "{count:3, sum:4.5, [-1,-0.5):5, [-0.7,0.7]:3, (0.5,1]:2, (1,2]:1}");
+    h.zero_count = -3.0;
+    assert_eq!(shown(&h).len(), 3);
 }
