@@ -240,6 +240,22 @@ fn limits_say_what_was_needed() {
     assert!(range("m", 0, 1, 0).contains("step"));
     assert!(range("m", 1, 0, 1).contains("end timestamp"));
     assert!(range("m[5m]", 0, 1, 1).contains("range vector"));
+    // What can't be worked out of a duration is the query's mistake, as everything that is wrong with its text.
+    for q in ["rate(m[5m - 10m])", "m offset (1s / step())", "rate(m[5m ^ 200])"] {
+        let e = Engine::default().instant(&s, q, 99_000, &QueryOptions::default()).unwrap_err();
+        assert!(matches!(e, Error::Invalid(_)), "{q}: {e:?}");
+    }
+}
+
+#[test]
+fn strings_are_shown_as_text() {
+    let s = few();
+    for (q, want) in [(r#""a\xffb""#, "a\u{fffd}b"), (r#""\xc3\xa4""#, "ä"), ("`raw\\n`", "raw\\n"), (r"'it\'s'", "it's")] {
+        let Value::String { s, .. } = Engine::default().instant(&s, q, 0, &QueryOptions::default()).unwrap().value else { panic!("{q}") };
+        assert_eq!(s, want, "{q}");
+    }
+    let refused = parse(r#"{"a\xffb"="c"}"#).unwrap_err().to_string();
+    assert_eq!(refused, r#"1:2: parse error: invalid label name "a\xffb""#);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::num::{IntErrorKind, ParseIntError};
 use std::time::Duration;
 
-use strandline_query::promql::{parse_duration_ms, parse_selector};
+use strandline_query::promql::{parse_duration_ms, parse_matchers};
 use strandline_storage::model::{Matcher, TimeRange};
 
 use super::answer::ApiError;
@@ -40,7 +40,7 @@ impl Params {
 
     /// A time, Unix milliseconds. Whoever may leave it out is told twice whose value is wrong, as by Prometheus.
     pub fn time(&self, name: &str) -> Result<Option<i64>, ApiError> {
-        let wrong = |e| ApiError::parameter(name, format!("Invalid time value for '{name}': {e}"));
+        let wrong = |e| ApiError::parameter(name, format!("invalid time value for '{name}': {e}"));
         self.get(name).map(time).transpose().map_err(wrong)
     }
 
@@ -99,7 +99,7 @@ impl Params {
     pub fn selectors(&self) -> Result<Vec<Vec<Matcher>>, ApiError> {
         let mut out = Vec::new();
         for s in self.all("match[]") {
-            out.push(parse_selector(s).map_err(|e| ApiError::parameter("match[]", e))?.matchers);
+            out.push(parse_matchers(s).map_err(|e| ApiError::parameter("match[]", e))?);
         }
         if out.iter().any(|set| set.iter().all(Matcher::matches_empty)) {
             let text = "match[] must contain at least one non-empty matcher";

@@ -189,12 +189,12 @@ async fn warnings_infos_and_limits() {
 async fn errors() {
     for (uri, code, kind, message) in [
         ("query?query=up%7B", 400, "bad_data", "invalid parameter \"query\": 1:4: parse error: unexpected end of input inside braces"),
-        ("query", 400, "bad_data", "invalid parameter \"query\": 1:1: parse error: no expression found in input"),
+        ("query", 400, "bad_data", "invalid parameter \"query\": unknown position: parse error: no expression found in input"),
         (
             "query?query=up&time=x",
             400,
             "bad_data",
-            "invalid parameter \"time\": Invalid time value for 'time': cannot parse \"x\" to a valid timestamp",
+            "invalid parameter \"time\": invalid time value for 'time': cannot parse \"x\" to a valid timestamp",
         ),
         ("query_range?query=up&end=1&step=1", 400, "bad_data", "invalid parameter \"start\": cannot parse \"\" to a valid timestamp"),
         ("query?query=up&timeout=x", 400, "bad_data", "invalid parameter \"timeout\": cannot parse \"x\" to a valid duration"),

@@ -12,14 +12,15 @@ pub struct ParseError {
     pub message: String,
     /// Where.
     pub span: Span,
-    /// `line:col` of the start, counted from 1.
+    /// `line:col` of the start, counted from 1; an empty text has none.
     pub position: String,
 }
 
 impl ParseError {
     /// An error at `span` of `text`.
     pub fn new(text: &str, span: Span, message: impl Into<String>) -> Self {
-        ParseError { message: message.into(), span, position: span.line_col(text) }
+        let position = if text.is_empty() { "unknown position".to_owned() } else { span.line_col(text) };
+        ParseError { message: message.into(), span, position }
     }
 }
 

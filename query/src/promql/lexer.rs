@@ -51,16 +51,22 @@ pub struct Token {
     pub span: Span,
 }
 
-/// Cuts the whole text; comments and white space fall away.
-pub fn lex(text: &str) -> Result<Vec<Token>, ParseError> {
+/// Cuts the text; comments and white space fall away. What can't be cut ends the tokens, and is told once the parser gets there: the
+/// first mistake counts.
+pub fn lex(text: &str) -> (Vec<Token>, Option<ParseError>) {
     let mut lx = Lexer { text, bytes: text.as_bytes(), pos: 0, brackets: 0, braces: 0 };
     let mut out = Vec::with_capacity(text.len() / 4 + 4);
     loop {
-        let t = lx.next()?;
-        let end = t.tok == Tok::Eof;
+        let t = match lx.next() {
+            Ok(t) => t,
+            Err(e) => {
+                out.push(Token { tok: Tok::Eof, span: e.span });
+                return (out, Some(e));
+            }
+        };
         out.push(t);
-        if end {
-            return Ok(out);
+        if t.tok == Tok::Eof {
+            return (out, None);
         }
     }
 }
@@ -113,6 +119,9 @@ impl Lexer<'_> {
             return Ok(Token { tok: Tok::Eof, span: Span::new(start, start) });
         }
         let b = self.peek(0);
+        if self.braces > 0 && !(is_word_start(b) || b"{},=!\"'`".contains(&b)) {
+            return self.unexpected_char(" inside braces");
+        }
         let (tok, len) = match b {
             b'(' => (Tok::LParen, 1),
             b')' => (Tok::RParen, 1),
@@ -125,7 +134,7 @@ impl Lexer<'_> {
             }
             b'}' => {
                 if self.braces == 0 {
-                    return self.err(start, "unexpected right brace '}'");
+                    return self.unexpected_char("");
                 }
                 self.braces -= 1;
                 (Tok::RBrace, 1)
@@ -152,22 +161,15 @@ impl Lexer<'_> {
             b'^' => (Tok::Pow, 1),
             b'=' => match self.peek(1) {
                 b'=' if self.braces == 0 => (Tok::EqEq, 2),
-                b'~' => (Tok::Re, 2),
+                b'~' if self.braces > 0 => (Tok::Re, 2),
+                b'~' => return self.unexpected_after("'='"),
                 _ => (Tok::Assign, 1),
             },
             b'!' => match self.peek(1) {
                 b'=' => (Tok::Ne, 2),
-                b'~' => (Tok::NotRe, 2),
-                _ => {
-                    let after = self.text[start + 1..].chars().next();
-                    return self.err(
-                        start,
-                        match after {
-                            Some(c) => format!("unexpected character after '!': {c:?}"),
-                            None => "unexpected end of input after '!'".to_owned(),
-                        },
-                    );
-                }
+                b'~' if self.braces > 0 => (Tok::NotRe, 2),
+                _ if self.braces > 0 => return self.unexpected_after("'!' inside braces"),
+                _ => return self.unexpected_after("'!'"),
             },
             b'>' => match self.peek(1) {
                 b'=' => (Tok::Ge, 2),
@@ -190,15 +192,22 @@ impl Lexer<'_> {
                 }
                 return Ok(Token { tok: Tok::Ident, span: Span::new(start, self.pos) });
             }
-            _ => {
-                let c = self.text[start..].chars().next().unwrap_or('\u{fffd}');
-                self.pos += c.len_utf8();
-                let place = if self.braces > 0 { " inside braces" } else { "" };
-                return self.err(start, format!("unexpected character{place}: {c:?}"));
-            }
+            _ => return self.unexpected_char(""),
         };
         self.pos += len;
         Ok(Token { tok, span: Span::new(start, self.pos) })
+    }
+
+    fn unexpected_char(&mut self, place: &str) -> Result<Token, ParseError> {
+        let start = self.pos;
+        let c = self.text[start..].chars().next().unwrap_or('\u{fffd}');
+        self.pos += c.len_utf8();
+        self.err(start, format!("unexpected character{place}: {c:?}"))
+    }
+
+    fn unexpected_after(&mut self, what: &str) -> Result<Token, ParseError> {
+        let c = self.text[self.pos + 1..].chars().next().unwrap_or('\u{fffd}');
+        self.err(self.pos, format!("unexpected character after {what}: {c:?}"))
     }
 
     fn string(&mut self, quote: u8) -> Result<Token, ParseError> {
@@ -329,8 +338,12 @@ pub fn parse_duration_ms(s: &str) -> Result<i64, String> {
         }
         let value: i64 = rest[..n].parse().map_err(|_| "duration out of range".to_owned())?;
         rest = &rest[n..];
-        let len = rest.bytes().take_while(u8::is_ascii_alphabetic).count();
-        let unit = UNITS.iter().position(|(u, _)| *u == &rest[..len]).ok_or_else(bad)?;
+        let len = rest.bytes().take_while(|b| !b.is_ascii_digit()).count();
+        let name = &rest[..len];
+        if name.is_empty() {
+            return Err(bad());
+        }
+        let unit = UNITS.iter().position(|(u, _)| *u == name).ok_or_else(|| format!("unknown unit {name:?} in duration {s:?}"))?;
         if unit < next_unit {
             return Err(bad());
         }
@@ -443,6 +456,11 @@ fn code_point(c: char) -> String {
 /// survives printing; names that contain one are refused.
 fn raw_byte(b: u8) -> char {
     char::from_u32(0x10_FF00 + u32::from(b)).unwrap_or(char::REPLACEMENT_CHARACTER)
+}
+
+/// A text to be shown, with U+FFFD for what is no UTF-8.
+pub fn without_raw_bytes(s: &str) -> String {
+    s.chars().map(|c| if raw_byte_of(c).is_some() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 /// The byte that `c` stands for, if it is such a stand-in.

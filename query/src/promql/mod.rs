@@ -34,6 +34,6 @@ pub use histogram::public as histograms;
 pub use json::ast_json;
 pub use lexer::parse_duration_ms;
 pub use memory::MemSource;
-pub use parser::{MAX_QUERY_BYTES, parse, parse_selector};
+pub use parser::{MAX_QUERY_BYTES, parse, parse_matchers, parse_selector};
 pub use printer::pretty;
 pub use selectors::{SelectorRange, selector_ranges};

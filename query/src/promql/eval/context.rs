@@ -202,10 +202,10 @@ impl<'a> Context<'a> {
         let step_s = if self.query.n > 1 || self.query_end != self.query.start { self.query.step as f64 / 1000.0 } else { 0.0 };
         let secs = seconds(d, step_s, (self.query_end - self.query.start) as f64 / 1000.0)?;
         if secs <= 0.0 && !may_be_negative {
-            return Err(Error::exec("duration must be greater than 0"));
+            return Err(Error::Invalid("duration must be greater than 0".into()));
         }
         if secs.is_nan() || secs.abs() > i64::MAX as f64 / 1e9 {
-            return Err(Error::exec("duration is out of range"));
+            return Err(Error::Invalid("duration is out of range".into()));
         }
         Ok(match d {
             // What was worked out is not rounded.
@@ -276,9 +276,9 @@ fn seconds(d: &DurationExpr, step: f64, range: f64) -> Result<f64> {
                 ArithOp::Add => a + b,
                 ArithOp::Sub => a - b,
                 ArithOp::Mul => a * b,
-                ArithOp::Div if b == 0.0 => return Err(Error::exec("division by zero")),
+                ArithOp::Div if b == 0.0 => return Err(Error::Invalid("division by zero".into())),
                 ArithOp::Div => a / b,
-                ArithOp::Mod if b == 0.0 => return Err(Error::exec("modulo by zero")),
+                ArithOp::Mod if b == 0.0 => return Err(Error::Invalid("modulo by zero".into())),
                 ArithOp::Mod => a % b,
                 ArithOp::Pow => a.powf(b),
             }

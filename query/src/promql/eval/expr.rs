@@ -11,6 +11,7 @@ use super::super::error::{Error, Result};
 use super::super::functions::date::DatePart;
 use super::super::functions::math;
 use super::super::histogram::quantile::variance;
+use super::super::lexer::without_raw_bytes;
 use super::super::window::{Extended, WindowFn, WindowSpec};
 use super::context::{Context, Steps};
 use super::holding::Held;
@@ -52,7 +53,7 @@ impl<'a> Evaluator<'a> {
                 let row = Series { v, ..Series::default() };
                 Ok(Value::Matrix(vec![MatrixSeries::of_steps(row, steps)]))
             }
-            ValueType::String => Ok(Value::String { t: steps.start, s: self.string(e)? }),
+            ValueType::String => Ok(Value::String { t: steps.start, s: without_raw_bytes(&self.string(e)?) }),
             ValueType::Matrix => self.top_matrix(e, steps, ann),
             ValueType::Vector => {
                 let rows = drop_names(self.rows(e, steps, Use::default(), ann)?)?;

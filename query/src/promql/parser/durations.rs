@@ -51,11 +51,15 @@ impl Parser<'_> {
                 self.bump();
                 Ok(negate(self.duration_expr(3)?))
             }
-            _ => self.duration_primary("number, duration, step(), or range()"),
+            _ => self.duration_primary(),
         }
     }
 
-    fn duration_primary(&mut self, expected: &str) -> PResult<DurationExpr> {
+    fn unexpected_in_duration<T>(&self) -> PResult<T> {
+        self.unexpected(self.duration_place, "number, duration, step(), or range()")
+    }
+
+    fn duration_primary(&mut self) -> PResult<DurationExpr> {
         let t = self.peek();
         match t.tok {
             Tok::Number | Tok::Duration => {
@@ -89,21 +93,18 @@ impl Parser<'_> {
                         self.expect(Tok::RParen, "duration expression", "\")\"")?;
                         Ok(DurationExpr::MinMax(word.starts_with("max"), Box::new(a), Box::new(b)))
                     }
-                    _ => self.unexpected("duration", expected),
+                    _ => self.unexpected_in_duration(),
                 }
             }
-            _ => self.unexpected("duration", expected),
+            _ => self.unexpected_in_duration(),
         }
     }
 
     /// What follows `offset`: one signed operand, so that `m offset 5 + 2` adds 2 to the sample.
     pub(super) fn offset_duration(&mut self) -> PResult<DurationExpr> {
+        self.duration_place = "offset";
         let neg = self.sign();
-        let t = self.peek();
-        if !matches!(t.tok, Tok::Number | Tok::Duration | Tok::LParen | Tok::Ident) {
-            return self.unexpected("offset", "number, duration, step(), or range()");
-        }
-        let d = self.duration_primary("number, duration, step(), or range()")?;
+        let d = self.duration_primary()?;
         Ok(if neg { negate(d) } else { d })
     }
 }

@@ -5,10 +5,13 @@ mod selector;
 #[cfg(test)]
 mod tests;
 
+use strandline_storage::model::Matcher;
+
 use super::ast::*;
 use super::check;
 use super::error::ParseError;
 use super::functions::function;
+use super::gofmt::quote;
 use super::lexer::{Tok, Token, lex, parse_duration_ms, parse_number, unquote};
 
 /// Longer texts are refused.
@@ -21,14 +24,11 @@ pub(crate) const MAX_HEIGHT: usize = 2000;
 /// Parses and checks an expression.
 pub fn parse(text: &str) -> Result<Expr, ParseError> {
     let mut p = Parser::new(text)?;
-    if p.peek().tok == Tok::Eof {
+    if p.peek().tok == Tok::Eof && p.uncut.is_none() {
         return Err(ParseError::new(text, Span::new(0, 0), "no expression found in input"));
     }
     let mut e = p.expr(0)?;
-    let t = p.peek();
-    if t.tok != Tok::Eof {
-        return p.unexpected("", "");
-    }
+    p.end()?;
     let height = e.height();
     if height > MAX_HEIGHT {
         return Err(ParseError::new(text, e.span, format!("expression is nested {height} levels deep, {MAX_HEIGHT} are allowed")));
@@ -37,18 +37,9 @@ pub fn parse(text: &str) -> Result<Expr, ParseError> {
     Ok(e)
 }
 
-/// Parses a metric selector such as `name{a="b"}`, as `match[]` takes it.
+/// Parses a metric selector such as `name{a="b"}` that leaves something out: `{}` is refused.
 pub fn parse_selector(text: &str) -> Result<VectorSelector, ParseError> {
-    let mut p = Parser::new(text)?;
-    let t = p.peek();
-    let e = match t.tok {
-        Tok::Ident | Tok::LBrace => p.vector_selector()?,
-        _ => return p.unexpected("metric selector", "identifier or \"{\""),
-    };
-    if p.peek().tok != Tok::Eof {
-        return p.unexpected("", "");
-    }
-    let mut e = e;
+    let mut e = selector(text)?;
     check::check(text, &mut e)?;
     match e.kind {
         ExprKind::Vector(v) => Ok(v),
@@ -56,12 +47,42 @@ pub fn parse_selector(text: &str) -> Result<VectorSelector, ParseError> {
     }
 }
 
+/// The matchers of a metric selector as `match[]` takes it; what they must leave out is for the caller to say.
+pub fn parse_matchers(text: &str) -> Result<Vec<Matcher>, ParseError> {
+    let e = selector(text)?;
+    match e.kind {
+        ExprKind::Vector(v) => Ok(v.matchers),
+        _ => Err(ParseError::new(text, e.span, "expected a selector")),
+    }
+}
+
+fn selector(text: &str) -> PResult<Expr> {
+    let mut p = Parser::new(text)?;
+    let t = p.peek();
+    let e = match t.tok {
+        Tok::Ident | Tok::LBrace => p.vector_selector()?,
+        _ => return p.unexpected("", ""),
+    };
+    p.end()?;
+    Ok(e)
+}
+
 pub(super) struct Parser<'a> {
     text: &'a str,
     toks: Vec<Token>,
+    /// Why the tokens end before the text does.
+    uncut: Option<ParseError>,
     pos: usize,
     depth: usize,
+    /// Aggregations around what is being parsed.
+    aggregations: usize,
+    /// Where a duration stands, for errors.
+    duration_place: &'static str,
 }
+
+/// Places that errors name.
+const IN_BRACES: &str = "label matching";
+const GROUPING: &str = "grouping opts";
 
 type PResult<T> = Result<T, ParseError>;
 
@@ -71,7 +92,13 @@ impl<'a> Parser<'a> {
             let msg = format!("query is {} bytes long, {MAX_QUERY_BYTES} are allowed", text.len());
             return Err(ParseError::new(text, Span::new(0, 0), msg));
         }
-        Ok(Parser { text, toks: lex(text)?, pos: 0, depth: 0 })
+        let (toks, uncut) = lex(text);
+        Ok(Parser { text, toks, uncut, pos: 0, depth: 0, aggregations: 0, duration_place: "" })
+    }
+
+    /// Nothing may follow.
+    fn end(&self) -> PResult<()> {
+        if self.peek().tok == Tok::Eof && self.uncut.is_none() { Ok(()) } else { self.unexpected("", "") }
     }
 
     fn peek(&self) -> Token {
@@ -100,11 +127,19 @@ impl<'a> Parser<'a> {
 
     fn unexpected<T>(&self, context: &str, expected: &str) -> PResult<T> {
         let t = self.peek();
+        if t.tok == Tok::Eof
+            && let Some(e) = &self.uncut
+        {
+            return Err(e.clone());
+        }
         self.balanced(t)?;
+        let context = if context.is_empty() && self.aggregations > 0 { "aggregation" } else { context };
         let mut msg = String::from("unexpected ");
         match t.tok {
             Tok::Eof => msg.push_str("end of input"),
-            Tok::Ident if is_keyword(self.word(t)) => msg.push_str(&format!("<{}>", self.word(t).to_lowercase())),
+            // Within braces words are words.
+            Tok::Ident if context != IN_BRACES && is_keyword(self.word(t)) => msg.push_str(&keyword_text(self.word(t))),
+            Tok::Ident if context != IN_BRACES && is_number_word(self.word(t)) => msg.push_str(&format!("number {:?}", self.word(t))),
             Tok::Ident => msg.push_str(&format!("identifier {:?}", self.word(t))),
             Tok::Number => msg.push_str(&format!("number {:?}", self.word(t))),
             Tok::Duration => msg.push_str(&format!("duration {:?}", self.word(t))),
@@ -232,8 +267,11 @@ impl<'a> Parser<'a> {
             if left || self.is_word(self.peek(), "group_right") {
                 self.bump();
                 m.card = if left { Cardinality::ManyToOne } else { Cardinality::OneToMany };
-                if self.peek().tok == Tok::LParen {
+                let next = self.peek();
+                if next.tok == Tok::LParen {
                     m.include = self.grouping()?;
+                } else if !self.begins_expr(next) {
+                    return self.unexpected(GROUPING, "\"(\"");
                 }
             }
         }
@@ -257,6 +295,14 @@ impl<'a> Parser<'a> {
             }
         }
         Ok((return_bool, m))
+    }
+
+    fn begins_expr(&self, t: Token) -> bool {
+        match t.tok {
+            Tok::Ident => !is_unfit_for_metric(&self.word(t).to_ascii_lowercase()),
+            Tok::Number | Tok::Duration | Tok::String | Tok::LBrace | Tok::Add | Tok::Sub => true,
+            _ => false,
+        }
     }
 
     /// Takes a sign, if there is one; whether it is a minus.
@@ -388,7 +434,10 @@ impl<'a> Parser<'a> {
             self.bump();
             return self.aggregate(op, t);
         }
-        if next.tok == Tok::LParen {
+        if is_unfit_for_metric(&lower) {
+            return self.unexpected("", "");
+        }
+        if next.tok == Tok::LParen && !is_keyword(w) {
             self.bump();
             let (args, close) = self.call_args()?;
             // The words of the language that are functions too may be written in any case.
@@ -398,9 +447,6 @@ impl<'a> Parser<'a> {
                 return self.fail(t.span, format!("unknown function with name {w:?}"));
             };
             return Ok(Expr::new(ExprKind::Call(Call { func, args }), t.span.to(close.span)));
-        }
-        if matches!(lower.as_str(), "on" | "ignoring" | "group_left" | "group_right" | "bool" | "atan2") {
-            return self.unexpected("", "");
         }
         self.vector_selector()
     }
@@ -438,10 +484,12 @@ impl<'a> Parser<'a> {
             Ok(true)
         };
         let before = modifier(self, &mut end)?;
+        self.aggregations += 1;
         if self.peek().tok != Tok::LParen {
-            return self.unexpected("aggregation", "\"(\"");
+            return self.unexpected("", "");
         }
         let (mut args, close) = self.call_args()?;
+        self.aggregations -= 1;
         end = close;
         if !before {
             modifier(self, &mut end)?;
@@ -462,7 +510,7 @@ impl<'a> Parser<'a> {
 
     /// `(a, "b.c", )`.
     fn grouping(&mut self) -> PResult<Vec<String>> {
-        self.expect(Tok::LParen, "grouping opts", "\"(\"")?;
+        self.expect(Tok::LParen, GROUPING, "\"(\"")?;
         let mut out = Vec::new();
         loop {
             let t = self.peek();
@@ -471,15 +519,15 @@ impl<'a> Parser<'a> {
                     self.bump();
                     return Ok(out);
                 }
-                Tok::Ident if !self.word(t).contains(':') => out.push(self.word(t).to_owned()),
+                Tok::Ident if !is_number_word(self.word(t)) && !self.is_word(t, "without") => out.push(self.word(t).to_owned()),
                 Tok::String => {
                     let name = unquote(self.word(t)).or_else(|e| self.fail(t.span, e))?;
                     if !is_valid_label_name(&name) {
-                        return self.fail(t.span, format!("invalid label name for grouping: {name:?}"));
+                        return self.fail(t.span, format!("invalid label name for grouping: {}", quote(&name)));
                     }
                     out.push(name);
                 }
-                _ => return self.unexpected("grouping opts", "label"),
+                _ => return self.unexpected(GROUPING, "label"),
             }
             self.bump();
             match self.peek().tok {
@@ -487,9 +535,25 @@ impl<'a> Parser<'a> {
                     self.bump();
                 }
                 Tok::RParen => {}
-                _ => return self.unexpected("grouping opts", "\",\" or \")\""),
+                _ => return self.unexpected(GROUPING, "\",\" or \")\""),
             }
         }
+    }
+}
+
+/// Words that name no metric by themselves.
+fn is_unfit_for_metric(lower: &str) -> bool {
+    matches!(lower, "on" | "ignoring" | "group_left" | "group_right" | "bool" | "atan2")
+}
+
+/// A keyword as errors name it.
+fn keyword_text(w: &str) -> String {
+    let lower = w.to_lowercase();
+    match lower.as_str() {
+        "and" | "or" | "unless" | "atan2" => format!("<op:{w}>"),
+        "start" | "end" => format!("{w:?}"),
+        _ if AggregateOp::by_name(&lower).is_some() => format!("<aggr:{w}>"),
+        _ => format!("<{lower}>"),
     }
 }
 

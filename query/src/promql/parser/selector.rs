@@ -3,9 +3,9 @@
 use strandline_storage::model::{METRIC_NAME, MatchOp, Matcher};
 
 use super::super::ast::*;
-use super::super::gofmt::fixed;
+use super::super::gofmt::{fixed, quote};
 use super::super::lexer::{Tok, unquote};
-use super::{PResult, Parser, is_valid_label_name};
+use super::{IN_BRACES, PResult, Parser, is_number_word, is_valid_label_name};
 
 impl Parser<'_> {
     pub(super) fn vector_selector(&mut self) -> PResult<Expr> {
@@ -23,7 +23,7 @@ impl Parser<'_> {
         }
         if !sel.name.is_empty() {
             if let Some(m) = sel.matchers.iter().find(|m| m.name == METRIC_NAME) {
-                let msg = format!("metric name must not be set twice: {:?} or {:?}", sel.name, m.value);
+                let msg = format!("metric name must not be set twice: {} or {}", quote(&sel.name), quote(&m.value));
                 return self.fail(start.span.to(end.span), msg);
             }
             sel.matchers.push(Matcher::equal(METRIC_NAME, sel.name.clone()));
@@ -38,7 +38,7 @@ impl Parser<'_> {
                 Tok::RBrace => return Ok(()),
                 Tok::Ident => (self.word(t).to_owned(), false),
                 Tok::String => (unquote(self.word(t)).or_else(|e| self.fail(t.span, e))?, true),
-                _ => return self.unexpected("label matching", "identifier or \"}\""),
+                _ => return self.unexpected(IN_BRACES, "identifier or \"}\""),
             };
             self.bump();
             let op = match self.peek().tok {
@@ -46,10 +46,10 @@ impl Parser<'_> {
                 Tok::Ne => MatchOp::NotEqual,
                 Tok::Re => MatchOp::Regex,
                 Tok::NotRe => MatchOp::NotRegex,
+                // {"metric.name"}: a quoted name without an operator is a matcher on the metric's name.
                 Tok::Comma | Tok::RBrace if quoted => {
-                    // {"metric.name"}: a quoted name without an operator is a matcher on the metric's name.
                     if !is_valid_label_name(&name) {
-                        return self.fail(t.span, format!("invalid metric name {name:?}"));
+                        return self.fail(t.span, format!("invalid metric name {}", quote(&name)));
                     }
                     sel.matchers.push(Matcher::equal(METRIC_NAME, name));
                     if self.peek().tok == Tok::Comma {
@@ -57,15 +57,16 @@ impl Parser<'_> {
                     }
                     continue;
                 }
-                _ => return self.unexpected("label matching", "label matching operator"),
+                Tok::String if quoted => return self.unexpected(IN_BRACES, "\",\" or \"}\""),
+                _ => return self.unexpected(IN_BRACES, "label matching operator"),
             };
             if !is_valid_label_name(&name) {
-                return self.fail(t.span, format!("invalid label name {name:?}"));
+                return self.fail(t.span, format!("invalid label name {}", quote(&name)));
             }
             self.bump();
             let v = self.peek();
             if v.tok != Tok::String {
-                return self.unexpected("label matching", "string");
+                return self.unexpected(IN_BRACES, "string");
             }
             let value = unquote(self.word(v)).or_else(|e| self.fail(v.span, e))?;
             self.bump();
@@ -78,16 +79,14 @@ impl Parser<'_> {
                     self.bump();
                 }
                 Tok::RBrace => {}
-                _ => return self.unexpected("label matching", "\",\" or \"}\""),
+                _ => return self.unexpected(IN_BRACES, "\",\" or \"}\""),
             }
         }
     }
 
     pub(super) fn range_or_subquery(&mut self, e: Expr) -> PResult<Expr> {
         let open = self.bump();
-        if matches!(self.peek().tok, Tok::RBracket | Tok::Colon | Tok::Eof) {
-            return self.unexpected("subquery or range selector", "number, duration, step(), or range()");
-        }
+        self.duration_place = "subquery or range selector";
         let range_at = self.peek().span;
         let range = self.duration_expr(1)?;
         self.positive(&range, range_at)?;
@@ -157,14 +156,15 @@ impl Parser<'_> {
     pub(super) fn at_modifier(&mut self, e: &mut Expr) -> PResult<()> {
         self.bump();
         let t = self.peek();
-        let at = if (self.is_word(t, "start") || self.is_word(t, "end")) && self.peek_at(1).tok == Tok::LParen {
-            let start = self.is_word(t, "start");
+        let start = self.is_word(t, "start");
+        let at = if start || self.is_word(t, "end") {
             self.bump();
-            self.bump();
-            self.expect(Tok::RParen, "@", "\")\"")?;
+            self.expect(Tok::LParen, "@", "timestamp")?;
+            self.expect(Tok::RParen, "@", "timestamp")?;
             if start { At::Start } else { At::End }
         } else {
-            if !matches!(t.tok, Tok::Number | Tok::Duration | Tok::Add | Tok::Sub | Tok::Ident) {
+            let number_word = t.tok == Tok::Ident && is_number_word(self.word(t));
+            if !number_word && !matches!(t.tok, Tok::Number | Tok::Duration | Tok::Add | Tok::Sub) {
                 return self.unexpected("@", "timestamp");
             }
             let v = self.signed_number("@")?;

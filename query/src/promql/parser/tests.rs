@@ -46,7 +46,7 @@ fn round_trip(text: &str) {
 #[test]
 fn errors_point_at_their_cause() {
     for (text, want) in [
-        ("", "1:1: parse error: no expression found in input"),
+        ("", "unknown position: parse error: no expression found in input"),
         ("# just a comment", "1:1: parse error: no expression found in input"),
         ("1 +", "1:4: parse error: unexpected end of input"),
         ("*1", "1:1: parse error: unexpected <op:*>"),
@@ -90,8 +90,8 @@ fn errors_point_at_their_cause() {
         ("{a:b=\"c\"}", "1:3: parse error: unexpected character inside braces: ':'"),
         ("1d5x", "1:1: parse error: bad number or duration syntax: \"1d5\""),
         ("5mm", "1:1: parse error: bad number or duration syntax: \"5mm\""),
-        ("5hs", "1:1: parse error: not a valid duration string: \"5hs\""),
-        ("foo[1.5h]", "1:5: parse error: not a valid duration string: \"1.5h\""),
+        ("5hs", "1:1: parse error: unknown unit \"hs\" in duration \"5hs\""),
+        ("foo[1.5h]", "1:5: parse error: unknown unit \".\" in duration \"1.5h\""),
         ("1.2.3", "1:1: parse error: bad number or duration syntax: \"1.2.\""),
         ("1..2", "1:1: parse error: bad number or duration syntax: \"1..\""),
         ("1__2", "1:1: parse error: bad number or duration syntax: \"1__\""),
@@ -114,6 +114,32 @@ fn errors_point_at_their_cause() {
         ("\"abc", "1:1: parse error: unterminated quoted string"),
         ("`abc", "1:1: parse error: unterminated raw string"),
         ("foo ! bar", "1:5: parse error: unexpected character after '!': ' '"),
+        ("foo =~ \"a\"", "1:5: parse error: unexpected character after '=': '~'"),
+        ("foo !~ \"a\"", "1:5: parse error: unexpected character after '!': '~'"),
+        ("foo !", "1:5: parse error: unexpected character after '!': '\u{fffd}'"),
+        ("foo{!a=\"b\"}", "1:5: parse error: unexpected character after '!' inside braces: 'a'"),
+        ("foo{1=\"a\"}", "1:5: parse error: unexpected character inside braces: '1'"),
+        ("foo{a>\"b\"}", "1:6: parse error: unexpected character inside braces: '>'"),
+        ("foo{a=\"b\" and}", "1:11: parse error: unexpected identifier \"and\" in label matching, expected \",\" or \"}\""),
+        ("foo{\"a\" \"b\"}", "1:9: parse error: unexpected string \"\\\"b\\\"\" in label matching, expected \",\" or \"}\""),
+        ("foo}", "1:4: parse error: unexpected character: '}'"),
+        // The first mistake is told, though the text can't even be cut into words further on.
+        ("foo = $", "1:5: parse error: unexpected \"=\""),
+        ("sum by (inf) (foo)", "1:9: parse error: unexpected number \"inf\" in grouping opts, expected label"),
+        ("a + on (NaN) b", "1:9: parse error: unexpected number \"NaN\" in grouping opts, expected label"),
+        ("sum by (without) (foo)", "1:9: parse error: unexpected <without> in grouping opts, expected label"),
+        ("sum by (a) foo", "1:12: parse error: unexpected identifier \"foo\" in aggregation"),
+        ("sum(rate(foo[5m]) + )", "1:21: parse error: unexpected \")\" in aggregation"),
+        ("abs(1 + )", "1:9: parse error: unexpected \")\""),
+        ("a + on (b) group_left * c", "1:23: parse error: unexpected <op:*> in grouping opts, expected \"(\""),
+        ("a + on (b) group_left on c", "1:23: parse error: unexpected <on> in grouping opts, expected \"(\""),
+        ("by (foo)", "1:4: parse error: unexpected \"(\""),
+        ("atan2", "1:1: parse error: unexpected <op:atan2>"),
+        ("foo offset sum", "1:12: parse error: unexpected <aggr:sum> in offset, expected number, duration, step(), or range()"),
+        ("foo @ bar", "1:7: parse error: unexpected identifier \"bar\" in @, expected timestamp"),
+        ("foo @ start", "1:12: parse error: unexpected end of input in @, expected timestamp"),
+        ("foo @ end(1)", "1:11: parse error: unexpected number \"1\" in @, expected timestamp"),
+        ("foo[bar]", "1:5: parse error: unexpected identifier \"bar\" in subquery or range selector, expected number, duration"),
         ("sum by (1) (foo)", "1:9: parse error: unexpected number \"1\" in grouping opts, expected label"),
         ("min(foo,)", "1:8: parse error: trailing commas not allowed in function call args"),
         ("foo offset (1/0)", "1:14: parse error: division by zero"),
@@ -185,6 +211,8 @@ fn selectors_stand_alone() {
     assert!(parse_selector("rate(up[5m])").is_err());
     assert!(parse_selector("up offset 5m").is_err());
     assert!(parse_selector("{}").is_err());
+    assert_eq!(parse_selector("").unwrap_err().to_string(), "unknown position: parse error: unexpected end of input");
+    assert_eq!(parse_selector("1").unwrap_err().to_string(), "1:1: parse error: unexpected number \"1\"");
 }
 
 #[test]
