@@ -10,6 +10,7 @@ use strandline_storage::model::{Labels, METRIC_NAME, TimeRange};
 use strandline_storage::read::{Newest, SampleBuf, SelectRequest};
 
 use super::answer::{ApiError, Out};
+use super::escaping::{Escaping, is_plain};
 use super::run::{Manner, run};
 use super::{PromState, federate_proto};
 
@@ -44,22 +45,18 @@ pub async fn federate(State(state): State<PromState>, request: Request) -> Respo
                 }
             }
         }
-        let mut list: Vec<Latest> = newest.into_iter().filter(|(l, _)| !l.metric_name().is_empty()).collect();
+        let escaping = Escaping::of(&call.headers);
+        let named = newest.into_iter().filter(|(l, _)| !l.metric_name().is_empty());
+        let mut list: Vec<Latest> = named.map(|(l, n)| (escaping.labels(l), n)).collect();
         list.sort_by(|a, b| a.0.metric_name().cmp(b.0.metric_name()));
         if packed {
-            out.raw(federate_proto::CONTENT_TYPE, None);
+            out.raw(escaping.protobuf(), None);
             return federate_proto::write(out, &list).map_err(ApiError::from);
         }
-        out.raw("text/plain; version=0.0.4; charset=utf-8", None);
+        out.raw(escaping.text(), None);
         write_page(out, &list).map_err(ApiError::from)
     })
     .await
-}
-
-fn is_plain(name: &str, colon: bool) -> bool {
-    let mut b = name.bytes();
-    b.next().is_some_and(|c| c.is_ascii_alphabetic() || c == b'_' || colon && c == b':')
-        && b.all(|c| c.is_ascii_alphanumeric() || c == b'_' || colon && c == b':')
 }
 
 fn quoted(out: &mut Vec<u8>, s: &str) {

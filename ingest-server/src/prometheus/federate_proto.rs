@@ -10,9 +10,6 @@ use strandline_storage::read::Newest;
 
 use super::answer::Out;
 
-/// What the page is then.
-pub const CONTENT_TYPE: &str = "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited";
-
 /// The messages, as far as the page needs them.
 pub mod wire {
     #[derive(Clone, PartialEq, prost::Message)]

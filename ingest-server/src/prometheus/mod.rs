@@ -5,6 +5,7 @@
 //! written straight into bytes and leaves in pieces.
 
 pub(crate) mod answer;
+mod escaping;
 mod federate;
 mod federate_proto;
 mod json;

@@ -444,12 +444,18 @@ async fn bad_read_requests() {
 
 #[tokio::test]
 async fn federation() {
-    let (status, headers, body) = send(get("/federate?match[]=up%7Bjob=%22db%22%7D&match[]=%7B%22http.status%22%7D&match[]=latency")).await;
+    let page = "/federate?match[]=up%7Bjob=%22db%22%7D&match[]=%7B%22http.status%22%7D&match[]=latency";
+    let utf8 = Request::get(page).header("accept", "text/plain;version=1.0.0;escaping=allow-utf-8").body(Body::empty()).unwrap();
+    let (status, headers, body) = send(utf8).await;
     assert_eq!(status, StatusCode::OK);
-    assert_eq!(headers["content-type"], "text/plain; version=0.0.4; charset=utf-8");
+    assert_eq!(headers["content-type"], "text/plain; version=0.0.4; charset=utf-8; escaping=allow-utf-8");
     let want = "# TYPE \"http.status\" untyped\n{\"http.status\",\"the label\"=\"é\\\"\\\\\\n\",instance=\"\"} 1e-07 1699999985000\n\
                 # TYPE up untyped\nup{instance=\"c:1\",job=\"db\"} 1 1699999985000\n";
     assert_eq!(String::from_utf8_lossy(&body), want);
+    // Who does not say that it knows such names gets others.
+    let (_, headers, body) = send(get(page)).await;
+    assert_eq!(headers["content-type"], "text/plain; version=0.0.4; charset=utf-8; escaping=underscores");
+    assert!(String::from_utf8_lossy(&body).contains("\nhttp_status{the_label=\"é\\\"\\\\\\n\",instance=\"\"} 1e-07 "), "{body:?}");
 }
 
 #[tokio::test]
@@ -458,7 +464,7 @@ async fn federation_as_protobuf_has_native_histograms() {
         .header("accept", "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited,text/plain;q=0.3");
     let (status, headers, body) = send(r.body(Body::empty()).unwrap()).await;
     assert_eq!(status, StatusCode::OK);
-    assert_eq!(headers["content-type"], federate_proto::CONTENT_TYPE);
+    assert_eq!(headers["content-type"], escaping::Escaping::Underscores.protobuf());
     let mut rest = &body[..];
     let mut families = Vec::new();
     while !rest.is_empty() {
