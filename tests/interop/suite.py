@@ -297,11 +297,12 @@ def main():
     from load import CHECKS as LOAD
     from more import CHECKS as MORE
     from promql import promql_differential
+    from promql3 import promql_differential_3
     from rules import CHECKS as RULES
     from wire import CHECKS as WIRE
     wanted = sys.argv[1:]
     passed = failed = 0
-    for check in CHECKS + MORE + HOSTILE + CLIENTS + RULES + DEPLOY + LOAD + FAULTS + WIRE + BLOCKS + [promql_differential]:
+    for check in CHECKS + MORE + HOSTILE + CLIENTS + RULES + DEPLOY + LOAD + FAULTS + WIRE + BLOCKS + [promql_differential, promql_differential_3]:
         # Overload is measured, which a debug build is no use for: `.ci/run` asks for it by name, of a release build.
         if check.__name__ not in wanted if wanted else check.__name__ == "overload":
             continue
