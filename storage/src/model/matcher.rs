@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
+use super::re2;
+
 /// How a matcher compares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum MatchOp {
@@ -30,7 +32,7 @@ impl MatchOp {
 
 /// A regular expression that can't be used; the text says what is wrong and where.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("invalid regular expression {pattern:?}: {reason}")]
+#[error("error parsing regexp: {reason}")]
 pub struct MatcherError {
     /// The pattern as given.
     pub pattern: String,
@@ -130,13 +132,15 @@ impl Regex {
     /// Takes `pattern` anchored at both ends; a pattern that is wrong or too large fails here.
     pub fn anchored(pattern: &str) -> Result<Self, MatcherError> {
         let fail = |reason: String| MatcherError { pattern: pattern.to_owned(), reason };
+        re2::check(pattern).map_err(fail)?;
         let ascii = ascii_classes(pattern);
         let hir = regex_syntax::ParserBuilder::new()
             .nest_limit(200)
             .dot_matches_new_line(true)
+            .octal(true)
             .build()
             .parse(&ascii)
-            .map_err(|e| fail(e.to_string()))?;
+            .map_err(|e| fail(refusal(&e)))?;
         let (alternatives, prefix) = literals(&hir);
         let inner = Inner { regex: OnceLock::new(), pattern: format!("^(?s:{ascii})$"), alternatives, prefix };
         let small = ascii.len() <= SURELY_SMALL_BYTES && !["{", "\\p", "\\P", "(?"].iter().any(|s| ascii.contains(s));
@@ -260,13 +264,32 @@ fn quoted(chars: &mut std::str::Chars<'_>, out: &mut String) {
     *chars = rest[used..].chars();
 }
 
+/// What the library has against a pattern that RE2 would take, or whose class has a name unknown to both.
+fn refusal(e: &regex_syntax::Error) -> String {
+    let (kind, pattern, span) = match e {
+        regex_syntax::Error::Parse(e) => (e.kind().to_string(), e.pattern(), e.span()),
+        regex_syntax::Error::Translate(e) => match e.kind() {
+            regex_syntax::hir::ErrorKind::UnicodePropertyNotFound | regex_syntax::hir::ErrorKind::UnicodePropertyValueNotFound => {
+                ("invalid character class range".to_owned(), e.pattern(), e.span())
+            }
+            kind => (kind.to_string(), e.pattern(), e.span()),
+        },
+        other => return other.to_string(),
+    };
+    format!("{kind}: `{}`", pattern.get(span.start.offset..span.end.offset).unwrap_or(pattern))
+}
+
 fn compile(anchored: &str) -> Result<regex::Regex, String> {
-    regex::RegexBuilder::new(anchored).size_limit(MAX_PROGRAM_BYTES).dfa_size_limit(MAX_PROGRAM_BYTES).nest_limit(210).build().map_err(
-        |e| match e {
+    regex::RegexBuilder::new(anchored)
+        .octal(true)
+        .size_limit(MAX_PROGRAM_BYTES)
+        .dfa_size_limit(MAX_PROGRAM_BYTES)
+        .nest_limit(210)
+        .build()
+        .map_err(|e| match e {
             regex::Error::CompiledTooBig(n) => format!("it compiles to more than {n} bytes"),
             other => other.to_string(),
-        },
-    )
+        })
 }
 
 /// The finite set of strings a pattern stands for, or the literal its matches start with.

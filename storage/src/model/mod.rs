@@ -6,6 +6,7 @@ mod histogram_resolution;
 mod histogram_sum;
 mod labels;
 mod matcher;
+mod re2;
 mod sample;
 #[cfg(feature = "traces")]
 mod span;
