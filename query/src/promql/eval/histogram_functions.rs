@@ -35,25 +35,21 @@ impl Evaluator<'_> {
     pub(super) fn histogram_function(&self, c: &Call, steps: Steps, ann: &mut Annotations) -> Result<Vec<Series>> {
         let scalar = |i: usize, ann: &mut Annotations| self.scalar(c.args[i].unparen(), steps, ann);
         let (input, ask) = match c.func.name {
-            "histogram_quantile" => {
-                let q = scalar(0, ann)?;
-                check_quantiles(&q, c.args[0].unparen().span, ann);
-                (1, Ask::Quantiles { qs: vec![q], label: None })
-            }
+            "histogram_quantile" => (1, Ask::Quantiles { qs: vec![scalar(0, ann)?], label: None }),
             "histogram_fraction" => (2, Ask::Fraction { lower: scalar(0, ann)?, upper: scalar(1, ann)? }),
             _ => {
-                let mut qs = Vec::new();
-                for i in 2..c.args.len() {
-                    let q = scalar(i, ann)?;
-                    check_quantiles(&q, c.args[i].unparen().span, ann);
-                    qs.push(q);
-                }
+                let qs = (2..c.args.len()).map(|i| scalar(i, ann)).collect::<Result<_>>()?;
                 (0, Ask::Quantiles { qs, label: Some(self.string(&c.args[1])?) })
             }
         };
         let arg = c.args[input].unparen();
         let rows = self.rows(arg, steps, Use::default(), ann)?;
         let held = Held::of(&rows);
+        // After what the argument has to tell: of one text in two places the later counts.
+        if let Ask::Quantiles { qs, label } = &ask {
+            let first = if label.is_some() { 2 } else { 0 };
+            qs.iter().zip(&c.args[first..]).for_each(|(q, at)| check_quantiles(q, at.unparen().span, ann));
+        }
         let groups = group(&rows, arg.span, ann);
         let mut out = Vec::new();
         for g in &groups {
