@@ -13,7 +13,8 @@ purpose no query is made, or the difference is taken away (`tidy`):
 - a comparison that leaves a pair out may be a match too many; NaN as a parameter has other words, durations have more to expect;
 - warnings within subqueries have a place, those of sorting over a range are new, an empty name of a metric is not told, and what had to be
   made monotonic is told with its numbers.
-3.5 itself mixes up histograms of several series where windows are read: windows over them are of one series.
+3.5 itself mixes up histograms of several series where windows are read: windows over them are of one series. And it takes empty buckets,
+which a chunk may have or not, for a change: made queries don't ask for changes of histograms.
 """
 import math, os, random, re, struct, subprocess, sys, time
 
@@ -304,8 +305,10 @@ class Maker:
     def window(self):
         s = self.selector(True)
         f = self.one(*self.WINDOWS)
-        if f in ("rate", "increase", "irate", "delta", "idelta") and re.match("hist_gauge|custom_gauge|temp|odd", s):
+        if f in ("rate", "increase", "irate", "delta", "idelta") and re.match("hist_gauge|custom_gauge|mixed|temp|odd", s):
             f = "avg_over_time"
+        if f == "changes" and re.match("hist|custom|mixed", s):
+            f = "resets"
         a = f"{s}[{self.duration()}]{self.modifier()}"
         if f == "quantile_over_time":
             a = f"{self.one('0.5', '0.9', '-1', '2', 'NaN', 'scalar(limit)')}, {a}"
