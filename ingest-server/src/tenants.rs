@@ -242,8 +242,10 @@ impl Tenants {
         let live = if c.traces_max_live_bytes > 0 { c.traces_max_live_bytes } else { self.memory_limit / 12 };
         t.flush_bytes = live as usize;
         // Large spans fill a row group before its rows are many, and a merge holds several times as much.
-        let row_group = ((self.memory_limit / 24) as usize).clamp(1 << 20, t.flush_write.row_group_bytes);
-        (t.flush_write.row_group_bytes, t.compact_write.row_group_bytes) = (row_group, row_group);
+        let row_group = ((self.memory_limit / 24) as usize).max(1 << 20);
+        for w in [&mut t.flush_write, &mut t.compact_write] {
+            w.row_group_bytes = w.row_group_bytes.min(row_group);
+        }
         // Read whole and written as JSON a span takes less than 2 KiB.
         t.max_trace_spans = (self.memory_limit / 4 / 2048).max(10_000) as usize;
         t.max_live_bytes = (live * 3).min(self.memory_limit / 2).max(live) as usize;

@@ -137,6 +137,8 @@ async fn scraped_targets_are_listed() {
     assert_eq!((&all[1]["health"], &all[1]["lastError"]), (&"down".into(), &"no route".into()), "{all}");
     let (_, one) = s.ask(Request::get("/api/v1/targets?scrapePool=b").body(Body::empty()).unwrap()).await;
     assert_eq!(one["data"]["activeTargets"].as_array().map(Vec::len), Some(1), "{one}");
+    let (_, jobs) = s.ask(Request::get("/api/v1/scrape_pools").body(Body::empty()).unwrap()).await;
+    assert_eq!(jobs["data"], serde_json::json!({ "scrapePools": ["a", "b"] }));
     s.end().await;
 }
 

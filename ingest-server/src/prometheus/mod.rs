@@ -144,6 +144,7 @@ pub fn router(state: PromState) -> Router {
         .route("/rules", get(status::rules))
         .route("/alerts", get(status::alerts))
         .route("/targets", get(status::targets))
+        .route("/scrape_pools", get(status::scrape_pools))
         .route("/targets/metadata", get(status::nothing))
         .route("/alertmanagers", get(status::alertmanagers))
         .route("/notifications", get(status::nothing))

@@ -1,6 +1,7 @@
 //! Pages about the server. Those about rules and alerts are empty: the server has none, but Grafana and
 //! Prometheus' UI ask for them.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 
 use axum::extract::{Request, State};
@@ -70,6 +71,15 @@ pub async fn targets(State(state): State<PromState>, request: Request) -> Respon
     all.retain(|t| pool.is_empty() || t.job == pool);
     let active: Vec<serde_json::Value> = all.iter().map(target).collect();
     fixed(&serde_json::json!({ "activeTargets": active, "droppedTargets": [], "droppedTargetCounts": {} }).to_string())
+}
+
+/// The jobs that are scraped, by name.
+pub async fn scrape_pools(State(state): State<PromState>, request: Request) -> Response {
+    if let Err(refused) = admit(&state, request.headers()) {
+        return refused;
+    }
+    let jobs: BTreeSet<String> = state.options().stores.targets().into_iter().map(|t| t.job).collect();
+    fixed(&serde_json::json!({ "scrapePools": jobs }).to_string())
 }
 
 fn target(t: &ScrapeTarget) -> serde_json::Value {

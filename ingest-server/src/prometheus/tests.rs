@@ -274,6 +274,7 @@ async fn grafana_finds_what_it_asks_for() {
         get("/api/v1/rules?type=alert"),
         get("/api/v1/alerts"),
         get("/api/v1/targets?state=active"),
+        get("/api/v1/scrape_pools"),
         get("/api/v1/targets/metadata"),
         get("/api/v1/alertmanagers"),
         get("/api/v1/features"),
