@@ -11,14 +11,14 @@ mod queries;
 pub use blocks::{block_index, chunks, span_block};
 pub use engine::engine_ops;
 pub use log::wal_recovery;
-pub use network::{config, otlp_json, otlp_protobuf, remote_write_v1, remote_write_v2};
+pub use network::{config, otlp_json, otlp_protobuf, remote_write_v1, remote_write_v2, scrape_page};
 pub use queries::{promql, traceql};
 
 /// A target's name, which is its corpus folder's too, and what it does.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 12] = [
+pub const TARGETS: [Target; 13] = [
     ("wal_recovery", wal_recovery),
     ("chunks", chunks),
     ("block_index", block_index),
@@ -29,6 +29,7 @@ pub const TARGETS: [Target; 12] = [
     ("otlp_json", otlp_json),
     ("promql", promql),
     ("traceql", traceql),
+    ("scrape_page", scrape_page),
     ("config", config),
     ("engine_ops", engine_ops),
 ];

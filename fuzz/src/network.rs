@@ -5,7 +5,7 @@ use strandline_server::config;
 use strandline_server::otlp::json::{Signal, to_protobuf};
 use strandline_server::otlp::names::Strategy;
 use strandline_server::otlp::{Translation, metrics};
-use strandline_server::remote_write;
+use strandline_server::{remote_write, scrape};
 use strandline_storage::metrics::head::Batch;
 
 use super::engine::{T0, World, all_spans, everything};
@@ -21,6 +21,16 @@ pub fn remote_write_v1(data: &[u8]) {
 pub fn remote_write_v2(data: &[u8]) {
     if let Ok(batch) = remote_write::decode(Bytes::copy_from_slice(data), true) {
         store(&batch);
+    }
+}
+
+/// A page of metrics, in the text format or OpenMetrics'.
+pub fn scrape_page(data: &[u8]) {
+    let Ok(page) = std::str::from_utf8(data) else { return };
+    for open_metrics in [false, true] {
+        if let Ok(batch) = scrape::decode(page, open_metrics) {
+            store(&batch);
+        }
     }
 }
 

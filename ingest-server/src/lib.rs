@@ -25,7 +25,8 @@ mod prometheus;
 mod query_apis;
 mod refusal;
 pub mod remote_write;
-mod scrape;
+#[doc(hidden)]
+pub mod scrape;
 mod serve;
 mod status;
 mod suggest;

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use strandline_storage::clock::{Clock, SystemClock};
-use strandline_storage::metrics::head::{BatchBuilder, Value};
+use strandline_storage::metrics::head::{Batch, BatchBuilder, Value};
 use strandline_storage::model::{Exemplar, Labels, stale_nan};
 
 use crate::app::App;
@@ -65,6 +65,20 @@ impl ScrapeTarget {
             ..ScrapeTarget::default()
         }
     }
+}
+
+/// What a page holds: the door of fuzz targets.
+#[doc(hidden)]
+pub fn decode(page: &str, open_metrics: bool) -> Result<Batch, String> {
+    let (samples, meta) = text::parse(page, open_metrics)?;
+    let mut b = BatchBuilder::default();
+    for s in samples {
+        let series = b.series(&s.labels);
+        b.push(series, s.t_ms.unwrap_or(0), 0, Value::Float(s.v));
+        s.exemplar.into_iter().for_each(|e| b.exemplar(series, e));
+    }
+    meta.into_iter().for_each(|(name, m)| b.metadata(name, m));
+    Ok(b.finish())
 }
 
 /// Starts a task a target.
