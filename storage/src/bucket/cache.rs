@@ -44,6 +44,10 @@ impl CachedBucket {
     pub fn read(&self, key: &str, total: u64, offset: u64, len: usize) -> Result<Bytes> {
         self.cache.read(&*self.bucket, key, total, offset, len)
     }
+    /// The same, past what is kept of it; see [`RangeCache::read_anew`].
+    pub fn read_anew(&self, key: &str, total: u64, offset: u64, len: usize) -> Result<Bytes> {
+        self.cache.read_anew(&*self.bucket, key, total, offset, len)
+    }
     /// Fetches what is missing of the ranges; see [`RangeCache::prefetch`].
     pub fn prefetch(&self, key: &str, total: u64, ranges: &[(u64, usize)]) {
         self.cache.prefetch(&*self.bucket, key, total, ranges);
@@ -81,30 +85,41 @@ impl RangeCache {
 
     /// `len` bytes of an object of `total` bytes from `offset`.
     pub fn read(&self, bucket: &dyn Bucket, key: &str, total: u64, offset: u64, len: usize) -> Result<Bytes> {
-        let end = offset.checked_add(len as u64).filter(|e| *e <= total);
-        let end = end.ok_or_else(|| Error::corrupt(format!("{len} bytes asked of {total}")).at(key).offset(offset))?;
-        if len == 0 {
-            return Ok(Bytes::new());
-        }
-        let (first, last) = (offset / PAGE, (end - 1) / PAGE);
+        let Some((first, last)) = pages_of(key, total, offset, len)? else { return Ok(Bytes::new()) };
         let mut pages = self.held(key, first, last);
         let missing: Vec<u64> = (first..=last).filter(|p| !pages.contains_key(p)).collect();
-        for (p, b) in self.fetch(bucket, key, total, &missing)? {
-            pages.insert(p, b);
+        pages.extend(self.fetch(bucket, key, total, &missing)?);
+        join(&pages, key, offset, len)
+    }
+
+    /// The same from the bucket, for whoever found damage in what was read: a page may have been damaged on its way here, or
+    /// in memory before it got its checksum. What the bucket gives takes the place of what is kept, where it differs.
+    pub fn read_anew(&self, bucket: &dyn Bucket, key: &str, total: u64, offset: u64, len: usize) -> Result<Bytes> {
+        let Some((first, last)) = pages_of(key, total, offset, len)? else { return Ok(Bytes::new()) };
+        let pages: Vec<u64> = (first..=last).collect();
+        let fresh: HashMap<u64, Bytes> = self.read_bucket(bucket, key, total, &pages)?.into_iter().collect();
+        self.replace(key, &fresh);
+        join(&fresh, key, offset, len)
+    }
+
+    /// Pages that are the same stay as they are: of damage that lies in the bucket each read would write them once more.
+    fn replace(&self, key: &str, fresh: &HashMap<u64, Bytes>) {
+        let name = self.name(key);
+        if let Some(d) = &self.disk {
+            let mut d = d.lock();
+            fresh.iter().for_each(|(p, b)| d.replace(&name, *p, b));
         }
-        let page = |p: u64| pages.get(&p).ok_or_else(|| Error::corrupt("a page is missing").at(key));
-        if first == last {
-            let at = (offset % PAGE) as usize;
-            return Ok(page(first)?.slice(at..at + len));
+        let mut s = self.state.lock();
+        for (p, b) in fresh {
+            if let Some((old, _)) = s.pages.get_mut(&(name.clone(), *p)) {
+                let before = std::mem::replace(old, b.clone()).len() as u64;
+                s.bytes = s.bytes - before + b.len() as u64;
+            }
         }
-        let mut out = BytesMut::with_capacity(len);
-        for p in first..=last {
-            let b = page(p)?;
-            let from = if p == first { (offset % PAGE) as usize } else { 0 };
-            let to = if p == last { (end - p * PAGE) as usize } else { b.len() };
-            out.extend_from_slice(&b[from..to]);
-        }
-        Ok(out.freeze())
+    }
+
+    fn name(&self, key: &str) -> Arc<str> {
+        self.state.lock().names.entry(key.to_owned()).or_insert_with(|| key.into()).clone()
     }
 
     /// Fetches what is missing of the ranges, near ones together. Failures show when the data is read.
@@ -152,7 +167,7 @@ impl RangeCache {
         if let Some(d) = &self.disk
             && !fetched.is_empty()
         {
-            let name = self.state.lock().names.entry(key.to_owned()).or_insert_with(|| key.into()).clone();
+            let name = self.name(key);
             let mut d = d.lock();
             fetched.iter().for_each(|(p, b)| d.put(&name, *p, b));
         }
@@ -164,7 +179,7 @@ impl RangeCache {
     /// The pages that lie on disk, of those asked for in rising order.
     fn read_disk(&self, key: &str, pages: &[u64]) -> Vec<(u64, Bytes)> {
         let Some(d) = &self.disk else { return Vec::new() };
-        let name = self.state.lock().names.entry(key.to_owned()).or_insert_with(|| key.into()).clone();
+        let name = self.name(key);
         let mut d = d.lock();
         pages.iter().filter_map(|p| d.get(&name, *p).map(|b| (*p, b))).collect()
     }
@@ -198,8 +213,8 @@ impl RangeCache {
     }
 
     fn keep(&self, key: &str, pages: &[(u64, Bytes)]) {
+        let name = self.name(key);
         let mut s = self.state.lock();
-        let name = s.names.entry(key.to_owned()).or_insert_with(|| key.into()).clone();
         for (p, b) in pages {
             let k = (name.clone(), *p);
             if s.pages.insert(k.clone(), (b.clone(), false)).is_none() {
@@ -223,4 +238,32 @@ impl RangeCache {
             }
         }
     }
+}
+
+/// The first and the last page of a range; none of an empty one.
+fn pages_of(key: &str, total: u64, offset: u64, len: usize) -> Result<Option<(u64, u64)>> {
+    let end = offset.checked_add(len as u64).filter(|e| *e <= total);
+    let end = end.ok_or_else(|| Error::corrupt(format!("{len} bytes asked of {total}")).at(key).offset(offset))?;
+    Ok((len > 0).then(|| (offset / PAGE, (end - 1) / PAGE)))
+}
+
+/// A range that is not empty, out of its pages.
+fn join(pages: &HashMap<u64, Bytes>, key: &str, offset: u64, len: usize) -> Result<Bytes> {
+    let (end, mut at) = (offset + len as u64, offset);
+    let mut out = BytesMut::new();
+    while at < end {
+        let to = end.min((at / PAGE + 1) * PAGE);
+        let (from, n) = ((at % PAGE) as usize, (to - at) as usize);
+        let page = pages.get(&(at / PAGE)).filter(|b| b.len() >= from + n);
+        let page = page.ok_or_else(|| Error::corrupt("a page is missing or short").at(key).offset(at))?;
+        if n == len {
+            return Ok(page.slice(from..from + n));
+        }
+        if out.is_empty() {
+            out.reserve(len);
+        }
+        out.extend_from_slice(&page[from..from + n]);
+        at = to;
+    }
+    Ok(out.freeze())
 }

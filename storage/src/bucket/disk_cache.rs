@@ -111,22 +111,30 @@ impl DiskCache {
         (!keys.is_empty()).then(|| Segment { number, len: file.len(), file, keys })
     }
 
-    /// A page, if it is here and whole.
+    /// A page, if it is here and whole. One that is not is forgotten, so that it can be put here again.
     pub(super) fn get(&mut self, key: &Arc<str>, page: u64) -> Option<Bytes> {
         let k = (key.clone(), page);
         let at = *self.index.get(&k)?;
-        let record = if at.segment == self.next {
-            Bytes::copy_from_slice(self.open.get(at.offset as usize..(at.offset + at.len) as usize)?)
-        } else {
-            let i = self.segments.binary_search_by_key(&at.segment, |s| s.number).ok()?;
-            self.segments[i].file.read_at(at.offset as u64, at.len as usize).ok()?
-        };
-        match checked(&record, key, page) {
-            Some(from) => Some(record.slice(from..)),
-            None => {
-                self.index.remove(&k);
-                None
-            }
+        let whole = self.record(at).and_then(|r| checked(&r, key, page).map(|from| r.slice(from..)));
+        if whole.is_none() {
+            self.index.remove(&k);
+        }
+        whole
+    }
+
+    fn record(&self, at: At) -> Option<Bytes> {
+        if at.segment == self.next {
+            return Some(Bytes::copy_from_slice(self.open.get(at.offset as usize..(at.offset + at.len) as usize)?));
+        }
+        let i = self.segments.binary_search_by_key(&at.segment, |s| s.number).ok()?;
+        self.segments[i].file.read_at(at.offset as u64, at.len as usize).ok()
+    }
+
+    /// Keeps a page in the place of the one that is here, if that is another.
+    pub(super) fn replace(&mut self, key: &Arc<str>, page: u64, content: &[u8]) {
+        if self.get(key, page).is_none_or(|held| held != content) {
+            self.index.remove(&(key.clone(), page));
+            self.put(key, page, content);
         }
     }
 

@@ -119,17 +119,28 @@ impl CheckedFile {
             return self.fetch(offset, len);
         }
         let start = (first * SUM_BYTES) as u64;
-        let whole = self.fetch(start, ((last * SUM_BYTES) as u64).min(self.len).saturating_sub(start) as usize)?;
-        for i in first..last {
-            let at = (i - first) * SUM_BYTES;
-            if crc32fast::hash(&whole[at..(at + SUM_BYTES).min(whole.len())]) != self.sums[i] {
+        let mut whole = self.fetch(start, ((last * SUM_BYTES) as u64).min(self.len).saturating_sub(start) as usize)?;
+        let mut checked = self.check(first, &whole);
+        if let (Err(_), Source::Bucket(b, key)) = (&checked, &self.source) {
+            // What the cache keeps of it may be damaged alone.
+            whole = b.read_anew(key, self.len, start, whole.len())?;
+            checked = self.check(first, &whole);
+        }
+        checked?;
+        let from = (offset - start) as usize;
+        Ok(whole.slice(from..from + len))
+    }
+
+    /// Compares bytes with their sums, from the `first`th on.
+    fn check(&self, first: usize, whole: &[u8]) -> Result<()> {
+        for (i, part) in (first..).zip(whole.chunks(SUM_BYTES)) {
+            if crc32fast::hash(part) != self.sums[i] {
                 let what = "the block is damaged: its bytes do not fit their checksum";
                 return Err(Error::corrupt(what).at(&self.name).offset((i * SUM_BYTES) as u64));
             }
             self.sound[i / 64].fetch_or(1 << (i % 64), Ordering::Relaxed);
         }
-        let from = (offset - start) as usize;
-        Ok(whole.slice(from..from + len))
+        Ok(())
     }
 }
 

@@ -92,6 +92,12 @@ impl RangeRead for ObjectSource {
     fn read(&self, offset: u64, len: usize) -> Result<Bytes> {
         self.bucket.read(&self.key, self.len, offset, len)
     }
+    fn is_cached(&self) -> bool {
+        true
+    }
+    fn read_anew(&self, offset: u64, len: usize) -> Result<Bytes> {
+        self.bucket.read_anew(&self.key, self.len, offset, len)
+    }
     fn prefetch(&self, ranges: &[(u64, usize)]) {
         self.bucket.prefetch(&self.key, self.len, ranges);
     }

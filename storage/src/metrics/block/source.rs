@@ -5,7 +5,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use strandline_wal::fs::FileRead;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Gives exactly so many bytes from an offset.
+pub type Read<'a> = dyn Fn(u64, usize) -> Result<Bytes> + 'a;
 
 /// A file that is read by ranges.
 pub trait RangeRead: Send + Sync {
@@ -17,6 +20,14 @@ pub trait RangeRead: Send + Sync {
     }
     /// Exactly `len` bytes from `offset`.
     fn read(&self, offset: u64, len: usize) -> Result<Bytes>;
+    /// Whether a cache lies between.
+    fn is_cached(&self) -> bool {
+        false
+    }
+    /// The same past the cache, which keeps what comes now.
+    fn read_anew(&self, offset: u64, len: usize) -> Result<Bytes> {
+        self.read(offset, len)
+    }
     /// The whole file as memory, if it is mapped.
     fn mapped(&self) -> Option<&[u8]> {
         None
@@ -27,6 +38,15 @@ pub trait RangeRead: Send + Sync {
     }
     /// A name for errors.
     fn name(&self) -> String;
+}
+
+/// What `parse` makes of the bytes that it reads of a file. If it finds them damaged and they lie in a cache, they are read from
+/// where they come from: what is kept of them may be damaged alone.
+pub fn sound<T>(source: &dyn RangeRead, mut parse: impl FnMut(&Read<'_>) -> Result<T>) -> Result<T> {
+    match parse(&|offset, len| source.read(offset, len)) {
+        Err(e) if e.kind == ErrorKind::Corrupt && source.is_cached() => parse(&|offset, len| source.read_anew(offset, len)),
+        found => found,
+    }
 }
 
 /// A local file.

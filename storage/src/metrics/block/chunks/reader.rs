@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::super::source::RangeRead;
+use super::super::source::{RangeRead, Read, sound};
 use super::{HEADER_BYTES, MAGIC};
 use crate::chunk::Encoding;
 use crate::codec::{Reader, crc32c};
@@ -28,11 +28,10 @@ impl ChunkReader {
     /// Checks the headers of all segments.
     pub fn check_headers(&self) -> Result<()> {
         for s in &self.segments {
-            let head = s.read(0, HEADER_BYTES)?;
-            let mut r = Reader::new(&head);
-            if r.be_u32()? != MAGIC {
-                return Err(Error::corrupt("not a chunk segment: the magic number is wrong").at(s.name()));
-            }
+            sound(&**s, |read| match Reader::new(&read(0, HEADER_BYTES)?).be_u32()? {
+                MAGIC => Ok(()),
+                _ => Err(Error::corrupt("not a chunk segment: the magic number is wrong").at(s.name())),
+            })?;
         }
         Ok(())
     }
@@ -56,10 +55,14 @@ impl ChunkReader {
             let (encoding, data) = parse(tail).map_err(|e| e.at(s.name()).offset(offset))?;
             return f(encoding, data);
         }
-        let first = s.read(offset, (hint.clamp(64, MAX_CHUNK_BYTES) as u64).min(left) as usize)?;
-        let bytes = whole(&**s, offset, left, first)?;
-        let (encoding, data) = parse(&bytes).map_err(|e| e.at(s.name()).offset(offset))?;
-        f(encoding, data)
+        let (encoding, data) = sound(&**s, |read| {
+            let first = read(offset, (hint.clamp(64, MAX_CHUNK_BYTES) as u64).min(left) as usize)?;
+            let bytes = whole(read, offset, left, first)?;
+            let (encoding, data) = parse(&bytes)?;
+            Ok((encoding, bytes.slice_ref(data)))
+        })
+        .map_err(|e| e.at(s.name()).offset(offset))?;
+        f(encoding, &data)
     }
 
     /// Whether all segments are memory already.
@@ -96,14 +99,14 @@ impl ChunkReader {
 }
 
 /// Makes sure that `first` reaches to the chunk's end.
-fn whole(s: &dyn RangeRead, offset: u64, left: u64, first: Bytes) -> Result<Bytes> {
+fn whole(read: &Read<'_>, offset: u64, left: u64, first: Bytes) -> Result<Bytes> {
     let mut r = Reader::new(&first);
     let n = r.uvarint()? as usize;
     let need = n.saturating_add(r.position() + 5);
     if need > MAX_CHUNK_BYTES || need as u64 > left {
-        return Err(Error::corrupt(format!("a chunk says it has {n} bytes")).at(s.name()).offset(offset));
+        return Err(Error::corrupt(format!("a chunk says it has {n} bytes")));
     }
-    if need <= first.len() { Ok(first) } else { s.read(offset, need) }
+    if need <= first.len() { Ok(first) } else { read(offset, need) }
 }
 
 fn parse(bytes: &[u8]) -> Result<(Encoding, &[u8])> {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 use roaring::RoaringBitmap;
 
-use super::super::source::RangeRead;
+use super::super::source::{RangeRead, Read, sound};
 use super::{MAGIC, TOC_BYTES};
 use crate::codec::{Reader, crc32c};
 use crate::error::{Error, Result};
@@ -67,22 +67,7 @@ impl IndexReader {
         if len < (5 + TOC_BYTES) as u64 {
             return Err(Error::corrupt("the index is cut short"));
         }
-        let head = source.read(0, 5)?;
-        if Reader::new(&head).be_u32()? != MAGIC {
-            return Err(Error::corrupt("not an index: the magic number is wrong"));
-        }
-        if !(2..=3).contains(&head[4]) {
-            return Err(Error::invalid(format!("index version {} is not supported (2 and 3 are)", head[4])));
-        }
-        let toc = source.read(len - TOC_BYTES as u64, TOC_BYTES)?;
-        let mut r = Reader::new(&toc);
-        let mut refs = [0u64; 6];
-        for x in &mut refs {
-            *x = r.be_u64()?;
-        }
-        if r.be_u32()? != crc32c(&toc[..TOC_BYTES - 4]) {
-            return Err(Error::corrupt("the table of contents' checksum does not match").offset(len - TOC_BYTES as u64));
-        }
+        let refs = sound(&*source, |read| places(read, len))?;
         let symbols = section(&*source, refs[0])?;
         let table = section(&*source, refs[5])?;
         let mut index = IndexReader {
@@ -215,16 +200,19 @@ impl IndexReader {
 
     /// Appends the references of a list.
     fn add_postings(&self, at: u64, ids: &mut Vec<u32>) -> Result<()> {
-        let head = self.source.read(at, 8)?;
-        let mut r = Reader::new(&head);
-        let (len, n) = (r.be_u32()? as usize, r.be_u32()? as usize);
-        if len != 4 + n * 4 || at + 8 + len as u64 > self.postings_end + 8 {
-            return Err(self.damaged(at, "the length does not fit"));
-        }
-        let body = self.source.read(at + 4, len + 4)?;
-        if Reader::new(&body[len..]).be_u32()? != crc32c(&body[..len]) {
-            return Err(self.damaged(at, "the checksum does not match"));
-        }
+        let (body, len) = sound(&*self.source, |read| {
+            let head = read(at, 8)?;
+            let mut r = Reader::new(&head);
+            let (len, n) = (r.be_u32()? as usize, r.be_u32()? as usize);
+            if len != 4 + n * 4 || at + 8 + len as u64 > self.postings_end + 8 {
+                return Err(self.damaged(at, "the length does not fit"));
+            }
+            let body = read(at + 4, len + 4)?;
+            if Reader::new(&body[len..]).be_u32()? != crc32c(&body[..len]) {
+                return Err(self.damaged(at, "the checksum does not match"));
+            }
+            Ok((body, len))
+        })?;
         ids.extend(body[4..len].chunks_exact(4).map(|c| u32::from_be_bytes([c[0], c[1], c[2], c[3]])));
         Ok(())
     }
@@ -384,14 +372,17 @@ impl IndexReader {
             return parse_series(tail, out).map_err(fail);
         }
         let left = self.source.len().saturating_sub(at);
-        let first = self.source.read(at, 512.min(left) as usize)?;
-        let mut r = Reader::new(&first);
-        let n = r.uvarint().map_err(fail)? as usize;
-        let need = n.saturating_add(r.position() + 4);
-        if need as u64 > left {
-            return Err(fail(Error::corrupt("a series entry reaches behind the end")));
-        }
-        if need <= first.len() { parse_series(&first, out) } else { parse_series(&self.source.read(at, need)?, out) }.map_err(fail)
+        sound(&*self.source, |read| {
+            let first = read(at, 512.min(left) as usize)?;
+            let mut r = Reader::new(&first);
+            let n = r.uvarint()? as usize;
+            let need = n.saturating_add(r.position() + 4);
+            if need as u64 > left {
+                return Err(Error::corrupt("a series entry reaches behind the end"));
+            }
+            if need <= first.len() { parse_series(&first, out) } else { parse_series(&read(at, need)?, out) }
+        })
+        .map_err(fail)
     }
 
     /// The labels of an entry.
@@ -433,17 +424,39 @@ fn tidy(ids: &mut Vec<u32>) {
     ids.dedup();
 }
 
+/// The table of contents at the end of `len` bytes, after a look at the beginning: where the sections lie.
+fn places(read: &Read<'_>, len: u64) -> Result<[u64; 6]> {
+    let head = read(0, 5)?;
+    if Reader::new(&head).be_u32()? != MAGIC {
+        return Err(Error::corrupt("not an index: the magic number is wrong"));
+    }
+    if !(2..=3).contains(&head[4]) {
+        return Err(Error::invalid(format!("index version {} is not supported (2 and 3 are)", head[4])));
+    }
+    let toc = read(len - TOC_BYTES as u64, TOC_BYTES)?;
+    let mut r = Reader::new(&toc);
+    let mut refs = [0u64; 6];
+    for x in &mut refs {
+        *x = r.be_u64()?;
+    }
+    if r.be_u32()? != crc32c(&toc[..TOC_BYTES - 4]) {
+        return Err(Error::corrupt("the table of contents' checksum does not match").offset(len - TOC_BYTES as u64));
+    }
+    Ok(refs)
+}
+
 fn section(source: &dyn RangeRead, at: u64) -> Result<Bytes> {
-    let n = Reader::new(&source.read(at, 4)?).be_u32()? as usize;
-    let short = || Error::corrupt("a section reaches behind the end").offset(at);
-    if at + 8 + n as u64 > source.len() {
-        return Err(short());
-    }
-    let body = source.read(at + 4, n + 4)?;
-    if Reader::new(&body[n..]).be_u32()? != crc32c(&body[..n]) {
-        return Err(Error::corrupt("a section's checksum does not match").offset(at));
-    }
-    Ok(body.slice(..n))
+    sound(source, |read| {
+        let n = Reader::new(&read(at, 4)?).be_u32()? as usize;
+        if at + 8 + n as u64 > source.len() {
+            return Err(Error::corrupt("a section reaches behind the end").offset(at));
+        }
+        let body = read(at + 4, n + 4)?;
+        if Reader::new(&body[n..]).be_u32()? != crc32c(&body[..n]) {
+            return Err(Error::corrupt("a section's checksum does not match").offset(at));
+        }
+        Ok(body.slice(..n))
+    })
 }
 
 fn entry(table: &[u8], at: usize) -> Result<TableEntry<'_>> {
