@@ -65,6 +65,20 @@ impl LocalBucket {
         self.fs.sync_dir(dir).map_err(|e| Error::io("syncing a bucket folder", dir, e))
     }
 
+    /// Puts a file in the place of an object in one step: whoever reads meanwhile finds the old one or the new one.
+    fn replace_by_link(&self, path: &Path, p: &Path) -> Result<()> {
+        let tmp = own_name(p);
+        let renamed = self.fs.hard_link(path, &tmp).and_then(|()| self.fs.rename(&tmp, p));
+        // A rename between two names of one file, which an upload that is done again meets, leaves both. After one that
+        // failed the name would stay, too.
+        let removed = match self.fs.remove_file(&tmp) {
+            Err(e) if e.kind() != Io::NotFound => Err(e),
+            _ => Ok(()),
+        };
+        renamed.and(removed).map_err(|e| Error::io("replacing an object", p, e))?;
+        self.sync_parent(p)
+    }
+
     /// Removes a folder in which kills have left nothing but unfinished files. Whoever is at one just now tries again.
     fn remove_remains(&self, dir: &Path) -> bool {
         let Ok(left) = self.fs.read_dir(dir) else { return false };
@@ -93,6 +107,13 @@ impl LocalBucket {
     }
 }
 
+/// A name beside an object that is the caller's alone: two containers on a shared folder may both be process 1.
+fn own_name(p: &Path) -> PathBuf {
+    let mut name = p.to_owned().into_os_string();
+    name.push(format!(".{:016x}.tmp", RandomState::new().build_hasher().finish()));
+    PathBuf::from(name)
+}
+
 fn content_tag(content: &[u8]) -> String {
     format!("{:08x}-{}", crc32fast::hash(content), content.len())
 }
@@ -109,11 +130,7 @@ impl Bucket for LocalBucket {
         let p = self.prepare(key)?;
         match self.fs.hard_link(path, &p) {
             Ok(()) => self.sync_parent(&p),
-            Err(e) if e.kind() == Io::AlreadyExists => {
-                self.fs.remove_file(&p).map_err(|e| Error::io("replacing an object", &p, e))?;
-                self.fs.hard_link(path, &p).map_err(|e| Error::io("linking an object", &p, e))?;
-                self.sync_parent(&p)
-            }
+            Err(e) if e.kind() == Io::AlreadyExists => self.replace_by_link(path, &p),
             Err(e) if e.kind() == Io::NotFound => Err(Error::io("linking an object", path, e)),
             // Another file system, or one without links: copy.
             Err(_) => {
@@ -124,10 +141,7 @@ impl Bucket for LocalBucket {
     }
     fn put_if_absent(&self, key: &str, content: Bytes) -> Result<bool> {
         let p = self.prepare(key)?;
-        let mut tmp = p.clone().into_os_string();
-        // Two containers on a shared folder may both be process 1.
-        tmp.push(format!(".{:016x}.tmp", RandomState::new().build_hasher().finish()));
-        let tmp = PathBuf::from(tmp);
+        let tmp = own_name(&p);
         let err = |e| Error::io("writing an object", &tmp, e);
         let written = self.fs.create(&tmp).and_then(|mut f| f.write_all(&content).and_then(|()| f.sync()));
         let linked = written.as_ref().ok().map(|()| self.fs.hard_link(&tmp, &p));
@@ -253,6 +267,46 @@ mod tests {
             assert_eq!(fs.files(), before, "{call}");
         }
         assert!(b.put_if_absent("d/2", content()).unwrap() && !b.put_if_absent("d/2", content()).unwrap());
+    }
+
+    #[test]
+    fn an_object_that_is_put_again_is_there_at_any_time() {
+        for call in 1.. {
+            let fs = SimFs::new();
+            let b = LocalBucket::open(Arc::new(fs.clone()), "/b").unwrap();
+            for (path, content) in [("/old", "abc"), ("/new", "defg")] {
+                let mut f = fs.create(Path::new(path)).unwrap();
+                f.write_all(content.as_bytes()).and_then(|()| f.sync()).unwrap();
+            }
+            b.put_file("m/X/index", Path::new("/old")).unwrap();
+            let end = fs.calls() + call;
+            fs.fail_call(end, FaultKind::Eio);
+            let done = b.put_file("m/X/index", Path::new("/new"));
+            let there = b.get("m/X/index").unwrap();
+            assert!(there == "defg" || (done.is_err() && there == "abc"), "call {call}: {done:?}, {there:?}");
+            if done.is_ok() {
+                assert_eq!(b.list("").unwrap().len(), fs.files().len() - 2, "nothing else stays");
+                fs.restart(strandline_wal::fs::CrashStyle::LoseUnsynced, 1);
+                assert_eq!(b.get("m/X/index").unwrap(), "defg");
+            }
+            if fs.calls() < end {
+                break;
+            }
+        }
+    }
+
+    /// On a real disk the second put meets two names of one file.
+    #[test]
+    fn a_file_that_is_put_twice_leaves_one_object() {
+        let dir = std::env::temp_dir().join(format!("strandline-put-twice-{}", std::process::id()));
+        let fs: Arc<dyn Fs> = Arc::new(strandline_wal::fs::RealFs::default());
+        let b = LocalBucket::open(fs.clone(), dir.join("b")).unwrap();
+        fs.write_atomic(&dir.join("file"), b"abc").unwrap();
+        (0..3).for_each(|_| b.put_file("m/X/index", &dir.join("file")).unwrap());
+        assert_eq!(b.get("m/X/index").unwrap(), "abc");
+        let names: Vec<String> = fs.read_dir(&dir.join("b/m/X")).unwrap().iter().map(|e| e.name().to_owned()).collect();
+        fs.remove_dir_all(&dir).unwrap();
+        assert_eq!(names, ["index"]);
     }
 
     #[test]
