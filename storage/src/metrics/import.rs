@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use strandline_wal::fs::Fs;
+
 use super::block::{Block, BlockMeta, ThanosMeta};
 use super::store::MetricStore;
 use crate::bucket::Bucket;
@@ -25,6 +27,8 @@ pub enum Imported {
 
 const META: &str = "meta.json";
 const DELETION_MARK: &str = "deletion-mark.json";
+/// Where blocks of a bucket are copied to, in the data folder.
+const COPIES: &str = "import";
 
 impl MetricStore {
     /// Takes over a block that lies in a folder, after every checksum was verified. It is written anew under a name of
@@ -47,13 +51,17 @@ impl MetricStore {
         };
         let theirs = Arc::new(Block::open(fs, dir)?);
         theirs.verify()?;
-        let mut sources = meta.compaction.sources;
+        let mut sources = meta.compaction.sources.clone();
         // Blocks that were split by series have the same sources: what tells them apart is their own name.
         if !sources.contains(&meta.ulid) {
-            sources.push(meta.ulid);
+            sources.push(meta.ulid.clone());
             sources.sort();
         }
         let mut work = self.0.work.lock();
+        // Another import of it may have come to its end meanwhile.
+        if self.knows(&meta.ulid) {
+            return Ok(Imported::Known);
+        }
         let range = TimeRange::new(meta.min_time, meta.max_time - 1);
         let ours = self.block_meta(self.new_ulid(), range, meta.compaction.level.max(1), sources);
         let added = meta.thanos.map(|t| external_labels(t, without)).unwrap_or_default();
@@ -65,7 +73,7 @@ impl MetricStore {
     }
 
     /// As [`MetricStore::import_block`], of a block whose objects in a bucket begin with `prefix`, which ends in `/`. Its
-    /// files are copied first, into `import` of the data folder.
+    /// files are copied first, into a folder of its own in `import` of the data folder.
     pub fn import_from(&self, bucket: &dyn Bucket, prefix: &str, without: &[String]) -> Result<Imported> {
         self.check_open()?;
         let get = |name: &str| match bucket.get(&format!("{prefix}{name}")) {
@@ -78,25 +86,24 @@ impl MetricStore {
             return Ok(not);
         }
         let fs = &self.0.options.fs;
-        let dir = self.0.options.dir.join("import");
-        let clear = || match fs.remove_dir_all(&dir) {
+        let dir = self.0.options.dir.join(COPIES).join(self.new_ulid());
+        let done = copy_block(bucket, prefix, &**fs, &dir).and_then(|()| self.import_block(&dir, without));
+        let removed = match fs.remove_dir_all(&dir) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("removing a copied block", &dir, e)),
             _ => Ok(()),
         };
-        clear()?;
-        for object in bucket.list(prefix)? {
-            let name = object.key.strip_prefix(prefix).unwrap_or_default();
-            // A key is a path of another's making: nothing but a block's own files is written here.
-            if name == META || name == "index" || name == "tombstones" || is_segment(name) {
-                let to = dir.join(name);
-                let io = |e| Error::io("copying a block", &to, e);
-                fs.create_dir_all(to.parent().unwrap_or(&to)).map_err(io)?;
-                bucket.get_file(&object.key, &**fs, &to)?;
-            }
+        let done = done?;
+        removed.map(|()| done)
+    }
+
+    /// Removes what a process that was killed had copied. For whoever opens the folder: nobody imports then.
+    pub(super) fn remove_copies(&self) {
+        let dir = self.0.options.dir.join(COPIES);
+        if let Err(e) = self.0.options.fs.remove_dir_all(&dir)
+            && e.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(error = %e, dir = %dir.display(), "blocks that were copied to be imported could not be removed; the next start will");
         }
-        let done = self.import_block(&dir, without);
-        clear()?;
-        done
     }
 
     /// Whether a block is to be imported, by its description.
@@ -109,9 +116,28 @@ impl MetricStore {
         if meta.thanos.as_ref().is_some_and(|t| t.downsample.resolution > 0) {
             return Ok(Err(Imported::Skipped("it is downsampled: the block of the raw samples has all that it tells")));
         }
-        let known = self.version().blocks.iter().any(|b| b.meta.compaction.sources.contains(&meta.ulid));
-        Ok(if known { Err(Imported::Known) } else { Ok(meta) })
+        Ok(if self.knows(&meta.ulid) { Err(Imported::Known) } else { Ok(meta) })
     }
+
+    /// Whether a block's samples are here, from it or from a block that it went into.
+    fn knows(&self, ulid: &String) -> bool {
+        self.version().blocks.iter().any(|b| b.meta.compaction.sources.contains(ulid))
+    }
+}
+
+/// Copies a block's files into a folder.
+fn copy_block(bucket: &dyn Bucket, prefix: &str, fs: &dyn Fs, dir: &Path) -> Result<()> {
+    for object in bucket.list(prefix)? {
+        let name = object.key.strip_prefix(prefix).unwrap_or_default();
+        // A key is a path of another's making: nothing but a block's own files is written here.
+        if name == META || name == "index" || name == "tombstones" || is_segment(name) {
+            let to = dir.join(name);
+            let io = |e| Error::io("copying a block", &to, e);
+            fs.create_dir_all(to.parent().unwrap_or(&to)).map_err(io)?;
+            bucket.get_file(&object.key, fs, &to)?;
+        }
+    }
+    Ok(())
 }
 
 /// Those that say where samples come from. Names that begin with `__` are Mimir's own business, and `tenant` is what we

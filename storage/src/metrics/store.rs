@@ -198,6 +198,7 @@ impl MetricStore {
             closed: AtomicBool::new(false),
         }));
         store.load_deletes()?;
+        store.remove_copies();
         {
             let mut work = store.0.work.lock();
             // The process before may have been at any of them.
