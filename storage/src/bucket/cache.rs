@@ -1,7 +1,7 @@
 //! Pages of the bucket's objects, in memory up to a bound and on disk up to another. Objects are immutable, so a page
 //! never gets stale.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -20,6 +20,9 @@ const GAP_PAGES: u64 = 4;
 /// No single request asks for more.
 const MAX_REQUEST_PAGES: u64 = 64;
 
+/// Fewer names are not worth a look.
+const MIN_SWEEP: usize = 256;
+
 type Key = (Arc<str>, u64);
 
 #[derive(Default)]
@@ -27,7 +30,25 @@ struct State {
     pages: HashMap<Key, (Bytes, bool)>,
     order: VecDeque<Key>,
     bytes: u64,
-    names: HashMap<String, Arc<str>>,
+    /// Names of objects, each once for all of its pages, in memory and on disk.
+    names: HashSet<Arc<str>>,
+    /// As many names are looked through for those that no page bears any more.
+    sweep_at: usize,
+}
+
+impl State {
+    fn name(&mut self, key: &str) -> Arc<str> {
+        if let Some(name) = self.names.get(key) {
+            return name.clone();
+        }
+        if self.names.len() >= self.sweep_at {
+            self.names.retain(|n| Arc::strong_count(n) > 1);
+            self.sweep_at = (2 * self.names.len()).max(MIN_SWEEP);
+        }
+        let name: Arc<str> = key.into();
+        self.names.insert(name.clone());
+        name
+    }
 }
 
 /// A bucket whose objects are read in pages through a cache.
@@ -119,7 +140,7 @@ impl RangeCache {
     }
 
     fn name(&self, key: &str) -> Arc<str> {
-        self.state.lock().names.entry(key.to_owned()).or_insert_with(|| key.into()).clone()
+        self.state.lock().name(key)
     }
 
     /// Fetches what is missing of the ranges, near ones together. Failures show when the data is read.
@@ -213,8 +234,8 @@ impl RangeCache {
     }
 
     fn keep(&self, key: &str, pages: &[(u64, Bytes)]) {
-        let name = self.name(key);
         let mut s = self.state.lock();
+        let name = s.name(key);
         for (p, b) in pages {
             let k = (name.clone(), *p);
             if s.pages.insert(k.clone(), (b.clone(), false)).is_none() {
@@ -266,4 +287,31 @@ fn join(pages: &HashMap<u64, Bytes>, key: &str, offset: u64, len: usize) -> Resu
         at = to;
     }
     Ok(out.freeze())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bucket::LocalBucket;
+    use strandline_wal::fs::SimFs;
+
+    #[test]
+    fn of_objects_that_come_and_go_no_names_pile_up() {
+        let fs: Arc<dyn Fs> = Arc::new(SimFs::new());
+        let b = LocalBucket::open(fs.clone(), "/b").unwrap();
+        let cache = RangeCache::new(0).with_disk(fs.clone(), "/c".into(), 0).unwrap();
+        let mut most = 0;
+        for n in 0..5000u32 {
+            let key = format!("metrics/t/{n}/index");
+            b.put(&key, vec![n as u8; 20_000].into()).unwrap();
+            assert_eq!(cache.read(&b, &key, 20_000, 100, 50).unwrap(), vec![n as u8; 50]);
+            b.delete(&key).unwrap();
+            most = most.max(cache.state.lock().names.len());
+            // The newest are there without the bucket.
+            let old = format!("metrics/t/{}/index", n.saturating_sub(100));
+            assert!(cache.read(&b, &old, 20_000, 0, 9).is_ok());
+        }
+        // The disk keeps four to eight MiB, two hundred pages a segment.
+        assert!(most < 1500, "{most} names");
+    }
 }
