@@ -3,8 +3,13 @@
 //! Pages are gathered in memory and written out together as a segment file, which is never changed and goes as a whole
 //! when the oldest must. A record is: magic (4), CRC32 (4) of all that follows it in the record, page number (8), key
 //! length (2), page length (4), key, page; integers little-endian. A page whose sum does not hold is not there.
+//!
+//! A segment's name is `<number>-<tag>.pages`, numbers in the order of writing. The tag is its writer's own: one that was closed
+//! may write its last pages while the next owner of the folder is at work, and files that are mapped must never be written over.
 
+use std::collections::hash_map::RandomState;
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -30,6 +35,7 @@ struct At {
 
 struct Segment {
     number: u64,
+    path: PathBuf,
     len: u64,
     file: Arc<dyn FileRead>,
     keys: Vec<Key>,
@@ -47,6 +53,7 @@ pub(super) struct DiskCache {
     open: Vec<u8>,
     open_keys: Vec<Key>,
     next: u64,
+    tag: u64,
 }
 
 impl DiskCache {
@@ -62,20 +69,23 @@ impl DiskCache {
             open: Vec::new(),
             open_keys: Vec::new(),
             next: 1,
+            tag: RandomState::new().build_hasher().finish(),
             dir,
         };
         let entries = c.fs.read_dir(&c.dir).map_err(|e| Error::io("listing the cache folder", &c.dir, e))?;
-        let mut numbers: Vec<u64> = entries.iter().filter_map(|e| e.name().strip_suffix(".pages")?.parse().ok()).collect();
-        numbers.sort_unstable();
+        let mut files: Vec<(u64, PathBuf)> = entries.into_iter().filter_map(|e| Some((number(e.name())?, e.path))).collect();
+        files.sort_unstable();
         let mut names: HashMap<Box<str>, Arc<str>> = HashMap::new();
-        for n in numbers {
-            c.next = n + 1;
-            match c.load(n, &mut names) {
-                Some(s) => {
+        for (n, path) in files {
+            // Two owners at once may have given the same.
+            let n = n.max(c.next);
+            c.next = n.saturating_add(1);
+            match c.load(n, path, &mut names) {
+                Ok(s) => {
                     c.bytes += s.len;
                     c.segments.push_back(s);
                 }
-                None => drop(c.fs.remove_file(&c.path(n))),
+                Err(path) => drop(c.fs.remove_file(&path)),
             }
         }
         c.make_room(0);
@@ -88,12 +98,12 @@ impl DiskCache {
     }
 
     fn path(&self, number: u64) -> PathBuf {
-        self.dir.join(format!("{number:08}.pages"))
+        self.dir.join(format!("{number:08}-{:016x}.pages", self.tag))
     }
 
     /// Reads the heads of a segment's records; what is behind a damaged one is lost.
-    fn load(&mut self, number: u64, names: &mut HashMap<Box<str>, Arc<str>>) -> Option<Segment> {
-        let file = self.fs.open(&self.path(number)).ok()?;
+    fn load(&mut self, number: u64, path: PathBuf, names: &mut HashMap<Box<str>, Arc<str>>) -> std::result::Result<Segment, PathBuf> {
+        let Ok(file) = self.fs.open(&path) else { return Err(path) };
         let (mut at, mut keys) = (0u64, Vec::new());
         while let Ok(h) = file.read_at(at, HEADER) {
             let Some((page, key_len, page_len)) = parse(&h) else { break };
@@ -108,7 +118,7 @@ impl DiskCache {
             keys.push((name, page));
             at += len as u64;
         }
-        (!keys.is_empty()).then(|| Segment { number, len: file.len(), file, keys })
+        if keys.is_empty() { Err(path) } else { Ok(Segment { number, path, len: file.len(), file, keys }) }
     }
 
     /// A page, if it is here and whole. One that is not is forgotten, so that it can be put here again.
@@ -173,7 +183,7 @@ impl DiskCache {
         match write(&*self.fs, &path, &content) {
             Ok(file) => {
                 self.bytes += content.len() as u64;
-                self.segments.push_back(Segment { number, len: content.len() as u64, file, keys });
+                self.segments.push_back(Segment { number, path, len: content.len() as u64, file, keys });
             }
             Err(e) => {
                 tracing::warn!(error = %e, path = %path.display(), "the bucket's cache can't be written; pages are fetched again when needed");
@@ -188,7 +198,7 @@ impl DiskCache {
             let Some(s) = self.segments.pop_front() else { return };
             self.bytes -= s.len;
             self.forget(s.number, &s.keys);
-            drop(self.fs.remove_file(&self.path(s.number)));
+            drop(self.fs.remove_file(&s.path));
         }
     }
 
@@ -214,6 +224,12 @@ fn write(fs: &dyn Fs, path: &Path, content: &[u8]) -> std::io::Result<Arc<dyn Fi
     f.write_all(content)?;
     drop(f);
     fs.open(path)
+}
+
+/// The number in a segment's name; earlier versions put no tag there.
+fn number(name: &str) -> Option<u64> {
+    let stem = name.strip_suffix(".pages")?;
+    stem.split_once('-').map_or(stem, |(number, _)| number).parse().ok()
 }
 
 /// Page number, key length and page length of a record.
@@ -269,6 +285,44 @@ mod tests {
         fill(&mut c, &key, 400..500);
         assert_eq!(c.get(&key, 499).unwrap()[0], 499u64 as u8);
         assert!(open(&fs, 8 << 20).size_bytes() <= 8 << 20, "a smaller bound holds at once");
+    }
+
+    #[test]
+    fn one_who_was_closed_and_writes_its_last_pages_meets_no_file_of_the_next() {
+        let fs = SimFs::new();
+        let (theirs, ours): (Arc<str>, Arc<str>) = ("theirs".into(), "ours".into());
+        let mut old = open(&fs, 64 << 20);
+        fill(&mut old, &theirs, 0..70);
+        let mut new = open(&fs, 64 << 20);
+        fill(&mut old, &theirs, 70..100);
+        fill(&mut new, &ours, 0..70);
+        let before = fs.files();
+        drop(old);
+        let after = fs.files();
+        assert!(before.iter().all(|f| after.contains(f)) && after.len() == before.len() + 1, "{before:?}, {after:?}");
+        drop(new);
+        // Both had given the same number.
+        let mut c = open(&fs, 64 << 20);
+        for p in 0..100 {
+            assert_eq!(c.get(&theirs, p).unwrap(), vec![p as u8; PAGE], "{p}");
+            assert_eq!(c.get(&ours, p).is_some(), p < 70, "{p}");
+        }
+        fill(&mut c, &ours, 100..300);
+        assert!((0..70).all(|p| c.get(&ours, p).is_some()));
+    }
+
+    #[test]
+    fn segments_of_earlier_versions_are_read() {
+        let fs = SimFs::new();
+        let key: Arc<str> = "k".into();
+        let mut c = open(&fs, 64 << 20);
+        fill(&mut c, &key, 0..70);
+        drop(c);
+        for (n, (path, _)) in fs.files().into_iter().enumerate() {
+            fs.rename(&path, Path::new(&format!("/c/{:08}.pages", n + 7))).unwrap();
+        }
+        let mut c = open(&fs, 64 << 20);
+        assert!((0..70).all(|p| c.get(&key, p).is_some()));
     }
 
     #[test]

@@ -334,8 +334,10 @@ impl MetricStore {
         held - f.left_bytes
     }
 
-    /// Makes all acknowledged data durable and ends the log. Further appends fail.
+    /// Makes all acknowledged data durable and ends the log. Further appends fail. Waits for a flush under way, which would else
+    /// leave blocks that nobody names, but never for the bucket.
     pub fn close(&self) -> Result<()> {
+        let _no_flush = self.0.flushing.lock();
         if self.0.closed.swap(true, Ordering::AcqRel) {
             return Ok(());
         }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::block::{self, BlockMeta};
 use super::deletes::Delete;
-use super::manifest::Obsolete;
+use super::manifest::{Manifest, Obsolete};
 use super::mend::is_damage;
 use super::store::{MetricStore, Work};
 use super::version::{BlockEntry, Place};
@@ -251,7 +251,7 @@ impl MetricStore {
                 return Ok(());
             }
             // From here on only the bucket has them: a start while it is down must know of them all the same.
-            self.remember_bucket(work)?;
+            self.remember_bucket(work, &manifest)?;
             self.save(&mut manifest, next)?;
         }
         let old: Vec<Arc<BlockEntry>> = self.version().blocks.iter().filter(|b| dropped.contains(&b.meta.ulid)).cloned().collect();
@@ -366,7 +366,7 @@ impl MetricStore {
                 Some(s) if self.0.options.clock.past_ms().saturating_sub(s.saturating_mul(1000)) >= self.0.options.delete_delay_ms => {
                     // Forgotten first: a start while the bucket is down must not look for what is gone.
                     work.bucket_blocks.retain(|b| b.ulid != o.ulid);
-                    self.remember_bucket(work)?;
+                    self.remember_bucket(work, &self.0.manifest.lock())?;
                     self.remove_from_bucket(&**bucket, &prefix, &o.ulid)?;
                     let mut manifest = self.0.manifest.lock();
                     let mut next = manifest.clone();
@@ -394,8 +394,9 @@ impl MetricStore {
         self.0.options.dir.join("metrics").join("bucket-blocks.json")
     }
 
-    /// Keeps the list of the bucket's blocks for a start while the bucket is down; the bucket itself is the truth.
-    fn remember_bucket(&self, work: &Work) -> Result<()> {
+    /// Keeps the list of the bucket's blocks for a start while the bucket is down; the bucket itself is the truth. A close waits
+    /// for it: what comes later would be written over the list of the folder's next owner.
+    fn remember_bucket(&self, work: &Work, _manifest: &Manifest) -> Result<()> {
         self.check_open()?;
         let path = self.known_path();
         let json = sealed::to_json(&Known { blocks: work.bucket_blocks.clone() })?;
@@ -420,7 +421,7 @@ impl MetricStore {
                 work.listed = true;
                 if changed
                     && !self.0.options.read_only
-                    && let Err(e) = self.remember_bucket(work)
+                    && let Err(e) = self.remember_bucket(work, &self.0.manifest.lock())
                 {
                     tracing::warn!(error = %e, "the list of the bucket's blocks could not be kept");
                 }

@@ -1,7 +1,8 @@
 //! Where finished chunks lie: first on the heap, then in mapped files that the kernel may drop and read again.
 //!
 //! Spill files are scratch: the WAL holds the same samples until a flush, so they are never synced, and what a former
-//! process left is removed at start.
+//! owner left is removed at start. Each owner has a folder of its own: one that was closed may be at a spill all the same, and
+//! files that are mapped must never be written over.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -71,13 +72,23 @@ pub struct Spill {
 }
 
 impl Spill {
-    /// Empties the folder and makes it anew.
+    /// Makes a folder in `dir` whose number none before it has had, and removes those of former owners: what they still write
+    /// fails.
     pub fn open(fs: Arc<dyn Fs>, dir: &Path) -> Result<Self> {
-        if fs.exists(dir) {
-            fs.remove_dir_all(dir).map_err(|e| Error::io("removing old head chunk files", dir, e))?;
+        let old = match fs.read_dir(dir) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            listed => listed.map_err(|e| Error::io("listing old head chunk files", dir, e))?,
+        };
+        let last = old.iter().filter(|e| e.is_dir).filter_map(|e| e.name().parse::<u64>().ok()).max().unwrap_or(0);
+        let own = dir.join(format!("{:08}", last.saturating_add(1)));
+        fs.create_dir_all(&own).map_err(|e| Error::io("creating the head chunk folder", &own, e))?;
+        for e in old {
+            let removed = if e.is_dir { fs.remove_dir_all(&e.path) } else { fs.remove_file(&e.path) };
+            if let Err(why) = removed {
+                tracing::warn!(error = %why, path = %e.path.display(), "old head chunk files could not be removed; the next start will");
+            }
         }
-        fs.create_dir_all(dir).map_err(|e| Error::io("creating the head chunk folder", dir, e))?;
-        Ok(Spill { fs, dir: dir.to_owned(), files: RwLock::default(), next: AtomicU32::new(1), bytes: AtomicU64::new(0) })
+        Ok(Spill { fs, dir: own, files: RwLock::default(), next: AtomicU32::new(1), bytes: AtomicU64::new(0) })
     }
 
     /// Writes chunks into a new file; gives its number and their offsets.
@@ -132,6 +143,29 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use strandline_wal::fs::{FaultKind, SimFs};
+
+    #[test]
+    fn one_who_was_closed_and_spills_on_meets_no_file_of_the_next() {
+        // A real disk: there a file needs its folder.
+        let fs: Arc<dyn Fs> = Arc::new(strandline_wal::fs::RealFs::default());
+        let dir = std::env::temp_dir().join(format!("strandline-spill-{}", std::process::id()));
+        let open = || Spill::open(fs.clone(), &dir).unwrap();
+        // As earlier versions had it.
+        fs.create_dir_all(&dir).unwrap();
+        fs.create(&dir.join("00000001.chunks")).unwrap();
+        let mut owners = vec![open()];
+        owners[0].write(&[b"first"]).unwrap();
+        for _ in 0..3 {
+            let new = open();
+            let (number, _) = new.write(&[b"abc"]).unwrap();
+            let file = new.file(number).unwrap();
+            // Numbers that the new one has given out already, or will.
+            owners.iter().for_each(|o| (0..3).for_each(|_| assert!(o.write(&[b"late"]).is_err())));
+            assert_eq!((&file.read_at(0, 3).unwrap()[..], fs.read_dir(&dir).unwrap().len()), (&b"abc"[..], 1));
+            owners.push(new);
+        }
+        fs.remove_dir_all(&dir).unwrap();
+    }
 
     #[test]
     fn nothing_stays_of_a_file_that_a_full_disk_cut_short() {
