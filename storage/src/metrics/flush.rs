@@ -149,7 +149,7 @@ impl MetricStore {
     fn publish(&self, cut: &Cut, written: Vec<Flushed>) -> Result<()> {
         let mut manifest = self.0.manifest.lock();
         let mut next = manifest.clone();
-        next.blocks.extend(written.iter().map(|b| LocalBlock { ulid: b.meta.ulid.clone(), uploaded_ms: None }));
+        next.blocks.extend(written.iter().map(|b| LocalBlock::new(&b.meta)));
         next.wal_floor = cut.wal_segment;
         next.next_series_id = self.0.head.next_series_id();
         self.save(&mut manifest, next)?;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use strandline_wal::fs::Fs;
 
+use super::block::BlockMeta;
 use crate::error::{Error, Result};
 use crate::sealed;
 
@@ -20,6 +21,17 @@ pub struct LocalBlock {
     /// In the bucket too, since when.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uploaded_ms: Option<i64>,
+    /// The deletes that its description names, in case that is damaged: nothing else of the block tells.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deletes_applied: Vec<String>,
+}
+
+impl LocalBlock {
+    /// A block that has just been written.
+    pub fn new(meta: &BlockMeta) -> Self {
+        let deletes_applied = meta.strandline.as_ref().map(|s| s.deletes_applied.clone()).unwrap_or_default();
+        LocalBlock { ulid: meta.ulid.clone(), uploaded_ms: None, deletes_applied }
+    }
 }
 
 /// A block that compaction has replaced and that must still be marked and removed in the bucket.

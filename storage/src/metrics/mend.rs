@@ -1,11 +1,15 @@
 //! Blocks whose description is damaged: it is made anew from the index and the chunks, which have checksums of their own.
-//! What only the description knew is lost without harm: deletes are applied once more, and a block without a writer is
-//! tended by whoever holds the tenant's lease.
+//! A block without a writer is tended by whoever holds the tenant's lease.
+//!
+//! Which deletes a block has behind it nothing in the block tells. Of a local one the manifest knows, of one in the bucket the
+//! list of its blocks that is kept here. Where neither does (a new machine), all deletes of its time are applied to it: what
+//! was deleted must not come back, and that costs what was sent after a delete for the time that had been deleted.
 
 use std::path::Path;
 
 use super::block::{self, Block, BlockMeta};
 use super::deletes::Delete;
+use super::manifest::Manifest;
 use super::remote::Opener;
 use super::store::MetricStore;
 use super::version::Place;
@@ -23,7 +27,9 @@ impl MetricStore {
             Err(e) if is_damage(&e) => {
                 let why = e.at(&path);
                 let mut meta = self.described(ulid, Place::Local(dir), &why)?;
-                meta.strandline = Some(block::StrandlineMeta { writer: self.0.writer.clone(), ..Default::default() });
+                let named = Manifest::load(fs, &self.0.options.dir.join("metrics"))?.blocks.into_iter().find(|b| b.ulid == ulid);
+                let deletes_applied = named.map(|b| b.deletes_applied).unwrap_or_default();
+                meta.strandline = Some(block::StrandlineMeta { writer: self.0.writer.clone(), deletes_applied, ..Default::default() });
                 fs.write_atomic(&path, &meta.to_json()).map_err(|e| Error::io("mending meta.json", &path, e))?;
                 Ok(meta)
             }
@@ -38,7 +44,13 @@ impl MetricStore {
             Err(e) if is_damage(&e) => {
                 let why = e.at(format!("{prefix}/{}", block::META));
                 let key = format!("{prefix}/{}", block::META);
-                let meta = self.described(ulid, Place::Bucket(prefix), &why)?;
+                let meta = match self.remembered().into_iter().flatten().find(|m| m.ulid == ulid) {
+                    Some(meta) => {
+                        tracing::error!(block = ulid, error = %why, "a block's description is damaged; it is written anew as it is remembered here");
+                        meta
+                    }
+                    None => self.described(ulid, Place::Bucket(prefix), &why)?,
+                };
                 if let Some(b) = self.0.options.bucket.as_ref().filter(|_| !self.0.options.read_only)
                     && let Err(e) = b.put(&key, meta.to_json().into())
                 {

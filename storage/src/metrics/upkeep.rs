@@ -403,6 +403,12 @@ impl MetricStore {
         self.0.options.fs.write_atomic(&path, &json).map_err(|e| Error::io("keeping the list of the bucket's blocks", &path, e))
     }
 
+    /// The bucket's blocks as they were kept last; none if they never were.
+    pub(super) fn remembered(&self) -> Option<Vec<BlockMeta>> {
+        let json = self.0.options.fs.read(&self.known_path()).ok()?;
+        sealed::from_json::<Known>(&json).ok().map(|k| k.blocks)
+    }
+
     /// Lists the bucket. If it can't be reached, what was known last stands in; a store that never saw its bucket
     /// says so in every query.
     pub(super) fn sync_bucket(&self, work: &mut Work) -> Result<()> {
@@ -429,10 +435,9 @@ impl MetricStore {
             }
             Err(e) => {
                 if !work.listed
-                    && let Ok(json) = self.0.options.fs.read(&self.known_path())
-                    && let Ok(known) = sealed::from_json::<Known>(&json)
+                    && let Some(blocks) = self.remembered()
                 {
-                    work.bucket_blocks = known.blocks;
+                    work.bucket_blocks = blocks;
                     work.listed = true;
                 }
                 Err(e)

@@ -179,7 +179,7 @@ impl MetricStore {
             }
         }
         if let Some(m) = written {
-            next.blocks.push(LocalBlock { ulid: m.ulid, uploaded_ms: None });
+            next.blocks.push(LocalBlock::new(&m));
         }
         self.save(&mut manifest, next)
     }
