@@ -112,7 +112,6 @@ struct World {
     now: i64,
     store: MetricStore,
     model: BTreeMap<Labels, Samples>,
-    deletes: Vec<(Labels, TimeRange)>,
 }
 
 fn open(fs: &Arc<dyn Fs>, clock: &ManualClock) -> MetricStore {
@@ -126,7 +125,7 @@ fn open(fs: &Arc<dyn Fs>, clock: &ManualClock) -> MetricStore {
 impl World {
     fn new() -> Self {
         let (fs, clock): (Arc<dyn Fs>, _) = (Arc::new(SimFs::new()), ManualClock::new(T0));
-        World { store: open(&fs, &clock), fs, clock, now: T0, model: BTreeMap::new(), deletes: Vec::new() }
+        World { store: open(&fs, &clock), fs, clock, now: T0, model: BTreeMap::new() }
     }
 
     fn append(&mut self, series: u8, t: i64, v: Value) {
@@ -176,7 +175,9 @@ impl World {
                 }
                 let range = TimeRange::new(min_ms, max_ms);
                 self.store.delete(range, l.iter().map(|(n, v)| Matcher::equal(n, v)).collect()).unwrap();
-                self.deletes.push((l, range));
+                // What comes later for that time stays.
+                let covered = self.model.iter_mut().filter(|(of, _)| l.iter().all(|(n, v)| of.value(n) == v));
+                covered.for_each(|(_, s)| s.retain(|t, _| !range.contains(*t)));
             }
             Op::Compact => drop(self.store.compact(10).unwrap()),
             Op::Restart => {
@@ -188,9 +189,8 @@ impl World {
 
     /// What is to be seen of a series.
     fn expected(&self, l: &Labels, range: TimeRange) -> Vec<(i64, (u8, u64))> {
-        let hidden = |t: i64| self.deletes.iter().any(|(of, r)| r.contains(t) && of.iter().all(|(n, v)| l.value(n) == v));
         let all = self.model.get(l).into_iter().flatten();
-        all.filter(|(t, _)| range.contains(**t) && !hidden(**t)).map(|(t, v)| (*t, *v)).collect()
+        all.filter(|(t, _)| range.contains(**t)).map(|(t, v)| (*t, *v)).collect()
     }
 
     /// Reads all series over `selected` and, in it, over `range`, the short ways before the long one.
