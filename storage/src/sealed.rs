@@ -101,6 +101,17 @@ pub(crate) fn load<T: DeserializeOwned>(fs: &Arc<dyn Fs>, path: &Path) -> Result
     }
 }
 
+/// Removes what [`save`] wrote. A crash in between may leave one of the two, and so all of it.
+pub(crate) fn remove(fs: &Arc<dyn Fs>, path: &Path) -> Result<()> {
+    for p in [path, &copy_of(path)] {
+        match fs.remove_file(p) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("removing", p, e)),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// Moves a folder, as far as it is there, into another that is made if need be.
 pub(crate) fn put_aside(fs: &Arc<dyn Fs>, folder: &Path, into: &Path) -> Result<()> {
     let Some(name) = folder.file_name().filter(|_| fs.exists(folder)) else { return Ok(()) };

@@ -5,10 +5,17 @@
 //!
 //! One object a request, so that every node of the bucket sees it, and one local file, so that it counts before
 //! the bucket has it.
+//!
+//! A delete is forgotten once retention has passed all that it concerns. That its blocks here are rewritten is not enough: a node
+//! that is away, or a backup, may hold others that know nothing of it. Without retention it is kept for as long as the data.
 
 use serde::{Deserialize, Serialize};
 
+use std::sync::Arc;
+
 use super::block::BlockMeta;
+use super::store::{MetricStore, Work};
+use super::version::Version;
 use crate::error::{Error, Result};
 use crate::model::{Labels, MatchOp, Matcher, TimeRange};
 
@@ -86,5 +93,47 @@ impl Delete {
     /// Whether it covers a series.
     pub fn covers(&self, labels: &Labels) -> bool {
         self.matchers.iter().all(|m| m.matches(labels.value(&m.name)))
+    }
+}
+
+impl MetricStore {
+    /// Whether retention has passed all that a delete concerns, wherever it lies: of the blocks that hold a part of its range none
+    /// reaches further beyond it than blocks are wide.
+    fn is_past(&self, d: &Delete) -> bool {
+        let o = &self.0.options;
+        let after_ms = o.retention_ms.saturating_add(o.max_block_range_ms);
+        o.retention_ms > 0 && d.spec.max_ms.saturating_add(after_ms) < o.clock.past_ms()
+    }
+
+    /// Forgets the deletes that are past, here and in the bucket; not while a block is there, or may be, that one still concerns.
+    pub(super) fn forget_deletes(&self, work: &mut Work) -> Result<()> {
+        let v = self.version();
+        let concerned = |d: &Delete| v.incomplete.is_some() || v.blocks.iter().any(|b| d.concerns(&b.meta));
+        let past: Vec<String> = v.deletes.iter().filter(|d| self.is_past(d) && !concerned(d)).map(|d| d.spec.ulid.clone()).collect();
+        if past.is_empty() {
+            return Ok(());
+        }
+        self.check_open()?;
+        for ulid in &past {
+            if let Some(b) = &self.0.options.bucket {
+                b.delete(&self.delete_key(ulid))?;
+            }
+            // A node whose retention is longer puts it there again; it is not taken on once more.
+            work.forgotten.insert(ulid.clone());
+        }
+        let _manifest = self.0.manifest.lock();
+        self.check_open()?;
+        for ulid in &past {
+            crate::sealed::remove(&self.0.options.fs, &self.deletes_dir().join(format!("{ulid}.json")))?;
+        }
+        let mut current = self.0.version.write();
+        let deletes = current.deletes.iter().filter(|d| !past.contains(&d.spec.ulid)).cloned().collect();
+        *current = Arc::new(Version { deletes, ..(**current).clone() });
+        Ok(())
+    }
+
+    /// A delete's object in the bucket.
+    pub(super) fn delete_key(&self, ulid: &str) -> String {
+        format!("deletes/{}/{ulid}.json", self.0.options.tenant)
     }
 }

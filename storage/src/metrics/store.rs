@@ -82,6 +82,8 @@ pub(super) struct Work {
     pub marks: std::collections::HashMap<String, String>,
     /// Blocks of the bucket that their writers are to remove, with their names.
     pub unwanted: Vec<(String, String)>,
+    /// Deletes that are past and were forgotten: names that the bucket may show once more.
+    pub forgotten: std::collections::HashSet<String>,
     /// Blocks of the bucket that nothing is known of, since they are damaged, with what is wrong.
     pub unknown: Vec<String>,
     /// Blocks that compaction could not read: left as they are, so that the others' turn comes.

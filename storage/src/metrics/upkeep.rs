@@ -1,5 +1,6 @@
 //! What is done from time to time: spill, flush, compact, upload, retain, look at the bucket.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -67,7 +68,10 @@ impl MetricStore {
             self.tend_lease(&mut work);
             merged = self.compact_once(&mut work, self.settle_ms()).map(|_| ());
         }
-        let retained = self.apply_retention(&mut work).map(|_| ());
+        let mut retained = self.apply_retention(&mut work).map(|_| ());
+        if self.0.options.bucket.is_none() {
+            retained = retained.and(self.forget_deletes(&mut work));
+        }
         self.tend_bucket(&mut work);
         merged.and(retained)
     }
@@ -109,6 +113,7 @@ impl MetricStore {
         }
         let mut done = self.upload_deletes().and_then(|()| self.upload_pending(work));
         done = done.and_then(|()| self.adopt_unwanted(work)).and_then(|()| self.tend_obsolete(work));
+        done = done.and_then(|()| self.forget_deletes(work));
         let since_ms = now_ms.saturating_sub(work.last_sync_ms);
         if done.is_ok() && (!work.listed || !(0..self.0.options.sync_interval_ms).contains(&since_ms)) {
             done = self.sync_bucket(work);
@@ -518,7 +523,7 @@ impl MetricStore {
             }
         }
         work.half = half;
-        self.fetch_deletes(bucket)?;
+        self.fetch_deletes(bucket, &work.forgotten)?;
         Ok((out, unknown))
     }
 
@@ -529,8 +534,7 @@ impl MetricStore {
             if self.0.deletes_in_bucket.lock().contains(&d.spec.ulid) {
                 continue;
             }
-            let key = format!("deletes/{}/{}.json", self.0.options.tenant, d.spec.ulid);
-            bucket.put_if_absent(&key, d.to_json().into())?;
+            bucket.put_if_absent(&self.delete_key(&d.spec.ulid), d.to_json().into())?;
             self.0.deletes_in_bucket.lock().insert(d.spec.ulid.clone());
         }
         Ok(())
@@ -538,14 +542,14 @@ impl MetricStore {
 
     /// Deletes that were made elsewhere. They are kept here too: a start while the bucket is away must not show again what
     /// they hide.
-    fn fetch_deletes(&self, bucket: &dyn Bucket) -> Result<()> {
+    fn fetch_deletes(&self, bucket: &dyn Bucket, forgotten: &HashSet<String>) -> Result<()> {
         let mut fresh = Vec::new();
         let known = self.version();
         let mut there = std::collections::HashSet::new();
         for o in bucket.list(&format!("deletes/{}/", self.0.options.tenant))? {
             let name = o.key.rsplit('/').next().unwrap_or("").trim_end_matches(".json");
             there.insert(name.to_owned());
-            if known.deletes.iter().any(|d| d.spec.ulid == name) {
+            if forgotten.contains(name) || known.deletes.iter().any(|d| d.spec.ulid == name) {
                 continue;
             }
             match Delete::parse(&bucket.get(&o.key)?) {
