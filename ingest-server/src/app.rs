@@ -13,6 +13,7 @@ use crate::config::{Config, DropRule};
 use crate::connections::{Bounds, Connections};
 use crate::counters::Counters;
 use crate::drop_rules::{self, Rule};
+use crate::health::Health;
 use crate::limits::Limits;
 use crate::otlp::Translation;
 use crate::otlp::names::Strategy;
@@ -53,6 +54,8 @@ pub struct App {
     pub bad_disk: Mutex<Option<String>>,
     /// Replay is done.
     pub ready: AtomicBool,
+    /// The same for those who ask by gRPC.
+    pub health: Health,
     /// How far replay is.
     pub replay: Mutex<ReplayProgress>,
     /// A log of OTLP logs refused was written once.
@@ -129,6 +132,7 @@ impl App {
             disk_short: AtomicBool::new(false),
             bad_disk: Mutex::default(),
             ready: AtomicBool::new(false),
+            health: Health::default(),
             replay: Mutex::default(),
             logs_warned: AtomicBool::new(false),
             targets: RwLock::default(),

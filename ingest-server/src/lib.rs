@@ -14,6 +14,7 @@ mod connections;
 mod counters;
 mod drop_rules;
 mod gate;
+mod health;
 mod http_client;
 mod landing;
 mod limits;

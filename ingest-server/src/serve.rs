@@ -34,9 +34,9 @@ pub fn main_router(app: &Arc<App>) -> Router {
     crate::landing::with_landing(all, app)
 }
 
-/// OTLP by both transports: an SDK that is pointed at the other one's port is served all the same.
+/// OTLP by both transports, and health for probes that speak gRPC: an SDK that is pointed at the other one's port is served all the same.
 fn otlp_router(app: &Arc<App>) -> Router {
-    otlp::http::router(app.clone()).merge(otlp::grpc::router(app.clone()))
+    otlp::http::router(app.clone()).merge(otlp::grpc::router(app.clone())).merge(app.health.router())
 }
 
 struct Port {
@@ -88,6 +88,7 @@ async fn serve(config: Config) -> Result<(), String> {
         },
     ];
     let tls = tls_config(&app.config).await?;
+    app.health.tell(false).await;
     let connections = app.connections.clone();
     let mut lines = Vec::new();
     for l in ports.into_iter().filter(|l| !l.address.is_empty()) {
@@ -98,6 +99,7 @@ async fn serve(config: Config) -> Result<(), String> {
     }
     announce(&app, &lines);
     open_engine(app.clone()).await?;
+    app.health.tell(true).await;
     let scrapers = crate::scrape::start(&app);
     let watch = tokio::spawn(crate::memory::watch(app.clone()));
     let idle = app.clone();
@@ -111,6 +113,7 @@ async fn serve(config: Config) -> Result<(), String> {
     let visits = tokio::spawn(visit_tenants(app.clone()));
     wait_for_signal(&app).await;
     tracing::info!("stopping");
+    app.health.tell(false).await;
     watch.abort();
     tidy.abort();
     visits.abort();
