@@ -188,6 +188,9 @@ fn exemplar_of(s: &str) -> Option<Exemplar> {
 
 /// `{a="b", "quoted.name"="c", "metric.name"}`: pairs and how many bytes they took.
 fn label_pairs(s: &str) -> Option<(Vec<(String, String)>, usize)> {
+    if !s.starts_with('{') {
+        return None;
+    }
     let mut out = Vec::new();
     let mut at = 1;
     loop {
