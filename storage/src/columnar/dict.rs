@@ -2,7 +2,6 @@
 
 use std::hash::BuildHasher;
 
-use bytes::Bytes;
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 
@@ -29,9 +28,15 @@ impl Dict {
     pub fn text_bytes(&self) -> usize {
         self.arena.len()
     }
-    /// Bytes held.
+    /// Bytes in use; as many again may be kept for later.
     pub fn size_bytes(&self) -> usize {
-        self.arena.capacity() + self.ends.capacity() * 4 + self.table.capacity() * 5
+        self.arena.len() + self.ends.len() * 4 + self.table.len() * 5
+    }
+    /// Forgets the strings, keeps the memory.
+    pub fn clear(&mut self) {
+        self.table.clear();
+        self.ends.clear();
+        self.arena.clear();
     }
     fn range(ends: &[u32], id: u32) -> std::ops::Range<usize> {
         let i = id as usize;
@@ -56,10 +61,40 @@ impl Dict {
         table.insert_unique(hash, id, |id| HASHER.hash_one(&arena[Self::range(ends, *id)]));
         id
     }
-    /// All strings, sharing one allocation.
-    pub fn into_values(self) -> Vec<Bytes> {
-        let arena = Bytes::from(self.arena);
-        (0..self.ends.len() as u32).map(|id| arena.slice(Self::range(&self.ends, id))).collect()
+    /// All strings, in the order of their ids.
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        (0..self.ends.len() as u32).map(|id| self.get(id))
+    }
+    /// All strings, one after the other.
+    pub fn into_text(self) -> Vec<u8> {
+        self.arena
+    }
+}
+
+/// Strings, of which many are alike.
+#[derive(Default)]
+pub struct Texts {
+    /// The distinct ones.
+    pub dict: Dict,
+    /// Which each is.
+    pub ids: Vec<u32>,
+}
+
+impl Texts {
+    /// Adds one.
+    #[inline]
+    pub fn push(&mut self, s: &[u8]) {
+        let id = self.dict.intern(s);
+        self.ids.push(id);
+    }
+    /// Bytes in use.
+    pub fn size_bytes(&self) -> usize {
+        self.dict.size_bytes() + self.ids.len() * 4
+    }
+    /// Forgets them, keeps the memory.
+    pub fn clear(&mut self) {
+        self.dict.clear();
+        self.ids.clear();
     }
 }
 
@@ -73,6 +108,9 @@ mod tests {
         let ids: Vec<u32> = ["a", "", "b", "a", ""].iter().map(|s| d.intern(s.as_bytes())).collect();
         assert_eq!(ids, [0, 1, 2, 0, 1]);
         assert_eq!(d.get(2), b"b");
-        assert_eq!(d.into_values(), ["a", "", "b"]);
+        assert_eq!(d.iter().collect::<Vec<_>>(), [&b"a"[..], b"", b"b"]);
+        d.clear();
+        assert_eq!((d.intern(b"b"), d.len(), d.size_bytes()), (0, 1, 1 + 4 + 5));
+        assert_eq!(d.into_text(), b"b");
     }
 }

@@ -16,6 +16,7 @@ use parquet::file::statistics::Statistics;
 use parquet::file::writer::{SerializedPageWriter, TrackedWrite};
 use parquet::schema::types::ColumnDescPtr;
 
+use super::dict::Dict;
 use crate::codec::put_uvarint;
 
 type Result<T> = std::result::Result<T, ParquetError>;
@@ -293,14 +294,13 @@ pub fn column(
 }
 
 /// A dictionary page of texts, and the extremes of the column unless they are long.
-pub fn texts(distinct: &[Bytes], nulls: u64) -> (Vec<u8>, Statistics) {
-    let mut plain = Vec::with_capacity(distinct.iter().map(|d| d.len() + 4).sum());
-    for d in distinct {
+pub fn texts(distinct: &Dict, nulls: u64) -> (Vec<u8>, Statistics) {
+    let mut plain = Vec::with_capacity(distinct.text_bytes() + 4 * distinct.len());
+    for d in distinct.iter() {
         plain.extend_from_slice(&(d.len() as u32).to_le_bytes());
         plain.extend_from_slice(d);
     }
-    // Copied: a slice would keep the whole dictionary until the file ends.
-    let extreme = |v: Option<&Bytes>| v.filter(|v| v.len() <= MAX_STATISTIC_BYTES).map(|v| ByteArray::from(v.to_vec()));
+    let extreme = |v: Option<&[u8]>| v.filter(|v| v.len() <= MAX_STATISTIC_BYTES).map(|v| ByteArray::from(v.to_vec()));
     let statistics = Statistics::byte_array(extreme(distinct.iter().min()), extreme(distinct.iter().max()), None, Some(nulls), false);
     (plain, statistics)
 }

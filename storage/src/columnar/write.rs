@@ -11,56 +11,42 @@ use parquet::file::statistics::Statistics;
 use parquet::file::writer::SerializedRowGroupWriter;
 use parquet::schema::types::ColumnDescPtr;
 
-use super::dict::Dict;
+use super::dict::{Dict, Texts};
 use super::encode::{self, About, Body, FREE_DICTIONARY_BYTES, MAX_DICTIONARY_BYTES, PageCompressor};
 
 /// The present values of a column, in order.
-pub enum Values {
-    /// Text or bytes, as ids of distinct ones.
-    Bytes(Dict, Vec<u32>),
+#[derive(Clone, Copy)]
+pub enum Values<'a> {
+    /// Text or bytes.
+    Texts(&'a Texts),
     /// 64-bit integers.
-    I64(Vec<i64>),
+    I64(&'a [i64]),
     /// 64-bit integers whose bytes are split into streams: each its own, and near its neighbours.
-    Split(Vec<i64>),
+    Split(&'a [i64]),
     /// 32-bit integers.
-    I32(Vec<i32>),
+    I32(&'a [i32]),
     /// Doubles.
-    F64(Vec<f64>),
+    F64(&'a [f64]),
     /// Truth values.
-    Bool(Vec<bool>),
+    Bool(&'a [bool]),
     /// Ids of a fixed length, one after the other, that recur.
-    Ids(Vec<u8>, usize),
+    Ids(&'a [u8], usize),
     /// Ids of a fixed length, rising, with a filter that tells which are not there.
-    Sorted(Vec<u8>, usize),
+    Sorted(&'a [u8], usize),
     /// Ids of a fixed length, each its own.
-    Noise(Vec<u8>, usize),
+    Noise(&'a [u8], usize),
 }
 
-impl Values {
-    /// No text yet.
-    pub fn bytes() -> Self {
-        Values::Bytes(Dict::default(), Vec::new())
-    }
+impl Values<'_> {
     /// Number of values.
     fn len(&self) -> usize {
         match self {
-            Values::Bytes(_, ids) => ids.len(),
+            Values::Texts(t) => t.ids.len(),
             Values::I64(v) | Values::Split(v) => v.len(),
             Values::I32(v) => v.len(),
             Values::F64(v) => v.len(),
             Values::Bool(v) => v.len(),
             Values::Ids(v, width) | Values::Sorted(v, width) | Values::Noise(v, width) => v.len() / width,
-        }
-    }
-    /// Bytes held in memory.
-    pub fn size_bytes(&self) -> usize {
-        match self {
-            Values::Bytes(d, i) => d.size_bytes() + i.capacity() * 4,
-            Values::I64(v) | Values::Split(v) => v.capacity() * 8,
-            Values::I32(v) => v.capacity() * 4,
-            Values::F64(v) => v.capacity() * 8,
-            Values::Bool(v) => v.capacity(),
-            Values::Ids(v, _) | Values::Sorted(v, _) | Values::Noise(v, _) => v.capacity(),
         }
     }
 }
@@ -95,7 +81,7 @@ impl Scratch {
 pub fn write_column<W: Write + Send>(
     group: &mut SerializedRowGroupWriter<'_, W>,
     descr: &ColumnDescPtr,
-    values: Values,
+    values: Values<'_>,
     levels: &Levels<'_>,
     scratch: &mut Scratch,
 ) -> Result<(), ParquetError> {
@@ -122,20 +108,19 @@ pub fn write_column<W: Write + Send>(
     };
     let with = |statistics| About { statistics: Some(statistics), bloom: None };
     match values {
-        Values::Bytes(dict, ids) if is_worth_it(&dict, ids.len()) => {
-            let distinct = dict.into_values();
-            let (plain, statistics) = encode::texts(&distinct, nulls(ids.len()));
-            own(Body::Dictionary { plain, distinct: distinct.len(), ids: &ids }, with(statistics))
+        Values::Texts(Texts { dict, ids }) if is_worth_it(dict, ids.len()) => {
+            let (plain, statistics) = encode::texts(dict, nulls(ids.len()));
+            own(Body::Dictionary { plain, distinct: dict.len(), ids }, with(statistics))
         }
         Values::I32(v) => {
-            let (distinct, ids) = encode::number(&v);
+            let (distinct, ids) = encode::number(v);
             let (min, max) = (distinct.iter().min().copied(), distinct.iter().max().copied());
             let plain = distinct.iter().flat_map(|v| v.to_le_bytes()).collect();
             let statistics = Statistics::int32(min, max, None, Some(nulls(ids.len())), false);
             own(Body::Dictionary { plain, distinct: distinct.len(), ids: &ids }, with(statistics))
         }
         Values::I64(v) if v.len() <= MAX_DICTIONARY_BYTES / 8 => {
-            let (distinct, ids) = encode::number(&v);
+            let (distinct, ids) = encode::number(v);
             let (min, max) = (distinct.iter().min().copied(), distinct.iter().max().copied());
             let plain = distinct.iter().flat_map(|v| v.to_le_bytes()).collect();
             let statistics = Statistics::int64(min, max, None, Some(nulls(ids.len())), false);
@@ -144,9 +129,9 @@ pub fn write_column<W: Write + Send>(
         Values::Ids(v, width) => {
             let mut dict = Dict::default();
             let ids: Vec<u32> = v.chunks_exact(width).map(|id| dict.intern(id)).collect();
-            let distinct = dict.into_values();
-            let statistics = extremes(distinct.iter().min(), distinct.iter().max(), nulls(ids.len()));
-            own(Body::Dictionary { plain: distinct.concat(), distinct: distinct.len(), ids: &ids }, with(statistics))
+            let statistics = extremes(dict.iter().min(), dict.iter().max(), nulls(ids.len()));
+            let distinct = dict.len();
+            own(Body::Dictionary { plain: dict.into_text(), distinct, ids: &ids }, with(statistics))
         }
         Values::Sorted(v, width) => {
             let (mut plain, mut ids): (Vec<u8>, Vec<u32>) = (Vec::new(), Vec::with_capacity(v.len() / width));
@@ -158,13 +143,11 @@ pub fn write_column<W: Write + Send>(
             }
             let mut bloom = Sbbf::new_with_ndv_fpp(((plain.len() / width) as u64).max(MIN_FILTERED), FALSE_POSITIVES)?;
             plain.chunks_exact(width).for_each(|id| bloom.insert(id));
-            let bound = |id: Option<&[u8]>| id.map(Bytes::copy_from_slice);
-            let (min, max) = (bound(plain.chunks_exact(width).next()), bound(plain.chunks_exact(width).next_back()));
-            let statistics = Some(extremes(min.as_ref(), max.as_ref(), 0));
+            let statistics = Some(extremes(plain.chunks_exact(width).next(), plain.chunks_exact(width).next_back(), 0));
             let distinct = plain.len() / width;
             own(Body::Dictionary { plain, distinct, ids: &ids }, About { statistics, bloom: Some(bloom) })
         }
-        Values::Noise(v, width) => own(Body::Plain { bytes: &v, width }, About::default()),
+        Values::Noise(v, width) => own(Body::Plain { bytes: v, width }, About::default()),
         other => general(group, other, levels, max_def),
     }
 }
@@ -178,9 +161,8 @@ fn is_worth_it(dict: &Dict, texts: usize) -> bool {
 const MIN_FILTERED: u64 = 64;
 const FALSE_POSITIVES: f64 = 0.01;
 
-fn extremes(min: Option<&Bytes>, max: Option<&Bytes>, nulls: u64) -> Statistics {
-    // Copied: a slice would keep all ids until the file ends.
-    let id = |v: Option<&Bytes>| v.map(|v| FixedLenByteArray::from(ByteArray::from(v.to_vec())));
+fn extremes(min: Option<&[u8]>, max: Option<&[u8]>, nulls: u64) -> Statistics {
+    let id = |v: Option<&[u8]>| v.map(|v| FixedLenByteArray::from(ByteArray::from(v.to_vec())));
     Statistics::fixed_len_byte_array(id(min), id(max), None, Some(nulls), false)
 }
 
@@ -209,29 +191,40 @@ fn stretches(sizes: impl Iterator<Item = usize>, entries: usize, present: impl F
 /// Texts of which too many differ. The general writer minds a page's size only between calls, and some texts are large.
 fn texts(
     column: &mut ColumnWriterImpl<'_, ByteArrayType>,
-    dict: Dict,
-    ids: &[u32],
+    Texts { dict, ids }: &Texts,
     (def, rep): (&[i16], &[i16]),
     max_def: i16,
 ) -> Result<(), ParquetError> {
-    let distinct: Vec<ByteArray> = dict.into_values().into_iter().map(ByteArray::from).collect();
     // Every distinct value occurs: the extremes of all are those of the distinct ones, which are fewer.
-    let (min, max) = (distinct.iter().min_by(|a, b| a.data().cmp(b.data())), distinct.iter().max_by(|a, b| a.data().cmp(b.data())));
-    let sizes = ids.iter().map(|i| distinct[*i as usize].len());
+    let owned = |v: Option<&[u8]>| v.map(|v| ByteArray::from(v.to_vec()));
+    let (min, max) = (owned(dict.iter().min()), owned(dict.iter().max()));
+    let sizes = ids.iter().map(|i| dict.get(*i).len());
     let entries = if def.is_empty() { ids.len() } else { def.len() };
     let (mut entry, mut text) = (0, 0);
     for (entries, texts) in stretches(sizes, entries, |e| def.get(e).is_none_or(|d| *d == max_def), rep) {
-        let values: Vec<ByteArray> = ids[text..texts].iter().map(|i| distinct[*i as usize].clone()).collect();
-        column.write_batch_with_statistics(&values, def.get(entry..entries), rep.get(entry..entries), min, max, None)?;
+        let values = run(dict, &ids[text..texts]);
+        column.write_batch_with_statistics(&values, def.get(entry..entries), rep.get(entry..entries), min.as_ref(), max.as_ref(), None)?;
         (entry, text) = (entries, texts);
     }
     Ok(())
 }
 
+/// Some texts, as the general writer takes them, in one allocation.
+fn run(dict: &Dict, ids: &[u32]) -> Vec<ByteArray> {
+    let all: Bytes = ids.iter().map(|i| dict.get(*i)).collect::<Vec<_>>().concat().into();
+    let mut at = 0;
+    let mut next = |i: &u32| {
+        let from = at;
+        at += dict.get(*i).len();
+        ByteArray::from(all.slice(from..at))
+    };
+    ids.iter().map(&mut next).collect()
+}
+
 /// By the general writer: what has too many distinct values for a dictionary, and what is encoded otherwise.
 fn general<W: Write + Send>(
     group: &mut SerializedRowGroupWriter<'_, W>,
-    values: Values,
+    values: Values<'_>,
     levels: (&[i16], &[i16]),
     max_def: i16,
 ) -> Result<(), ParquetError> {
@@ -239,15 +232,15 @@ fn general<W: Write + Send>(
     let mut column = group.next_column()?.ok_or_else(missing)?;
     let [def, rep] = [levels.0, levels.1].map(|l| (!l.is_empty()).then_some(l));
     match values {
-        Values::Bytes(dict, ids) => texts(column.typed::<ByteArrayType>(), dict, &ids, levels, max_def)?,
+        Values::Texts(t) => texts(column.typed::<ByteArrayType>(), t, levels, max_def)?,
         Values::I64(v) | Values::Split(v) => {
-            column.typed::<Int64Type>().write_batch(&v, def, rep)?;
+            column.typed::<Int64Type>().write_batch(v, def, rep)?;
         }
         Values::F64(v) => {
-            column.typed::<DoubleType>().write_batch(&v, def, rep)?;
+            column.typed::<DoubleType>().write_batch(v, def, rep)?;
         }
         Values::Bool(v) => {
-            column.typed::<BoolType>().write_batch(&v, def, rep)?;
+            column.typed::<BoolType>().write_batch(v, def, rep)?;
         }
         Values::I32(_) | Values::Ids(..) | Values::Sorted(..) | Values::Noise(..) => {
             return Err(ParquetError::General("a column that is written otherwise".into()));

@@ -8,30 +8,10 @@ use parquet::file::writer::SerializedFileWriter;
 use super::column::{Column, GroupWriter, List};
 use super::layout::{GROUPS, Group, Layout};
 use super::shred::{Names, VariantColumns, encode_attributes};
-use crate::columnar::dict::Dict;
+use crate::columnar::dict::Texts;
 use crate::columnar::write::{Scratch, Values};
 use crate::error::{Error, Result};
 use crate::traces::otlp::{Groups, RawSpan, RawValue, WireError, attributes, events, is_root, links};
-
-/// A column of text that every entry has.
-#[derive(Default)]
-struct Text {
-    dict: Dict,
-    ids: Vec<u32>,
-}
-
-impl Text {
-    fn push(&mut self, s: &[u8]) {
-        let id = self.dict.intern(s);
-        self.ids.push(id);
-    }
-    fn values(self) -> Values {
-        Values::Bytes(self.dict, self.ids)
-    }
-    fn size_bytes(&self) -> usize {
-        self.dict.size_bytes() + self.ids.capacity() * 4
-    }
-}
 
 /// What the spans of one resource and scope share, already numbered in the row group's dictionaries.
 #[derive(Clone, Copy)]
@@ -55,32 +35,32 @@ pub struct RowGroup {
     span_id: Vec<u8>,
     parent_at: Vec<u32>,
     parent: Vec<u8>,
-    trace_state: Text,
+    trace_state: Texts,
     flags: Vec<i32>,
-    name: Text,
+    name: Texts,
     kind: Vec<i32>,
     start: Vec<i64>,
     duration: Vec<i64>,
     status_code: Vec<i32>,
-    status_message: Text,
+    status_message: Texts,
     service_at: Vec<u32>,
-    service: Text,
-    scope_name: Text,
-    scope_version: Text,
-    resource_schema: Text,
-    scope_schema: Text,
+    service: Texts,
+    scope_name: Texts,
+    scope_version: Texts,
+    resource_schema: Texts,
+    scope_schema: Texts,
     dropped: [Vec<i32>; 5],
-    resource: [Text; 2],
-    scope: [Text; 2],
+    resource: [Texts; 2],
+    scope: [Texts; 2],
     variants: [VariantColumns; 3],
     events: List,
     event_time: Vec<i64>,
-    event_name: Text,
+    event_name: Texts,
     event_dropped: Vec<i32>,
     links: List,
-    link_trace: Text,
-    link_span: Text,
-    link_state: Text,
+    link_trace: Texts,
+    link_span: Texts,
+    link_state: Texts,
     link_flags: Vec<i32>,
     link_dropped: Vec<i32>,
     shared: HashMap<u64, Shared>,
@@ -99,32 +79,32 @@ impl RowGroup {
             span_id: Vec::new(),
             parent_at: Vec::new(),
             parent: Vec::new(),
-            trace_state: Text::default(),
+            trace_state: Texts::default(),
             flags: Vec::new(),
-            name: Text::default(),
+            name: Texts::default(),
             kind: Vec::new(),
             start: Vec::new(),
             duration: Vec::new(),
             status_code: Vec::new(),
-            status_message: Text::default(),
+            status_message: Texts::default(),
             service_at: Vec::new(),
-            service: Text::default(),
-            scope_name: Text::default(),
-            scope_version: Text::default(),
-            resource_schema: Text::default(),
-            scope_schema: Text::default(),
+            service: Texts::default(),
+            scope_name: Texts::default(),
+            scope_version: Texts::default(),
+            resource_schema: Texts::default(),
+            scope_schema: Texts::default(),
             dropped: Default::default(),
             resource: Default::default(),
             scope: Default::default(),
             variants: GROUPS.map(|g| VariantColumns::new(&layout.keys[g as usize])),
             events: List::default(),
             event_time: Vec::new(),
-            event_name: Text::default(),
+            event_name: Texts::default(),
             event_dropped: Vec::new(),
             links: List::default(),
-            link_trace: Text::default(),
-            link_span: Text::default(),
-            link_state: Text::default(),
+            link_trace: Texts::default(),
+            link_span: Texts::default(),
+            link_state: Texts::default(),
             link_flags: Vec::new(),
             link_dropped: Vec::new(),
             shared: HashMap::new(),
@@ -136,14 +116,14 @@ impl RowGroup {
         self.rows as usize
     }
 
-    /// Bytes held in memory, roughly.
+    /// Bytes of memory in use, roughly.
     pub fn size_bytes(&self) -> usize {
         let texts = [&self.trace_state, &self.name, &self.status_message, &self.event_name, &self.resource[1], &self.scope[1]];
         self.rows as usize * 96
             + texts.iter().map(|t| t.size_bytes()).sum::<usize>()
             + self.variants.iter().map(VariantColumns::size_bytes).sum::<usize>()
-            + self.events.rep.capacity() * 16
-            + self.links.rep.capacity() * 32
+            + self.events.rep.len() * 16
+            + self.links.rep.len() * 32
     }
 
     fn share(&mut self, groups: &Groups<'_>, names: &Names) -> std::result::Result<Shared, WireError> {
@@ -245,63 +225,121 @@ impl RowGroup {
     }
 
     /// Writes the row group, column after column, so that only one is encoded at a time.
-    pub fn write<W: Write + Send>(self, file: &mut SerializedFileWriter<W>, scratch: &mut Scratch) -> Result<()> {
+    pub fn write<W: Write + Send>(&self, file: &mut SerializedFileWriter<W>, scratch: &mut Scratch) -> Result<()> {
         let mut out = GroupWriter::begin(file, self.rows as usize, scratch)?;
-        let (flat, lists) = self.into_columns();
-        flat.into_iter().try_for_each(|c| out.flat(c))?;
-        for (list, columns) in lists {
-            out.begin_list(list);
-            columns.into_iter().try_for_each(|c| out.listed(c))?;
-        }
+        self.flat().into_iter().try_for_each(|c| out.put(c))?;
+        out.begin_list(&self.events);
+        self.event_columns().into_iter().try_for_each(|c| out.put(c))?;
+        out.begin_list(&self.links);
+        self.link_columns().into_iter().try_for_each(|c| out.put(c))?;
         out.end()
     }
 
-    /// Flat columns in the schema's order, then those of the lists.
-    fn into_columns(self) -> (Vec<Column>, [(List, Vec<Column>); 2]) {
-        let [v_span, v_event, v_link] = self.variants;
-        let [d_attr, d_event, d_link, d_resource, d_scope] = self.dropped;
+    /// Flat columns in the schema's order.
+    fn flat(&self) -> Vec<Column<'_>> {
+        let [d_attr, d_event, d_link, d_resource, d_scope] = &self.dropped;
         let mut flat = vec![
-            Column::all(Values::Sorted(self.trace_id, 16)),
-            Column::all(Values::Noise(self.span_id, 8)),
-            Column::some(Values::Ids(self.parent, 8), self.parent_at),
-            Column::all(self.trace_state.values()),
-            Column::all(Values::I32(self.flags)),
-            Column::all(self.name.values()),
-            Column::all(Values::I32(self.kind)),
-            Column::all(Values::Split(self.start)),
-            Column::all(Values::Split(self.duration)),
-            Column::all(Values::I32(self.status_code)),
-            Column::all(self.status_message.values()),
-            Column::some(self.service.values(), self.service_at),
-            Column::all(self.scope_name.values()),
-            Column::all(self.scope_version.values()),
-            Column::all(self.resource_schema.values()),
-            Column::all(self.scope_schema.values()),
+            Column::all(Values::Sorted(&self.trace_id, 16)),
+            Column::all(Values::Noise(&self.span_id, 8)),
+            Column::some(Values::Ids(&self.parent, 8), &self.parent_at),
+            Column::all(Values::Texts(&self.trace_state)),
+            Column::all(Values::I32(&self.flags)),
+            Column::all(Values::Texts(&self.name)),
+            Column::all(Values::I32(&self.kind)),
+            Column::all(Values::Split(&self.start)),
+            Column::all(Values::Split(&self.duration)),
+            Column::all(Values::I32(&self.status_code)),
+            Column::all(Values::Texts(&self.status_message)),
+            Column::some(Values::Texts(&self.service), &self.service_at),
+            Column::all(Values::Texts(&self.scope_name)),
+            Column::all(Values::Texts(&self.scope_version)),
+            Column::all(Values::Texts(&self.resource_schema)),
+            Column::all(Values::Texts(&self.scope_schema)),
             Column::all(Values::I32(d_attr)),
             Column::all(Values::I32(d_event)),
             Column::all(Values::I32(d_link)),
             Column::all(Values::I32(d_resource)),
             Column::all(Values::I32(d_scope)),
         ];
-        flat.extend(Column::of_variants(v_span));
-        for [metadata, value] in [self.resource, self.scope] {
-            flat.push(Column::all(metadata.values()));
-            flat.push(Column::optional(value.values()));
+        flat.extend(Column::of_variants(&self.variants[Group::Span as usize]));
+        for [metadata, value] in [&self.resource, &self.scope] {
+            flat.push(Column::all(Values::Texts(metadata)));
+            flat.push(Column::optional(Values::Texts(value)));
         }
+        flat
+    }
+
+    fn event_columns(&self) -> Vec<Column<'_>> {
         let mut event = vec![
-            Column::all(Values::I64(self.event_time)),
-            Column::all(self.event_name.values()),
-            Column::all(Values::I32(self.event_dropped)),
+            Column::all(Values::I64(&self.event_time)),
+            Column::all(Values::Texts(&self.event_name)),
+            Column::all(Values::I32(&self.event_dropped)),
         ];
-        event.extend(Column::of_variants(v_event));
+        event.extend(Column::of_variants(&self.variants[Group::Event as usize]));
+        event
+    }
+
+    fn link_columns(&self) -> Vec<Column<'_>> {
         let mut link = vec![
-            Column::all(self.link_trace.values()),
-            Column::all(self.link_span.values()),
-            Column::all(self.link_state.values()),
-            Column::all(Values::I32(self.link_flags)),
-            Column::all(Values::I32(self.link_dropped)),
+            Column::all(Values::Texts(&self.link_trace)),
+            Column::all(Values::Texts(&self.link_span)),
+            Column::all(Values::Texts(&self.link_state)),
+            Column::all(Values::I32(&self.link_flags)),
+            Column::all(Values::I32(&self.link_dropped)),
         ];
-        link.extend(Column::of_variants(v_link));
-        (flat, [(self.events, event), (self.links, link)])
+        link.extend(Column::of_variants(&self.variants[Group::Link as usize]));
+        link
+    }
+
+    /// Forgets the spans and keeps the memory: row groups follow one another, and fresh pages cost as much as encoding does.
+    pub fn clear(&mut self) {
+        // All fields are named, so that none is left out.
+        let RowGroup {
+            rows,
+            trace_id,
+            span_id,
+            parent_at,
+            parent,
+            trace_state,
+            flags,
+            name,
+            kind,
+            start,
+            duration,
+            status_code,
+            status_message,
+            service_at,
+            service,
+            scope_name,
+            scope_version,
+            resource_schema,
+            scope_schema,
+            dropped,
+            resource,
+            scope,
+            variants,
+            events,
+            event_time,
+            event_name,
+            event_dropped,
+            links,
+            link_trace,
+            link_span,
+            link_state,
+            link_flags,
+            link_dropped,
+            shared,
+        } = self;
+        *rows = 0;
+        [trace_id, span_id, parent].into_iter().for_each(Vec::clear);
+        [parent_at, service_at].into_iter().for_each(Vec::clear);
+        [start, duration, event_time].into_iter().for_each(Vec::clear);
+        [flags, kind, status_code, event_dropped, link_flags, link_dropped].into_iter().chain(dropped).for_each(Vec::clear);
+        [trace_state, name, status_message, service, event_name].into_iter().for_each(Texts::clear);
+        [scope_name, scope_version, resource_schema, scope_schema].into_iter().for_each(Texts::clear);
+        [link_trace, link_span, link_state].into_iter().chain(resource).chain(scope).for_each(Texts::clear);
+        variants.iter_mut().for_each(VariantColumns::clear);
+        [events, links].into_iter().for_each(List::clear);
+        shared.clear();
     }
 }

@@ -32,37 +32,44 @@ impl List {
         }
         first
     }
+
+    /// Forgets the entries, keeps the memory.
+    pub fn clear(&mut self) {
+        self.rep.clear();
+        self.element.clear();
+        self.at.clear();
+    }
 }
 
 /// A leaf's values and levels, relative to the list it may stand in.
-pub(super) struct Column {
-    values: Values,
+pub(super) struct Column<'a> {
+    values: Values<'a>,
     /// Entries with a value; none: all.
-    at: Option<Vec<u32>>,
+    at: Option<&'a [u32]>,
     /// Definition level of an entry without one.
     depth: usize,
     max_def: i16,
 }
 
-impl Column {
+impl<'a> Column<'a> {
     /// Of a value everywhere.
-    pub fn all(values: Values) -> Self {
+    pub fn all(values: Values<'a>) -> Self {
         Column { values, at: None, depth: 0, max_def: 0 }
     }
     /// Of values at some entries.
-    pub fn some(values: Values, at: Vec<u32>) -> Self {
+    pub fn some(values: Values<'a>, at: &'a [u32]) -> Self {
         Column { values, at: Some(at), depth: 0, max_def: 1 }
     }
     /// Of a value everywhere, where the schema would let it be absent.
-    pub fn optional(values: Values) -> Self {
+    pub fn optional(values: Values<'a>) -> Self {
         Column { values, at: None, depth: 0, max_def: 1 }
     }
     /// Those of a VARIANT group.
-    pub fn of_variants(v: VariantColumns) -> Vec<Self> {
-        let mut out = vec![Column::all(v.metadata), Column::some(v.rest, v.rest_at)];
-        for KeyColumns { typed, typed_at, other, other_at, .. } in v.keys {
-            out.push(Column { values: other, at: Some(other_at), depth: 1, max_def: 2 });
-            out.push(Column { values: typed, at: Some(typed_at), depth: 1, max_def: 2 });
+    pub fn of_variants(v: &'a VariantColumns) -> Vec<Self> {
+        let mut out = vec![Column::all(Values::Texts(&v.metadata)), Column::some(Values::Texts(&v.rest), &v.rest_at)];
+        for KeyColumns { typed, typed_at, other, other_at, .. } in &v.keys {
+            out.push(Column { values: Values::Texts(other), at: Some(other_at), depth: 1, max_def: 2 });
+            out.push(Column { values: typed.values(), at: Some(typed_at), depth: 1, max_def: 2 });
         }
         out
     }
@@ -76,7 +83,7 @@ pub(super) struct GroupWriter<'a, W: Write + Send> {
     scratch: &'a mut Scratch,
     /// Definition levels of entries without a value, by the column's depth: of the rows, then of the list's entries.
     absent: [Vec<i16>; 2],
-    list: List,
+    list: Option<&'a List>,
 }
 
 impl<'a, W: Write + Send> GroupWriter<'a, W> {
@@ -84,13 +91,14 @@ impl<'a, W: Write + Send> GroupWriter<'a, W> {
     pub fn begin(file: &'a mut SerializedFileWriter<W>, rows: usize, scratch: &'a mut Scratch) -> Result<Self> {
         let columns = file.schema_descr().columns().to_vec();
         let group = file.next_row_group().map_err(|e| parquet_error("beginning a row group", e))?;
-        Ok(GroupWriter { group, columns, next: 0, scratch, absent: [vec![0; rows], vec![1; rows]], list: List::default() })
+        Ok(GroupWriter { group, columns, next: 0, scratch, absent: [vec![0; rows], vec![1; rows]], list: None })
     }
 
-    fn put(&mut self, c: Column, listed: bool) -> Result<()> {
-        let (max_def, rep, present) = match listed {
-            false => (c.max_def, &[] as &[i16], c.at.as_deref()),
-            true => (c.max_def + 1, self.list.rep.as_slice(), Some(c.at.as_deref().unwrap_or(&self.list.at))),
+    /// Writes the next column: of the rows or, once a list has begun, of its entries.
+    pub fn put(&mut self, c: Column<'_>) -> Result<()> {
+        let (max_def, rep, present) = match self.list {
+            None => (c.max_def, &[] as &[i16], c.at),
+            Some(list) => (c.max_def + 1, list.rep.as_slice(), Some(c.at.unwrap_or(&list.at))),
         };
         let levels = Levels { absent: &self.absent[c.depth], present, max_def, rep };
         let descr = &self.columns[self.next];
@@ -98,20 +106,10 @@ impl<'a, W: Write + Send> GroupWriter<'a, W> {
         write_column(&mut self.group, descr, c.values, &levels, self.scratch).map_err(|e| parquet_error("writing a row group", e))
     }
 
-    /// Writes the next column, of the rows.
-    pub fn flat(&mut self, c: Column) -> Result<()> {
-        self.put(c, false)
-    }
-
     /// What follows are columns of a list.
-    pub fn begin_list(&mut self, list: List) {
+    pub fn begin_list(&mut self, list: &'a List) {
         self.absent = [1i16, 2].map(|level| list.element.iter().map(|e| if *e { level } else { 0 }).collect());
-        self.list = list;
-    }
-
-    /// Writes the next column, of the list's entries.
-    pub fn listed(&mut self, c: Column) -> Result<()> {
-        self.put(c, true)
+        self.list = Some(list);
     }
 
     /// Ends the row group.

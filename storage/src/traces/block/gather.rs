@@ -12,8 +12,8 @@ use super::cells::{Cells, Lists, Source, Variants, below};
 use super::column::{Column, GroupWriter, List};
 use super::layout::{Group, Layout, ShredKey};
 use super::reader::{OpenBlock, VARIANT_PATHS};
-use super::shred::{KeyColumns, Names, VariantColumns, encode_attributes};
-use crate::columnar::dict::Dict;
+use super::shred::{KeyColumns, Names, Typed, VariantColumns, encode_attributes};
+use crate::columnar::dict::{Dict, Texts};
 use crate::columnar::leaf::Item;
 use crate::columnar::write::{Scratch, Values};
 use crate::error::{Error, Result};
@@ -61,7 +61,7 @@ fn source(o: &Origin) -> Source<'_> {
     Source { block: &o.block, group: o.group, loaded: None, rows: o.rows.clone() }
 }
 
-fn pair<T>(values: fn(Vec<T>) -> Values, (v, at): (Vec<T>, Vec<u32>)) -> (Values, Vec<u32>) {
+fn pair<T>(values: fn(T) -> Typed, (v, at): (T, Vec<u32>)) -> (Typed, Vec<u32>) {
     (values(v), at)
 }
 
@@ -84,75 +84,47 @@ impl Gathered {
         scratch: &mut Scratch,
     ) -> Result<Times> {
         let e = Entries { origins: &self.origins, pieces: self.pieces.clone() };
+        let lists = [Entries::listed(self, "events", "name")?, Entries::listed(self, "links", "trace_id")?];
         let mut out = GroupWriter::begin(file, self.rows(), scratch)?;
-        out.flat(Column::all(Values::Sorted(e.ids::<u128, 16>("trace_id", u128::to_be_bytes)?.0, 16)))?;
-        out.flat(Column::all(Values::Noise(e.ids::<u64, 8>("span_id", u64::to_be_bytes)?.0, 8)))?;
+        out.put(Column::all(Values::Sorted(&e.ids::<u128, 16>("trace_id", u128::to_be_bytes)?.0, 16)))?;
+        out.put(Column::all(Values::Noise(&e.ids::<u64, 8>("span_id", u64::to_be_bytes)?.0, 8)))?;
         let (parent, at) = e.ids::<u64, 8>("parent_span_id", u64::to_be_bytes)?;
-        out.flat(Column::some(Values::Ids(parent, 8), at))?;
-        out.flat(e.text(&["trace_state"])?)?;
-        out.flat(e.int(&["flags"])?)?;
-        out.flat(e.text(&["name"])?)?;
-        out.flat(e.int(&["kind"])?)?;
-        let start = e.numbers::<i64>(&["start_time_unix_nano"])?.0;
-        let duration = e.numbers::<i64>(&["duration_nano"])?.0;
-        let times = Times {
-            min_start: start.iter().map(|s| *s as u64).min().unwrap_or(u64::MAX),
-            max_start: start.iter().map(|s| *s as u64).max().unwrap_or(0),
-            max_end: start.iter().zip(&duration).map(|(s, d)| s.wrapping_add(*d) as u64).max().unwrap_or(0),
-        };
-        out.flat(Column::all(Values::Split(start)))?;
-        out.flat(Column::all(Values::Split(duration)))?;
-        out.flat(e.int(&["status_code"])?)?;
-        out.flat(e.text(&["status_message"])?)?;
+        out.put(Column::some(Values::Ids(&parent, 8), &at))?;
+        e.text(&["trace_state"], &mut out)?;
+        e.int(&["flags"], &mut out)?;
+        e.text(&["name"], &mut out)?;
+        e.int(&["kind"], &mut out)?;
+        let times = e.times(&mut out)?;
+        e.int(&["status_code"], &mut out)?;
+        e.text(&["status_message"], &mut out)?;
         let (service, at) = e.texts(&["service_name"])?;
-        out.flat(Column::some(service, at))?;
+        out.put(Column::some(Values::Texts(&service), &at))?;
         for name in ["scope_name", "scope_version", "resource_schema_url", "scope_schema_url"] {
-            out.flat(e.text(&[name])?)?;
+            e.text(&[name], &mut out)?;
         }
         for name in ["dropped_attributes_count", "dropped_events_count", "dropped_links_count"] {
-            out.flat(e.int(&[name])?)?;
+            e.int(&[name], &mut out)?;
         }
         for name in ["resource_dropped_attributes_count", "scope_dropped_attributes_count"] {
-            out.flat(e.int(&[name])?)?;
+            e.int(&[name], &mut out)?;
         }
         let every: Vec<u32> = (0..self.rows() as u32).collect();
-        Column::of_variants(e.variants(Group::Span, &every, layout, names)?).into_iter().try_for_each(|c| out.flat(c))?;
+        e.variants(Group::Span, &every, layout, names, &mut out)?;
         drop(every);
         for prefix in ["resource_attributes", "scope_attributes"] {
             let [metadata, value] = e.whole(prefix, names)?;
-            out.flat(Column::all(metadata))?;
-            out.flat(Column::optional(value))?;
+            out.put(Column::all(Values::Texts(&metadata)))?;
+            out.put(Column::optional(Values::Texts(&value)))?;
         }
-        self.write_list(&mut out, "events", ["time_unix_nano", "name", "dropped_attributes_count"], Group::Event, (layout, names))?;
-        let columns = ["trace_id", "span_id", "trace_state", "flags", "dropped_attributes_count"];
-        self.write_list(&mut out, "links", columns, Group::Link, (layout, names))?;
+        let [(e, list), (l, links)] = &lists;
+        out.begin_list(list);
+        e.write_list("events", &["time_unix_nano", "name", "dropped_attributes_count"], &mut out)?;
+        e.variants(Group::Event, &list.at, layout, names, &mut out)?;
+        out.begin_list(links);
+        l.write_list("links", &["trace_id", "span_id", "trace_state", "flags", "dropped_attributes_count"], &mut out)?;
+        l.variants(Group::Link, &links.at, layout, names, &mut out)?;
         out.end()?;
         Ok(times)
-    }
-
-    fn write_list<W: Write + Send, const N: usize>(
-        &self,
-        out: &mut GroupWriter<'_, W>,
-        name: &str,
-        columns: [&str; N],
-        group: Group,
-        (layout, names): (&Layout, &Names),
-    ) -> Result<()> {
-        let prefix = [name, "list", "element"];
-        // The level of every column of the list is that of the one read here.
-        let marker = below(&prefix, &[if group == Group::Event { "name" } else { "trace_id" }]);
-        let (e, list) = Entries::listed(self, &marker)?;
-        let elements = list.at.clone();
-        out.begin_list(list);
-        for column in columns {
-            let path = below(&prefix, &[column]);
-            out.listed(match column {
-                "time_unix_nano" => Column::all(Values::I64(e.numbers::<i64>(&path)?.0)),
-                "dropped_attributes_count" | "flags" => e.int(&path)?,
-                _ => e.text(&path)?,
-            })?;
-        }
-        Column::of_variants(e.variants(group, &elements, layout, names)?).into_iter().try_for_each(|c| out.listed(c))
     }
 }
 
@@ -163,9 +135,10 @@ struct Entries<'a> {
 }
 
 impl<'a> Entries<'a> {
-    /// Those of a list.
-    fn listed(g: &'a Gathered, marker: &[&str]) -> Result<(Self, List)> {
-        let lists = g.origins.iter().map(|o| Lists::read(&source(o), marker)).collect::<Result<Vec<_>>>()?;
+    /// Those of the list `name`. The levels of all its columns are those of the one that is read.
+    fn listed(g: &'a Gathered, name: &str, column: &str) -> Result<(Self, List)> {
+        let marker = [name, "list", "element", column];
+        let lists = g.origins.iter().map(|o| Lists::read(&source(o), &marker)).collect::<Result<Vec<_>>>()?;
         let (mut list, mut pieces) = (List::default(), Vec::with_capacity(g.pieces.len()));
         for p in &g.pieces {
             let l = &lists[p.origin as usize];
@@ -221,11 +194,37 @@ impl<'a> Entries<'a> {
         Ok((ids.into_iter().flat_map(bytes).collect(), at))
     }
 
-    fn int(&self, path: &[&str]) -> Result<Column> {
-        Ok(Column::all(Values::I32(self.numbers::<i32>(path)?.0)))
+    /// Writes a column of small numbers.
+    fn int<W: Write + Send>(&self, path: &[&str], out: &mut GroupWriter<'_, W>) -> Result<()> {
+        out.put(Column::all(Values::I32(&self.numbers::<i32>(path)?.0)))
     }
 
-    fn texts_in(&self, cells: &[Option<Cells<Bytes>>]) -> (Values, Vec<u32>) {
+    /// Writes the columns of times.
+    fn times<W: Write + Send>(&self, out: &mut GroupWriter<'_, W>) -> Result<Times> {
+        let start = self.numbers::<i64>(&["start_time_unix_nano"])?.0;
+        let duration = self.numbers::<i64>(&["duration_nano"])?.0;
+        out.put(Column::all(Values::Split(&start)))?;
+        out.put(Column::all(Values::Split(&duration)))?;
+        Ok(Times {
+            min_start: start.iter().map(|s| *s as u64).min().unwrap_or(u64::MAX),
+            max_start: start.iter().map(|s| *s as u64).max().unwrap_or(0),
+            max_end: start.iter().zip(&duration).map(|(s, d)| s.wrapping_add(*d) as u64).max().unwrap_or(0),
+        })
+    }
+
+    /// Writes columns of a list that are not attributes.
+    fn write_list<W: Write + Send>(&self, name: &str, columns: &[&str], out: &mut GroupWriter<'_, W>) -> Result<()> {
+        columns.iter().try_for_each(|column| {
+            let path = [name, "list", "element", *column];
+            match *column {
+                "time_unix_nano" => out.put(Column::all(Values::I64(&self.numbers::<i64>(&path)?.0))),
+                "dropped_attributes_count" | "flags" => self.int(&path, out),
+                _ => self.text(&path, out),
+            }
+        })
+    }
+
+    fn texts_in(&self, cells: &[Option<Cells<Bytes>>]) -> (Texts, Vec<u32>) {
         // The new number of each value of each origin. Only what occurs is interned: statistics are made of the dictionary.
         let mut known: Vec<Vec<u32>> = cells.iter().map(|c| vec![u32::MAX; c.as_ref().map_or(0, |c| c.dict.len())]).collect();
         let (mut dict, mut ids, mut at) = (Dict::default(), Vec::new(), Vec::new());
@@ -237,21 +236,22 @@ impl<'a> Entries<'a> {
             ids.push(*number);
             at.push(e);
         });
-        (Values::Bytes(dict, ids), at)
+        (Texts { dict, ids }, at)
     }
 
-    fn texts(&self, path: &[&str]) -> Result<(Values, Vec<u32>)> {
+    fn texts(&self, path: &[&str]) -> Result<(Texts, Vec<u32>)> {
         Ok(self.texts_in(&self.cells(path)?))
     }
 
-    fn text(&self, path: &[&str]) -> Result<Column> {
-        Ok(Column::all(self.texts(path)?.0))
+    /// Writes a column of text.
+    fn text<W: Write + Send>(&self, path: &[&str], out: &mut GroupWriter<'_, W>) -> Result<()> {
+        out.put(Column::all(Values::Texts(&self.texts(path)?.0)))
     }
 
     /// Attributes that are not shredded, in terms of the new block's names: metadata and values.
-    fn whole(&self, prefix: &str, names: &Names) -> Result<[Values; 2]> {
+    fn whole(&self, prefix: &str, names: &Names) -> Result<[Texts; 2]> {
         let all = self.origins.iter().map(|o| source(o).variants(&[prefix], None)).collect::<Result<Vec<_>>>()?;
-        let (mut dicts, mut ids) = ([Dict::default(), Dict::default()], [Vec::new(), Vec::new()]);
+        let mut out = [Texts::default(), Texts::default()];
         let mut known: HashMap<(u32, u32, u32), [u32; 2]> = HashMap::default();
         for p in &self.pieces {
             let v: &Variants = &all[p.origin as usize];
@@ -263,37 +263,42 @@ impl<'a> Entries<'a> {
                     None => {
                         let otlp = to_otlp(&v.attributes(e)?);
                         let (metadata, value) = encode_attributes(names, attributes(&otlp, 1)).map_err(wire)?;
-                        let n = [dicts[0].intern(&metadata), dicts[1].intern(&value)];
+                        let n = [out[0].dict.intern(&metadata), out[1].dict.intern(&value)];
                         known.insert(key, n);
                         n
                     }
                 };
-                ids.iter_mut().zip(new).for_each(|(ids, n)| ids.push(n));
+                out.iter_mut().zip(new).for_each(|(texts, n)| texts.ids.push(n));
             }
         }
-        let [metadata, value] = dicts;
-        let [metadata_ids, value_ids] = ids;
-        Ok([Values::Bytes(metadata, metadata_ids), Values::Bytes(value, value_ids)])
+        Ok(out)
     }
 
-    /// A VARIANT group at `elements`, all entries that can have attributes.
-    fn variants(&self, group: Group, elements: &[u32], layout: &Layout, names: &Names) -> Result<VariantColumns> {
+    /// Writes a VARIANT group at `elements`, all entries that can have attributes.
+    fn variants<W: Write + Send>(
+        &self,
+        group: Group,
+        elements: &[u32],
+        layout: &Layout,
+        names: &Names,
+        out: &mut GroupWriter<'_, W>,
+    ) -> Result<()> {
         let prefix = VARIANT_PATHS[group as usize];
         let keys = &layout.keys[group as usize];
-        let mut out = VariantColumns::new(keys);
-        for (k, column) in keys.iter().zip(&mut out.keys) {
+        let mut columns = VariantColumns::new(keys);
+        for (k, column) in keys.iter().zip(&mut columns.keys) {
             self.typed(prefix, group, k, column)?;
         }
         let mut odd = self.leftovers(prefix, group, keys)?.into_iter().peekable();
         for at in elements {
             while odd.next_if(|o| o.0 < *at).is_some() {}
             match odd.next_if(|o| o.0 == *at) {
-                Some((_, a)) => out.push(*at, names, attributes(&to_otlp(&a), 1)).map_err(wire)?,
-                None => out.push_common(names),
+                Some((_, a)) => columns.push(*at, names, attributes(&to_otlp(&a), 1)).map_err(wire)?,
+                None => columns.push_common(names),
             }
         }
-        out.settle();
-        Ok(out)
+        columns.settle();
+        Column::of_variants(&columns).into_iter().try_for_each(|c| out.put(c))
     }
 
     /// The typed column of a key, from blocks that have it with the same type.
@@ -301,10 +306,10 @@ impl<'a> Entries<'a> {
         let path = below(prefix, &["typed_value", &key.name, "typed_value"]);
         let has = |o: &Origin| o.block.layout().keys[group as usize].contains(key);
         let (typed, at) = match &out.typed {
-            Values::I64(_) => pair(Values::I64, self.numbers_in(&self.cells_where(&path, has)?)),
-            Values::F64(_) => pair(Values::F64, self.numbers_in(&self.cells_where(&path, has)?)),
-            Values::Bool(_) => pair(Values::Bool, self.numbers_in(&self.cells_where(&path, has)?)),
-            _ => self.texts_in(&self.cells_where(&path, has)?),
+            Typed::Int(_) => pair(Typed::Int, self.numbers_in(&self.cells_where(&path, has)?)),
+            Typed::Double(_) => pair(Typed::Double, self.numbers_in(&self.cells_where(&path, has)?)),
+            Typed::Bool(_) => pair(Typed::Bool, self.numbers_in(&self.cells_where(&path, has)?)),
+            Typed::String(_) => pair(Typed::String, self.texts_in(&self.cells_where(&path, has)?)),
         };
         out.gather(typed, at);
         Ok(())

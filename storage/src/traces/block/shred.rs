@@ -3,6 +3,7 @@
 use foldhash::HashMap;
 
 use super::layout::{ShredKey, ShredType};
+use crate::columnar::dict::Texts;
 use crate::columnar::variant;
 use crate::columnar::write::Values;
 use crate::traces::otlp::{RawValue, WireError, array_values, attributes};
@@ -29,17 +30,65 @@ impl Names {
     }
 }
 
+/// Values of a shredded key's type.
+pub enum Typed {
+    /// Strings.
+    String(Texts),
+    /// Integers.
+    Int(Vec<i64>),
+    /// Doubles.
+    Double(Vec<f64>),
+    /// Truth values.
+    Bool(Vec<bool>),
+}
+
+impl Typed {
+    fn new(ty: ShredType) -> Self {
+        match ty {
+            ShredType::String => Typed::String(Texts::default()),
+            ShredType::Int => Typed::Int(Vec::new()),
+            ShredType::Double => Typed::Double(Vec::new()),
+            ShredType::Bool => Typed::Bool(Vec::new()),
+        }
+    }
+    /// As they are written.
+    pub fn values(&self) -> Values<'_> {
+        match self {
+            Typed::String(t) => Values::Texts(t),
+            Typed::Int(v) => Values::I64(v),
+            Typed::Double(v) => Values::F64(v),
+            Typed::Bool(v) => Values::Bool(v),
+        }
+    }
+    fn size_bytes(&self) -> usize {
+        match self {
+            Typed::String(t) => t.size_bytes(),
+            Typed::Int(v) => v.len() * 8,
+            Typed::Double(v) => v.len() * 8,
+            Typed::Bool(v) => v.len(),
+        }
+    }
+    fn clear(&mut self) {
+        match self {
+            Typed::String(t) => t.clear(),
+            Typed::Int(v) => v.clear(),
+            Typed::Double(v) => v.clear(),
+            Typed::Bool(v) => v.clear(),
+        }
+    }
+}
+
 /// A shredded key's two columns.
 pub struct KeyColumns {
     key: ShredKey,
     /// Entries with a value of the key's type.
     pub typed_at: Vec<u32>,
     /// Those values.
-    pub typed: Values,
+    pub typed: Typed,
     /// Entries with a value of another type.
     pub other_at: Vec<u32>,
     /// Those values, as VARIANT.
-    pub other: Values,
+    pub other: Texts,
     /// The key that followed this one last time: senders write attributes in the same order over and over.
     next: u32,
     /// How many of the values were gathered from other blocks, before others were pushed.
@@ -48,7 +97,7 @@ pub struct KeyColumns {
 
 impl KeyColumns {
     /// Takes what other blocks' columns of this type hold, before anything is pushed.
-    pub fn gather(&mut self, typed: Values, at: Vec<u32>) {
+    pub fn gather(&mut self, typed: Typed, at: Vec<u32>) {
         self.gathered = at.len();
         (self.typed, self.typed_at) = (typed, at);
     }
@@ -65,12 +114,10 @@ impl KeyColumns {
         order.sort_by_key(|i| self.typed_at[*i as usize]);
         pick(&mut self.typed_at, &order);
         match &mut self.typed {
-            Values::Bytes(_, ids) => pick(ids, &order),
-            Values::I64(v) => pick(v, &order),
-            Values::F64(v) => pick(v, &order),
-            Values::Bool(v) => pick(v, &order),
-            // No key has another type.
-            Values::Split(_) | Values::I32(_) | Values::Ids(..) | Values::Sorted(..) | Values::Noise(..) => {}
+            Typed::String(t) => pick(&mut t.ids, &order),
+            Typed::Int(v) => pick(v, &order),
+            Typed::Double(v) => pick(v, &order),
+            Typed::Bool(v) => pick(v, &order),
         }
     }
 
@@ -82,11 +129,11 @@ impl KeyColumns {
 /// Metadata, value, and shredded columns of one VARIANT group.
 pub struct VariantColumns {
     /// One for each entry.
-    pub metadata: Values,
+    pub metadata: Texts,
     /// Entries with attributes that are not shredded.
     pub rest_at: Vec<u32>,
     /// Those, as VARIANT objects.
-    pub rest: Values,
+    pub rest: Texts,
     /// In the order of their names.
     pub keys: Vec<KeyColumns>,
     index: HashMap<Box<[u8]>, u32>,
@@ -94,13 +141,6 @@ pub struct VariantColumns {
     /// Where the common metadata stands among the distinct ones, once it is there.
     common: Option<u32>,
     scratch: Vec<u8>,
-}
-
-fn push_bytes(values: &mut Values, b: &[u8]) {
-    if let Values::Bytes(dict, ids) = values {
-        let id = dict.intern(b);
-        ids.push(id);
-    }
 }
 
 /// All names below a value.
@@ -183,21 +223,16 @@ impl VariantColumns {
         let columns = keys.iter().map(|k| KeyColumns {
             key: k.clone(),
             typed_at: Vec::new(),
-            typed: match k.ty {
-                ShredType::String => Values::bytes(),
-                ShredType::Int => Values::I64(Vec::new()),
-                ShredType::Double => Values::F64(Vec::new()),
-                ShredType::Bool => Values::Bool(Vec::new()),
-            },
+            typed: Typed::new(k.ty),
             other_at: Vec::new(),
-            other: Values::bytes(),
+            other: Texts::default(),
             next: 0,
             gathered: 0,
         });
         VariantColumns {
-            metadata: Values::bytes(),
+            metadata: Texts::default(),
             rest_at: Vec::new(),
-            rest: Values::bytes(),
+            rest: Texts::default(),
             keys: columns.collect(),
             index: keys.iter().enumerate().map(|(i, k)| (k.name.as_bytes().into(), i as u32)).collect(),
             first: 0,
@@ -206,10 +241,25 @@ impl VariantColumns {
         }
     }
 
-    /// Bytes held in memory.
+    /// Bytes of memory in use.
     pub fn size_bytes(&self) -> usize {
-        let key = |k: &KeyColumns| (k.typed_at.capacity() + k.other_at.capacity()) * 4 + k.typed.size_bytes() + k.other.size_bytes();
-        self.metadata.size_bytes() + self.rest.size_bytes() + self.rest_at.capacity() * 4 + self.keys.iter().map(key).sum::<usize>()
+        let key = |k: &KeyColumns| (k.typed_at.len() + k.other_at.len()) * 4 + k.typed.size_bytes() + k.other.size_bytes();
+        self.metadata.size_bytes() + self.rest.size_bytes() + self.rest_at.len() * 4 + self.keys.iter().map(key).sum::<usize>()
+    }
+
+    /// Forgets the entries, keeps the memory.
+    pub fn clear(&mut self) {
+        self.metadata.clear();
+        self.rest_at.clear();
+        self.rest.clear();
+        self.common = None;
+        for k in &mut self.keys {
+            k.typed_at.clear();
+            k.typed.clear();
+            k.other_at.clear();
+            k.other.clear();
+            k.gathered = 0;
+        }
     }
 
     /// Ends entries that were gathered in part.
@@ -251,10 +301,10 @@ impl VariantColumns {
                 continue; // of a key sent twice the first stays
             }
             match (&mut column.typed, value) {
-                (Values::Bytes(dict, ids), RawValue::Str(s)) => ids.push(dict.intern(s)),
-                (Values::I64(v), RawValue::Int(i)) => v.push(i),
-                (Values::F64(v), RawValue::Double(d)) => v.push(d),
-                (Values::Bool(v), RawValue::Bool(b)) => v.push(b),
+                (Typed::String(t), RawValue::Str(s)) => t.push(s),
+                (Typed::Int(v), RawValue::Int(i)) => v.push(i),
+                (Typed::Double(v), RawValue::Double(d)) => v.push(d),
+                (Typed::Bool(v), RawValue::Bool(b)) => v.push(b),
                 _ => {
                     odd.push((Some(k), key, value));
                     continue;
@@ -272,10 +322,8 @@ impl VariantColumns {
     /// Nearly every entry has the metadata that all share, which is long: it is not looked up again.
     #[inline]
     pub fn push_common(&mut self, names: &Names) {
-        if let Values::Bytes(dict, ids) = &mut self.metadata {
-            let common = self.common.get_or_insert_with(|| dict.intern(&names.metadata));
-            ids.push(*common);
-        }
+        let Texts { dict, ids } = &mut self.metadata;
+        ids.push(*self.common.get_or_insert_with(|| dict.intern(&names.metadata)));
     }
 
     fn push_odd<'a>(&mut self, at: u32, names: &Names, odd: Vec<(Option<u32>, &'a [u8], RawValue<'a>)>) -> Result<()> {
@@ -291,7 +339,7 @@ impl VariantColumns {
             let mut all: Vec<&[u8]> = used.iter().copied().chain(shredded.iter().map(String::as_bytes)).collect();
             all.sort_unstable();
             all.dedup();
-            push_bytes(&mut self.metadata, &variant::encode_metadata(&all));
+            self.metadata.push(&variant::encode_metadata(&all));
             return self.encode_odd(at, odd, &|n| all.binary_search(&n).unwrap_or(0) as u32);
         }
         self.push_common(names);
@@ -309,13 +357,13 @@ impl VariantColumns {
             encode(&value, id, &mut self.scratch)?;
             let column = &mut self.keys[k as usize];
             column.other_at.push(at);
-            push_bytes(&mut column.other, &self.scratch);
+            column.other.push(&self.scratch);
         }
         if !rest.is_empty() {
             self.scratch.clear();
             encode_object(rest, id, &mut self.scratch)?;
             self.rest_at.push(at);
-            push_bytes(&mut self.rest, &self.scratch);
+            self.rest.push(&self.scratch);
         }
         Ok(())
     }

@@ -18,8 +18,15 @@ use crate::traces::compact::order::Order;
 use crate::traces::otlp::{Groups, decode_spans, encode_request};
 
 fn each(spans: &[Span], mut f: impl FnMut(&crate::traces::otlp::RawSpan<'_>, &Groups<'_>, u64)) {
-    for (i, s) in spans.iter().enumerate() {
+    // As a flush numbers them: by what they are.
+    let mut known: Vec<(&Resource, &Scope)> = Vec::new();
+    for s in spans {
         let request = encode_request([s]);
+        let group: (&Resource, &Scope) = (&s.resource, &s.scope);
+        let number = known.iter().position(|k| *k == group).unwrap_or(known.len());
+        if number == known.len() {
+            known.push(group);
+        }
         let mut state = (Groups::default(), &mut f);
         let done = decode_spans(
             &request,
@@ -29,7 +36,7 @@ fn each(spans: &[Span], mut f: impl FnMut(&crate::traces::otlp::RawSpan<'_>, &Gr
                 Ok(())
             },
             |st, raw| {
-                (st.1)(&raw, &st.0, i as u64);
+                (st.1)(&raw, &st.0, number as u64);
                 Ok(())
             },
         );
@@ -167,6 +174,11 @@ proptest! {
         let fs: Arc<dyn Fs> = Arc::new(SimFs::new());
         let dir = Path::new("/b/X");
         let options = WriteOptions { row_group_spans: per_group, ..WriteOptions::default() };
+        // Most spans have their resource and scope in common with others, in other row groups too.
+        for i in 0..spans.len() {
+            let of = if i % 4 == 0 { i } else { i % 4 % spans.len() };
+            (spans[i].resource, spans[i].scope) = (spans[of].resource.clone(), spans[of].scope.clone());
+        }
         let meta = write(&fs, dir, &mut spans, options);
         let block = open(&fs, dir, &meta);
         prop_assert_eq!(&read_all(&block), &spans);

@@ -241,8 +241,9 @@ impl BlockWriter {
     }
 
     fn cut(&mut self) -> Result<()> {
-        let group = std::mem::replace(&mut self.group, RowGroup::new(&self.layout));
-        group.write(&mut self.file, &mut self.scratch)
+        self.group.write(&mut self.file, &mut self.scratch)?;
+        self.group.clear();
+        Ok(())
     }
 
     /// Ends the block and makes it durable: the data file, then `meta.json`.
