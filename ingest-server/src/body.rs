@@ -4,7 +4,7 @@ use std::io::Read;
 
 use axum::body::Body;
 use axum::http::HeaderMap;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use parking_lot::Mutex;
@@ -62,8 +62,8 @@ pub fn broken(error: &(dyn std::error::Error + 'static)) -> Refusal {
 type Grow<'g> = &'g mut (dyn FnMut(usize) -> Result<(), Refusal> + Send);
 
 async fn collect(mut body: Body, max: u64, grow: Grow<'_>) -> Result<Bytes, Refusal> {
-    // What a sender announces is taken at its word up to a step.
-    let mut out = BytesMut::with_capacity(body.size_hint().lower().min(STEP as u64) as usize);
+    let announced = body.size_hint().lower().min(max) as usize;
+    let mut out = Vec::new();
     while let Some(frame) = body.frame().await {
         if let Ok(data) = frame.map_err(|e| broken(&e))?.into_data() {
             let fits = if (out.len() + data.len()) as u64 > max { Err(too_large(max)) } else { grow(data.len()) };
@@ -72,10 +72,22 @@ async fn collect(mut body: Body, max: u64, grow: Grow<'_>) -> Result<Bytes, Refu
                 discard_rest(body).await;
                 return Err(r);
             }
+            make_room(&mut out, data.len(), announced);
             out.extend_from_slice(&data);
         }
     }
-    Ok(out.freeze())
+    Ok(out.into())
+}
+
+/// Makes room for `more` bytes. What a sender announces is taken at its word up to a step; from there on the room doubles, but
+/// for what was announced, which is room enough: live spans keep the buffer.
+fn make_room(out: &mut Vec<u8>, more: usize, announced: usize) {
+    let needed = out.len() + more;
+    if needed > out.capacity() {
+        let doubled = out.capacity().saturating_mul(2);
+        let room = if needed <= announced { doubled.max(STEP).min(announced) } else { doubled };
+        out.reserve_exact(needed.max(room) - out.len());
+    }
 }
 
 /// The refusal of a body that is too large.
@@ -189,6 +201,35 @@ impl Drop for Unpacked {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_body_has_the_memory_that_was_announced() {
+        for len in [0, 1, 1000, STEP - 1, STEP + 1, 5 * STEP + 17, 8 * STEP] {
+            let pieces: Vec<Bytes> = vec![7u8; len].chunks(9_000).map(Bytes::copy_from_slice).collect();
+            let mut out = Vec::new();
+            let mut moves = 0;
+            for p in &pieces {
+                let before = out.capacity();
+                make_room(&mut out, p.len(), len);
+                moves += usize::from(before != out.capacity());
+                out.extend_from_slice(p);
+            }
+            assert_eq!((out.len(), out.capacity()), (len, len));
+            assert!(moves <= 5, "{len}: {moves}");
+            assert_eq!(read(Body::from(vec![7u8; len]), len as u64).await.unwrap().len(), len);
+        }
+        // Who announces nothing pays by doubling.
+        let mut out = Vec::new();
+        for _ in 0..1_000 {
+            make_room(&mut out, 1_000, 0);
+            out.resize(out.len() + 1_000, 0);
+        }
+        assert_eq!(out.capacity(), 1_024_000);
+        // What is announced and does not come costs a step.
+        let mut out = Vec::new();
+        make_room(&mut out, 1, 1 << 30);
+        assert_eq!(out.capacity(), STEP);
+    }
 
     #[test]
     fn a_buffer_used_again_shows_nothing_of_the_body_before() {
