@@ -6,14 +6,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::Bytes;
-use strandline::storage::bucket::{Bucket, LocalBucket, ObjectInfo};
+use strandline::storage::bucket::{LocalBucket, SimBucket};
 use strandline::storage::clock::ManualClock;
 use strandline::storage::metrics::MetricOptions;
 use strandline::storage::metrics::head::{Batch, BatchBuilder, Value};
 use strandline::storage::model::Labels;
 use strandline::storage::traces::TraceStoreOptions;
-use strandline::storage::{Engine, EngineOptions, Result};
+use strandline::storage::{Engine, EngineOptions};
 use strandline_testkit::Random;
 use strandline_testkit::metrics::{Series, host};
 use strandline_wal::fs::{Fs, SimFs};
@@ -48,79 +47,25 @@ impl Fleet {
     }
 }
 
-/// A bucket that is far away: no file of it can be opened, and every call is a request.
-pub struct FarBucket {
-    inner: LocalBucket,
-    /// Where files to upload lie.
-    local: SimFs,
-    requests: AtomicU64,
-}
-
-impl FarBucket {
-    /// Calls so far.
-    pub fn requests(&self) -> u64 {
-        self.requests.load(Ordering::Relaxed)
-    }
-
-    fn request(&self) -> &LocalBucket {
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        &self.inner
-    }
-}
-
-impl Bucket for FarBucket {
-    fn name(&self) -> String {
-        "far".into()
-    }
-    fn put(&self, key: &str, content: Bytes) -> Result<()> {
-        self.request().put(key, content)
-    }
-    fn put_file(&self, key: &str, path: &Path) -> Result<()> {
-        let content = self.local.read(path).map_err(|e| strandline::Error::io("reading a file to upload", path, e))?;
-        self.request().put(key, content)
-    }
-    fn put_if_absent(&self, key: &str, content: Bytes) -> Result<bool> {
-        self.request().put_if_absent(key, content)
-    }
-    fn put_if_match(&self, key: &str, content: Bytes, tag: Option<&str>) -> Result<Option<String>> {
-        self.request().put_if_match(key, content, tag)
-    }
-    fn get_tagged(&self, key: &str) -> Result<(Bytes, String)> {
-        self.request().get_tagged(key)
-    }
-    fn get(&self, key: &str) -> Result<Bytes> {
-        self.request().get(key)
-    }
-    fn get_range(&self, key: &str, offset: u64, len: usize) -> Result<Bytes> {
-        self.request().get_range(key, offset, len)
-    }
-    fn size(&self, key: &str) -> Result<u64> {
-        self.request().size(key)
-    }
-    fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
-        self.request().list(prefix)
-    }
-    fn list_folders(&self, prefix: &str) -> Result<Vec<String>> {
-        self.request().list_folders(prefix)
-    }
-    fn delete(&self, key: &str) -> Result<()> {
-        self.request().delete(key)
-    }
-}
-
-/// A disk, a bucket and a clock of its own.
+/// A disk, a clock, and a bucket that is far away: no file of it can be opened, and every call is a request.
 pub struct World {
     pub fs: SimFs,
-    pub bucket: Arc<FarBucket>,
+    pub bucket: Arc<SimBucket>,
+    /// To the bucket so far.
+    pub requests: Arc<AtomicU64>,
     pub clock: ManualClock,
 }
 
 impl World {
     pub fn new(now_ms: i64) -> Self {
-        let (fs, remote) = (SimFs::new(), Arc::new(SimFs::new()));
-        let inner = LocalBucket::open(remote, "/far").unwrap();
-        let bucket = Arc::new(FarBucket { inner, local: fs.clone(), requests: AtomicU64::new(0) });
-        World { fs, bucket, clock: ManualClock::new(now_ms) }
+        let (fs, requests) = (SimFs::new(), Arc::<AtomicU64>::default());
+        let far = LocalBucket::open(Arc::new(SimFs::new()), "/far").unwrap();
+        let counter = requests.clone();
+        let bucket = SimBucket::over(far).uploading_from(fs.clone()).before(move |call| {
+            counter.fetch_add(call.requests(), Ordering::Relaxed);
+            Ok(())
+        });
+        World { fs, bucket: Arc::new(bucket), requests, clock: ManualClock::new(now_ms) }
     }
 
     fn wal_options() -> WalOptions {

@@ -12,63 +12,16 @@ use strandline_storage::metrics::{MetricOptions, MetricStore};
 use strandline_storage::model::{Exemplar, Labels, Matcher, MetricMetadata, TimeRange};
 use strandline_storage::read::{SampleBuf, SelectRequest, SeriesSource};
 use strandline_wal::WalOptions;
-use strandline_wal::fs::{CrashStyle, DirEntry, FaultKind, FileRead, FileWrite, Fs, SimFs};
+use strandline_wal::fs::{CrashStyle, FaultKind, Fs, FsCall, SimFs};
 
-type Happening = (&'static str, Box<dyn FnOnce() + Send>);
-
-/// A disk on which something happens at certain calls.
-struct Meddling {
-    inner: SimFs,
-    /// Happens once, after the folder of this name was listed.
-    listed: Mutex<Option<Happening>>,
-    /// Happens once, before a link is made.
-    linking: Mutex<Option<Box<dyn FnOnce() + Send>>>,
-    /// No file can be made below it.
-    full: Option<&'static str>,
-}
-
-impl Fs for Meddling {
-    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
-        self.inner.create_dir_all(dir)
-    }
-    fn create(&self, path: &Path) -> io::Result<Box<dyn FileWrite>> {
-        if self.full.is_some_and(|f| path.starts_with(f)) { Err(io::ErrorKind::StorageFull.into()) } else { self.inner.create(path) }
-    }
-    fn open(&self, path: &Path) -> io::Result<Arc<dyn FileRead>> {
-        self.inner.open(path)
-    }
-    fn read_dir(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
-        let found = self.inner.read_dir(dir);
-        let happens = self.listed.lock().unwrap().take_if(|(at, _)| dir == Path::new(at));
-        happens.into_iter().for_each(|(_, what)| what());
-        found
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.inner.rename(from, to)
-    }
-    fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let happens = self.linking.lock().unwrap().take();
-        happens.into_iter().for_each(|what| what());
-        self.inner.hard_link(from, to)
-    }
-    fn remove_file(&self, path: &Path) -> io::Result<()> {
-        self.inner.remove_file(path)
-    }
-    fn remove_dir_all(&self, dir: &Path) -> io::Result<()> {
-        self.inner.remove_dir_all(dir)
-    }
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.inner.sync_dir(dir)
-    }
-    fn truncate(&self, path: &Path, len: u64) -> io::Result<()> {
-        self.inner.truncate(path, len)
-    }
-    fn exists(&self, path: &Path) -> bool {
-        self.inner.exists(path)
-    }
-    fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {
-        self.inner.lock(path)
-    }
+/// Something happens once at a call to the disk, if it is `due`.
+fn once(fs: &SimFs, due: fn(FsCall<'_>) -> bool, what: impl FnOnce() + Send + 'static) {
+    let what = Mutex::new(Some(what));
+    fs.watch(move |call| {
+        let what = what.lock().unwrap().take_if(|_| due(call));
+        what.into_iter().for_each(|what| what());
+        Ok(())
+    });
 }
 
 const HOUR: i64 = 3_600_000;
@@ -384,9 +337,11 @@ fn a_store_opens_on_a_disk_too_full_for_its_scratch() {
     (0..300).for_each(|k| append(&s, 20, T0 + k * 1000));
     s.close().unwrap();
     drop(s);
-    let fs: Arc<dyn Fs> =
-        Arc::new(Meddling { inner: w.fs.clone(), listed: Mutex::default(), linking: Mutex::default(), full: Some("/data/metrics/head") });
-    let mut o = MetricOptions::new(fs, Arc::new(w.clock.clone()), "/data");
+    w.fs.watch(|call| match call {
+        FsCall::Create(path) if path.starts_with("/data/metrics/head") => Err(io::ErrorKind::StorageFull.into()),
+        _ => Ok(()),
+    });
+    let mut o = MetricOptions::new(Arc::new(w.fs.clone()), Arc::new(w.clock.clone()), "/data");
     (o.wal.background, o.spill_bytes) = (false, 1);
     let s = MetricStore::open(o).unwrap();
     assert_eq!(all(&s), 6000);
@@ -405,9 +360,9 @@ fn two_that_put_the_same_object_into_a_shared_folder_are_told_who_was_first() {
     let fs = SimFs::new();
     let other = LocalBucket::open(Arc::new(fs.clone()), "/b").unwrap();
     // In the midst of the one's put the other's, which has the same process id.
-    let meanwhile = Box::new(move || assert!(other.put_if_absent("d/1", "theirs".into()).unwrap()));
-    let one = Meddling { inner: fs, listed: Mutex::default(), linking: Mutex::new(Some(meanwhile)), full: None };
-    let one = LocalBucket::open(Arc::new(one), "/b").unwrap();
+    let meanwhile = move || assert!(other.put_if_absent("d/1", "theirs".into()).unwrap());
+    let one = LocalBucket::open(Arc::new(fs.clone()), "/b").unwrap();
+    once(&fs, |call| matches!(call, FsCall::HardLink(_)), meanwhile);
     assert!(!one.put_if_absent("d/1", "ours".into()).unwrap());
     assert_eq!(one.get("d/1").unwrap(), "theirs");
 }
@@ -434,14 +389,8 @@ fn a_reader_opens_while_a_flush_removes_what_it_wrote_to_blocks() {
     // The manifest names the blocks and the log's old segment is about to go.
     w.fs.write_atomic(&segment, &kept).unwrap();
     let disk = w.fs.clone();
-    let removal = Box::new(move || disk.remove_file(&segment).unwrap());
-    let fs = Arc::new(Meddling {
-        inner: w.fs.clone(),
-        listed: Mutex::new(Some(("/data/wal/metrics", removal))),
-        linking: Mutex::default(),
-        full: None,
-    });
-    let reader = Engine::open_read_only(options(fs)).unwrap();
+    once(&w.fs, |call| call == FsCall::Listed(Path::new("/data/wal/metrics")), move || disk.remove_file(&segment).unwrap());
+    let reader = Engine::open_read_only(options(Arc::new(w.fs.clone()))).unwrap();
     assert_eq!(all(reader.metrics()), 20);
 }
 

@@ -2,12 +2,10 @@
 #![allow(clippy::unwrap_used)]
 #![cfg(feature = "traces")]
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use bytes::Bytes;
-use strandline_storage::bucket::{Bucket, LocalBucket, ObjectInfo};
+use strandline_storage::bucket::{Bucket, BucketCall, LocalBucket, SimBucket};
 use strandline_storage::clock::ManualClock;
 use strandline_storage::metrics::MetricOptions;
 use strandline_storage::metrics::head::{BatchBuilder, Value};
@@ -22,55 +20,13 @@ const T0: i64 = 1_700_006_400_000;
 const SERIES: usize = 40;
 const SAMPLES: i64 = 400;
 
-/// A bucket without local paths. While it `spoils`, a bit of each range is another on its way.
-struct Far {
-    inner: LocalBucket,
-    spoils: AtomicBool,
-    reads: AtomicU64,
-}
-
-impl Bucket for Far {
-    fn name(&self) -> String {
-        "far".into()
-    }
-    fn put(&self, key: &str, content: Bytes) -> Result<()> {
-        self.inner.put(key, content)
-    }
-    fn put_file(&self, key: &str, path: &Path) -> Result<()> {
-        self.inner.put_file(key, path)
-    }
-    fn put_if_absent(&self, key: &str, content: Bytes) -> Result<bool> {
-        self.inner.put_if_absent(key, content)
-    }
-    fn get(&self, key: &str) -> Result<Bytes> {
-        self.inner.get(key)
-    }
-    fn get_range(&self, key: &str, offset: u64, len: usize) -> Result<Bytes> {
-        self.reads.fetch_add(1, Ordering::SeqCst);
-        let mut bytes = self.inner.get_range(key, offset, len)?.to_vec();
-        if self.spoils.load(Ordering::SeqCst) {
-            bytes.iter_mut().step_by(97).for_each(|b| *b ^= 4);
-        }
-        Ok(bytes.into())
-    }
-    fn size(&self, key: &str) -> Result<u64> {
-        self.inner.size(key)
-    }
-    fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
-        self.inner.list(prefix)
-    }
-    fn list_folders(&self, prefix: &str) -> Result<Vec<String>> {
-        self.inner.list_folders(prefix)
-    }
-    fn delete(&self, key: &str) -> Result<()> {
-        self.inner.delete(key)
-    }
-}
-
 struct World {
     fs: SimFs,
     clock: ManualClock,
-    bucket: Arc<Far>,
+    bucket: SimBucket,
+    /// While it does, a bit of each range is another on its way.
+    spoils: Arc<AtomicBool>,
+    reads: Arc<AtomicU64>,
 }
 
 impl World {
@@ -78,7 +34,23 @@ impl World {
     fn new() -> World {
         let (fs, clock) = (SimFs::new(), ManualClock::new(T0 + 7_200_000));
         let inner = LocalBucket::open(Arc::new(fs.clone()), "/bucket").unwrap();
-        let w = World { fs, clock, bucket: Arc::new(Far { inner, spoils: AtomicBool::new(false), reads: AtomicU64::new(0) }) };
+        let (spoils, reads) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
+        let (count, spoiling) = (reads.clone(), spoils.clone());
+        let bucket = SimBucket::over(inner)
+            .before(move |call| {
+                if let BucketCall::Ranges(..) = call {
+                    count.fetch_add(call.requests(), Ordering::SeqCst);
+                }
+                Ok(())
+            })
+            .on_the_way(move |bytes| {
+                let mut bytes = bytes.to_vec();
+                if spoiling.load(Ordering::SeqCst) {
+                    bytes.iter_mut().step_by(97).for_each(|b| *b ^= 4);
+                }
+                bytes.into()
+            });
+        let w = World { fs, clock, bucket, spoils, reads };
         let writer = w.open("/writer");
         let mut b = BatchBuilder::default();
         for i in 0..SERIES {
@@ -98,7 +70,7 @@ impl World {
         let (fs, clock): (Arc<dyn Fs>, _) = (Arc::new(self.fs.clone()), Arc::new(self.clock.clone()));
         let wal = WalOptions { background: false, ..WalOptions::default() };
         let mut metrics = MetricOptions::new(fs.clone(), clock.clone(), dir);
-        let bucket: Arc<dyn Bucket> = self.bucket.clone();
+        let bucket: Arc<dyn Bucket> = Arc::new(self.bucket.clone());
         (metrics.bucket, metrics.wal) = (Some(bucket.clone()), wal.clone());
         let mut traces = TraceStoreOptions::new(fs, clock, dir, bucket);
         traces.wal = wal;
@@ -106,7 +78,7 @@ impl World {
     }
 
     fn reads(&self) -> u64 {
-        self.bucket.reads.swap(0, Ordering::SeqCst)
+        self.reads.swap(0, Ordering::SeqCst)
     }
 
     fn files(&self, prefix: &str, suffix: &str) -> Vec<(std::path::PathBuf, u64)> {
@@ -153,11 +125,11 @@ fn trace(e: &Engine) -> Result<()> {
 fn what_came_damaged_from_the_bucket_is_read_from_there_again() {
     let w = World::new();
     let e = w.open("/reader");
-    w.bucket.spoils.store(true, Ordering::SeqCst);
+    w.spoils.store(true, Ordering::SeqCst);
     for failed in [samples(&e), trace(&e)] {
         assert_eq!(failed.unwrap_err().kind, ErrorKind::Corrupt);
     }
-    w.bucket.spoils.store(false, Ordering::SeqCst);
+    w.spoils.store(false, Ordering::SeqCst);
     samples(&e).unwrap();
     trace(&e).unwrap();
     w.reads();

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use strandline_storage::bucket::{Bucket, LocalBucket};
+use strandline_storage::bucket::{Bucket, BucketCall, LocalBucket, SimBucket};
 use strandline_storage::clock::ManualClock;
 use strandline_storage::metrics::head::{BatchBuilder, Value};
 use strandline_storage::metrics::{MetricOptions, MetricStore};
@@ -272,15 +272,22 @@ fn a_new_machine_adopts_the_blocks_of_one_that_is_gone_and_two_live_ones_do_no_h
 
 /// A bucket in which storing never ends until it is let go.
 struct Stuck {
-    inner: LocalBucket,
     reached: std::sync::atomic::AtomicBool,
     open: (std::sync::Mutex<bool>, std::sync::Condvar),
 }
 
 impl Stuck {
-    fn over(fs: &Arc<dyn Fs>) -> Arc<Self> {
-        let inner = LocalBucket::open(fs.clone(), "/data/stuck").unwrap();
-        Arc::new(Stuck { inner, reached: Default::default(), open: Default::default() })
+    fn over(fs: &Arc<dyn Fs>) -> (Arc<Self>, Arc<SimBucket>) {
+        let stuck = Arc::new(Stuck { reached: Default::default(), open: Default::default() });
+        let bucket = SimBucket::over(LocalBucket::open(fs.clone(), "/data/stuck").unwrap());
+        let hook = stuck.clone();
+        let bucket = bucket.before(move |call| {
+            if matches!(call, BucketCall::Put(_) | BucketCall::PutFile(..)) {
+                hook.wait();
+            }
+            Ok(())
+        });
+        (stuck, Arc::new(bucket))
     }
     fn is_reached(&self) -> bool {
         self.reached.load(std::sync::atomic::Ordering::SeqCst)
@@ -298,41 +305,6 @@ impl Stuck {
     }
 }
 
-impl Bucket for Stuck {
-    fn name(&self) -> String {
-        "stuck".into()
-    }
-    fn put(&self, key: &str, content: bytes::Bytes) -> Result<()> {
-        self.wait();
-        self.inner.put(key, content)
-    }
-    fn put_file(&self, key: &str, path: &std::path::Path) -> Result<()> {
-        self.wait();
-        self.inner.put_file(key, path)
-    }
-    fn put_if_absent(&self, key: &str, content: bytes::Bytes) -> Result<bool> {
-        self.inner.put_if_absent(key, content)
-    }
-    fn get(&self, key: &str) -> Result<bytes::Bytes> {
-        self.inner.get(key)
-    }
-    fn get_range(&self, key: &str, offset: u64, len: usize) -> Result<bytes::Bytes> {
-        self.inner.get_range(key, offset, len)
-    }
-    fn size(&self, key: &str) -> Result<u64> {
-        self.inner.size(key)
-    }
-    fn list(&self, prefix: &str) -> Result<Vec<strandline_storage::bucket::ObjectInfo>> {
-        self.inner.list(prefix)
-    }
-    fn list_folders(&self, prefix: &str) -> Result<Vec<String>> {
-        self.inner.list_folders(prefix)
-    }
-    fn delete(&self, key: &str) -> Result<()> {
-        self.inner.delete(key)
-    }
-}
-
 /// Fails if it does not come to that within a minute.
 fn wait_for(what: &str, done: &dyn Fn() -> bool) {
     let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
@@ -347,12 +319,12 @@ fn a_stuck_upload_of_one_store_does_not_keep_the_other_from_its_upkeep() {
     for metrics_stuck in [true, false] {
         let (fs, clock) = (SimFs::new(), ManualClock::new(T0));
         let as_dyn: Arc<dyn Fs> = Arc::new(fs.clone());
-        let stuck = Stuck::over(&as_dyn);
+        let (stuck, bucket) = Stuck::over(&as_dyn);
         let mut o = options(as_dyn, &clock).unwrap();
         (o.metrics.head_max_bytes, o.traces.flush_bytes) = (1, 1);
         match metrics_stuck {
-            true => o.metrics.bucket = Some(stuck.clone()),
-            false => o.traces.bucket = stuck.clone(),
+            true => o.metrics.bucket = Some(bucket.clone()),
+            false => o.traces.bucket = bucket.clone(),
         }
         o.background = true;
         let e = Engine::open(o).unwrap();
@@ -377,10 +349,10 @@ fn a_stuck_bucket_holds_back_neither_flushes_of_spans_nor_the_end() {
     for background in [true, false] {
         let (fs, clock) = (SimFs::new(), ManualClock::new(T0));
         let as_dyn: Arc<dyn Fs> = Arc::new(fs.clone());
-        let stuck = Stuck::over(&as_dyn);
+        let (stuck, bucket) = Stuck::over(&as_dyn);
         let mut o = options(as_dyn.clone(), &clock).unwrap();
         o.traces.flush_bytes = 1;
-        o.traces.bucket = stuck.clone();
+        o.traces.bucket = bucket.clone();
         o.background = background;
         let e = Engine::open(o).unwrap();
         span(&e, 1, T0).unwrap();
@@ -400,16 +372,16 @@ fn a_stuck_bucket_holds_back_neither_flushes_of_spans_nor_the_end() {
         e.close().unwrap();
         let manifest = || as_dyn.read(std::path::Path::new("/data/traces/manifest.json")).unwrap();
         let left = manifest();
-        let handles = Arc::strong_count(&stuck);
+        let handles = Arc::strong_count(&bucket);
         drop(e);
         stuck.let_go();
         match of_the_upload {
             Some(t) => assert!(t.join().unwrap().is_err(), "it came back to a closed store"),
-            None => wait_for("the upload's end", &|| Arc::strong_count(&stuck) < handles),
+            None => wait_for("the upload's end", &|| Arc::strong_count(&bucket) < handles),
         }
         assert_eq!(manifest(), left);
         let mut o = options(as_dyn, &clock).unwrap();
-        o.traces.bucket = stuck;
+        o.traces.bucket = bucket;
         let e = Engine::open(o).unwrap();
         for round in 0..2 {
             for n in 1..5 {
@@ -426,10 +398,10 @@ fn a_stuck_bucket_holds_back_neither_flushes_of_samples_nor_the_end() {
     for background in [true, false] {
         let (fs, clock) = (SimFs::new(), ManualClock::new(T0));
         let as_dyn: Arc<dyn Fs> = Arc::new(fs.clone());
-        let stuck = Stuck::over(&as_dyn);
+        let (stuck, bucket) = Stuck::over(&as_dyn);
         let mut o = options(as_dyn.clone(), &clock).unwrap();
         o.metrics.head_max_bytes = 1;
-        o.metrics.bucket = Some(stuck.clone());
+        o.metrics.bucket = Some(bucket.clone());
         o.background = background;
         let e = Engine::open(o).unwrap();
         sample(&e, T0, 1.0).unwrap();
@@ -450,17 +422,17 @@ fn a_stuck_bucket_holds_back_neither_flushes_of_samples_nor_the_end() {
         e.close().unwrap();
         let manifest = || as_dyn.read(std::path::Path::new("/data/metrics/manifest.json")).unwrap();
         let left = manifest();
-        let handles = Arc::strong_count(&stuck);
+        let handles = Arc::strong_count(&bucket);
         drop(e);
         stuck.let_go();
         match of_the_upload {
             // The bucket's trouble is told elsewhere; what counts is that nothing was written.
             Some(t) => drop(t.join().unwrap()),
-            None => wait_for("the upload's end", &|| Arc::strong_count(&stuck) < handles),
+            None => wait_for("the upload's end", &|| Arc::strong_count(&bucket) < handles),
         }
         assert_eq!(manifest(), left);
         let mut o = options(as_dyn, &clock).unwrap();
-        o.metrics.bucket = Some(stuck);
+        o.metrics.bucket = Some(bucket);
         let e = Engine::open(o).unwrap();
         for round in 0..2 {
             assert_eq!(samples(&e).len(), 4, "round {round}");

@@ -4,9 +4,8 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use bytes::Bytes;
 use strandline_storage::Result;
-use strandline_storage::bucket::{Bucket, LocalBucket, ObjectInfo};
+use strandline_storage::bucket::{Bucket, BucketCall, LocalBucket, SimBucket};
 use strandline_storage::clock::ManualClock;
 use strandline_storage::metrics::head::{BatchBuilder, Value};
 use strandline_storage::metrics::{Imported, MetricOptions, MetricStore};
@@ -16,45 +15,15 @@ use strandline_wal::fs::{Fs, SimFs};
 
 const T0: i64 = 1_700_006_400_000;
 
-/// A bucket in which something happens once, before an index is fetched: its block is copied half by then.
-struct Slow {
-    inner: LocalBucket,
-    happens: Mutex<Option<Box<dyn FnOnce() + Send>>>,
-}
-
-impl Bucket for Slow {
-    fn name(&self) -> String {
-        self.inner.name()
-    }
-    fn put(&self, key: &str, content: Bytes) -> Result<()> {
-        self.inner.put(key, content)
-    }
-    fn put_file(&self, key: &str, path: &Path) -> Result<()> {
-        self.inner.put_file(key, path)
-    }
-    fn put_if_absent(&self, key: &str, content: Bytes) -> Result<bool> {
-        self.inner.put_if_absent(key, content)
-    }
-    fn get(&self, key: &str) -> Result<Bytes> {
-        self.inner.get(key)
-    }
-    fn get_range(&self, key: &str, offset: u64, len: usize) -> Result<Bytes> {
-        self.inner.get_range(key, offset, len)
-    }
-    fn size(&self, key: &str) -> Result<u64> {
-        let happens = self.happens.lock().unwrap().take_if(|_| key.ends_with("index"));
+/// The bucket, in which something happens once, before an index is fetched: its block is copied half by then.
+fn meddling(bucket: &LocalBucket, meanwhile: impl FnOnce() + Send + 'static) -> SimBucket {
+    let happens = Mutex::new(Some(meanwhile));
+    SimBucket::over(bucket.clone()).before(move |call| {
+        let due = matches!(call, BucketCall::Size(key) if key.ends_with("index"));
+        let happens = happens.lock().unwrap().take_if(|_| due);
         happens.into_iter().for_each(|what| what());
-        self.inner.size(key)
-    }
-    fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
-        self.inner.list(prefix)
-    }
-    fn list_folders(&self, prefix: &str) -> Result<Vec<String>> {
-        self.inner.list_folders(prefix)
-    }
-    fn delete(&self, key: &str) -> Result<()> {
-        self.inner.delete(key)
-    }
+        Ok(())
+    })
 }
 
 fn open(fs: &SimFs, dir: &str, tenant: &str, bucket: Option<Arc<dyn Bucket>>) -> MetricStore {
@@ -95,16 +64,14 @@ fn imports_at_once_do_not_meddle() {
 
     let (store, bucket, prefix) = (ours.clone(), theirs.clone(), other.clone());
     let meanwhile = move || taken(store.import_from(&bucket, &prefix, &[]));
-    let slow = Slow { inner: theirs.clone(), happens: Mutex::new(Some(Box::new(meanwhile))) };
-    taken(ours.import_from(&slow, &one, &[]));
+    taken(ours.import_from(&meddling(&theirs, meanwhile), &one, &[]));
     assert_eq!((count(&ours, "one"), count(&ours, "other"), copies(&fs)), (100, 70, 0));
 
     // Of one block twice at once the second is known.
     let third = block(&fs, &theirs, "third", 30);
     let (store, bucket, prefix) = (ours.clone(), theirs.clone(), third.clone());
     let meanwhile = move || taken(store.import_from(&bucket, &prefix, &[]));
-    let slow = Slow { inner: theirs, happens: Mutex::new(Some(Box::new(meanwhile))) };
-    assert_eq!(ours.import_from(&slow, &third, &[]).unwrap(), Imported::Known);
+    assert_eq!(ours.import_from(&meddling(&theirs, meanwhile), &third, &[]).unwrap(), Imported::Known);
     assert_eq!((count(&ours, "third"), ours.blocks().len()), (30, 3));
 }
 

@@ -7,9 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use object_store::memory::InMemory;
-use strandline_storage::bucket::{Bucket, ObjectBucket, ObjectInfo};
+use strandline_storage::bucket::{Bucket, BucketCall, ObjectBucket, SimBucket};
 use strandline_storage::clock::ManualClock;
 use strandline_storage::metrics::head::{BatchBuilder, Value};
 use strandline_storage::metrics::{MetricOptions, MetricStore};
@@ -24,7 +23,7 @@ const T0: i64 = 1_700_006_400_000;
 /// Fails every call while `down`, and the `fail_put`th put from now on, once.
 #[derive(Clone)]
 struct Faulty {
-    inner: Arc<ObjectBucket>,
+    bucket: SimBucket,
     down: Arc<AtomicBool>,
     fail_put: Arc<AtomicU64>,
     ranges: Arc<AtomicU64>,
@@ -34,86 +33,53 @@ struct Faulty {
 }
 
 impl Faulty {
-    fn check(&self) -> Result<()> {
-        self.calls.fetch_add(1, Ordering::SeqCst);
-        if self.down.load(Ordering::SeqCst) { Err(Error::new(ErrorKind::Unavailable, "injected: the bucket is down")) } else { Ok(()) }
+    fn over(inner: ObjectBucket) -> Self {
+        let b = Faulty {
+            bucket: SimBucket::over(inner),
+            down: Arc::default(),
+            fail_put: Arc::default(),
+            ranges: Arc::default(),
+            calls: Arc::default(),
+            unreadable: Arc::default(),
+        };
+        let hook = b.clone();
+        Faulty { bucket: b.bucket.clone().before(move |call| hook.check(call)), ..b }
     }
-    fn check_put(&self) -> Result<()> {
-        self.check()?;
-        let n = self.fail_put.load(Ordering::SeqCst);
-        if n > 0 && self.fail_put.fetch_sub(1, Ordering::SeqCst) == 1 {
-            return Err(Error::new(ErrorKind::Unavailable, "injected: half an upload"));
+
+    fn check(&self, call: BucketCall<'_>) -> Result<()> {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        let fail = |why: &str| Err(Error::new(ErrorKind::Unavailable, format!("injected: {why}")));
+        if self.down.load(Ordering::SeqCst) {
+            return fail("the bucket is down");
         }
-        Ok(())
+        match call {
+            BucketCall::Put(_) | BucketCall::PutFile(..) | BucketCall::PutIfAbsent(_) => {
+                let n = self.fail_put.load(Ordering::SeqCst);
+                if n > 0 && self.fail_put.fetch_sub(1, Ordering::SeqCst) == 1 { fail("half an upload") } else { Ok(()) }
+            }
+            BucketCall::Ranges(..) => {
+                self.ranges.fetch_add(1, Ordering::SeqCst);
+                if self.unreadable.load(Ordering::SeqCst) { fail("unreadable") } else { Ok(()) }
+            }
+            BucketCall::PutIfMatch(_) => Err(Error::invalid("injected: no conditional puts")),
+            _ => Ok(()),
+        }
     }
 }
 
-impl Bucket for Faulty {
-    fn name(&self) -> String {
-        self.inner.name()
-    }
-    fn put(&self, key: &str, content: Bytes) -> Result<()> {
-        self.check_put()?;
-        self.inner.put(key, content)
-    }
-    fn put_file(&self, key: &str, path: &Path) -> Result<()> {
-        self.check_put()?;
-        self.inner.put_file(key, path)
-    }
-    fn put_if_absent(&self, key: &str, content: Bytes) -> Result<bool> {
-        self.check_put()?;
-        self.inner.put_if_absent(key, content)
-    }
-    fn get(&self, key: &str) -> Result<Bytes> {
-        self.check()?;
-        self.inner.get(key)
-    }
-    fn get_range(&self, key: &str, offset: u64, len: usize) -> Result<Bytes> {
-        self.check()?;
-        self.inner.get_range(key, offset, len)
-    }
-    fn get_ranges(&self, key: &str, ranges: &[(u64, usize)]) -> Result<Vec<Bytes>> {
-        self.ranges.fetch_add(1, Ordering::SeqCst);
-        self.check()?;
-        if self.unreadable.load(Ordering::SeqCst) {
-            return Err(Error::new(ErrorKind::Unavailable, "injected: unreadable"));
-        }
-        self.inner.get_ranges(key, ranges)
-    }
-    fn size(&self, key: &str) -> Result<u64> {
-        self.check()?;
-        self.inner.size(key)
-    }
-    fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
-        self.check()?;
-        self.inner.list(prefix)
-    }
-    fn list_folders(&self, prefix: &str) -> Result<Vec<String>> {
-        self.check()?;
-        self.inner.list_folders(prefix)
-    }
-    fn delete(&self, key: &str) -> Result<()> {
-        self.check()?;
-        self.inner.delete(key)
-    }
+fn object_bucket(fs: &SimFs) -> ObjectBucket {
+    let store = Arc::new(InMemory::new());
+    ObjectBucket::new(store, Arc::new(fs.clone()), "memory".into(), "some/prefix", Duration::from_secs(5)).unwrap()
 }
 
 fn bucket(fs: &SimFs) -> Faulty {
-    let inner = ObjectBucket::new(Arc::new(InMemory::new()), Arc::new(fs.clone()), "memory".into(), "some/prefix", Duration::from_secs(5));
-    Faulty {
-        inner: Arc::new(inner.unwrap()),
-        down: Arc::default(),
-        fail_put: Arc::default(),
-        ranges: Arc::default(),
-        calls: Arc::default(),
-        unreadable: Arc::default(),
-    }
+    Faulty::over(object_bucket(fs))
 }
 
 fn open(fs: &SimFs, clock: &ManualClock, dir: &str, bucket: &Faulty) -> MetricStore {
     let fs: Arc<dyn Fs> = Arc::new(fs.clone());
     let mut o = MetricOptions::new(fs, Arc::new(clock.clone()), dir);
-    o.bucket = Some(Arc::new(bucket.clone()));
+    o.bucket = Some(Arc::new(bucket.bucket.clone()));
     o.wal = WalOptions { background: false, ..WalOptions::default() };
     MetricStore::open(o).unwrap()
 }
@@ -216,14 +182,14 @@ fn compaction_marks_and_removes_in_the_bucket() {
     clock.advance(12 * 3_600_000);
     assert!(s.compact(5).unwrap() > 0);
     s.maintain().unwrap();
-    let keys = |p: &str| b.list(p).unwrap().into_iter().map(|o| o.key).collect::<Vec<_>>();
+    let keys = |p: &str| b.bucket.list(p).unwrap().into_iter().map(|o| o.key).collect::<Vec<_>>();
     let marks = |keys: &[String]| keys.iter().filter(|k| k.ends_with("deletion-mark.json")).count();
     assert_eq!(marks(&keys("metrics/anonymous")), 4, "in the block's folder and in markers: {:?}", keys("metrics/anonymous"));
     assert_eq!(count(&s).unwrap(), 4000);
     assert_eq!(count(&open(&fs, &clock, "/b", &b)).unwrap(), 4000, "sources and result together count once");
     clock.advance(2 * 3_600_000);
     s.maintain().unwrap();
-    assert_eq!(b.list_folders("metrics/anonymous").unwrap().iter().filter(|f| f.len() == 26).count(), 1);
+    assert_eq!(b.bucket.list_folders("metrics/anonymous").unwrap().iter().filter(|f| f.len() == 26).count(), 1);
     assert_eq!(marks(&keys("metrics/anonymous")), 0);
     assert_eq!(count(&open(&fs, &clock, "/c", &b)).unwrap(), 4000);
 }
@@ -250,10 +216,10 @@ fn upkeep_that_has_nothing_to_do_asks_nothing_of_the_bucket() {
     let listing = b.calls.load(Ordering::SeqCst);
     assert!((1..20).contains(&listing), "{listing}");
     // One that the bucket has lost is put there again.
-    let deletes = || b.list("deletes/anonymous/").unwrap();
+    let deletes = || b.bucket.list("deletes/anonymous/").unwrap();
     let was = deletes();
     assert_eq!(was.len(), 1);
-    b.delete(&was[0].key).unwrap();
+    b.bucket.delete(&was[0].key).unwrap();
     for _ in 0..2 {
         clock.advance(60_000);
         s.maintain().unwrap();
@@ -357,7 +323,7 @@ fn half_an_upload_of_a_block_that_is_merged_meanwhile_goes() {
         s.maintain().unwrap();
         let blocks = s.blocks();
         let strange: Vec<String> =
-            b.list("metrics/anonymous").unwrap().into_iter().map(|o| o.key).filter(|k| !k.contains(&blocks[0].meta.ulid)).collect();
+            b.bucket.list("metrics/anonymous").unwrap().into_iter().map(|o| o.key).filter(|k| !k.contains(&blocks[0].meta.ulid)).collect();
         assert_eq!((blocks.len(), strange), (1, vec![]), "restart: {restart}");
         assert_eq!(count(&open(&fs, &clock, "/b", &b)).unwrap(), 4000);
     }
@@ -370,7 +336,7 @@ fn a_merge_that_fails_holds_up_neither_uploads_nor_retention() {
     let open = || {
         let fs: Arc<dyn Fs> = Arc::new(fs.clone());
         let mut o = MetricOptions::new(fs, Arc::new(clock.clone()), "/a");
-        o.bucket = Some(Arc::new(b.clone()));
+        o.bucket = Some(Arc::new(b.bucket.clone()));
         (o.wal.background, o.retention_ms, o.disk_cache_bytes) = (false, 20 * 3_600_000, 0);
         MetricStore::open(o).unwrap()
     };
@@ -393,7 +359,7 @@ fn a_merge_that_fails_holds_up_neither_uploads_nor_retention() {
 fn a_lease_is_kept_by_conditional_puts() {
     use strandline_storage::bucket::Lease;
     let (fs, clock) = (SimFs::new(), ManualClock::new(T0));
-    let b: Arc<dyn Bucket> = bucket(&fs).inner;
+    let b: Arc<dyn Bucket> = Arc::new(object_bucket(&fs));
     let of = |name: &str| Lease::new(b.clone(), Arc::new(clock.clone()), "metrics", "t", name);
     let (one, two) = (of("one"), of("two"));
     assert!(one.tend().unwrap() && !two.tend().unwrap());
@@ -433,8 +399,8 @@ fn spans_read_once_are_read_from_the_disk_after_a_restart() {
     let open = |dir: &str| {
         let (shared, clock): (Arc<dyn Fs>, _) = (Arc::new(fs.clone()), Arc::new(clock.clone()));
         let mut metrics = MetricOptions::new(shared.clone(), clock.clone(), dir);
-        metrics.bucket = Some(Arc::new(b.clone()));
-        let traces = TraceStoreOptions::new(shared, clock, dir, Arc::new(b.clone()));
+        metrics.bucket = Some(Arc::new(b.bucket.clone()));
+        let traces = TraceStoreOptions::new(shared, clock, dir, Arc::new(b.bucket.clone()));
         Engine::open(EngineOptions { metrics, traces, background: false }).unwrap()
     };
     let id = |n: u32| TraceId([n.to_be_bytes(), [1; 4], [2; 4], [3; 4]].concat().try_into().unwrap());
@@ -483,8 +449,8 @@ fn blocks_of_thanos_and_mimir_are_taken_over_from_their_bucket() {
     let original = writer.blocks()[0].meta.clone();
     let copy = |name: &str, edit: &dyn Fn(&mut serde_json::Value)| {
         let from = format!("metrics/anonymous/{}/", original.ulid);
-        for o in theirs.list(&from).unwrap() {
-            let mut content = theirs.get(&o.key).unwrap();
+        for o in theirs.bucket.list(&from).unwrap() {
+            let mut content = theirs.bucket.get(&o.key).unwrap();
             if o.key.ends_with("meta.json") {
                 let mut meta: serde_json::Value = serde_json::from_slice(&content).unwrap();
                 // Others know nothing of our checksum.
@@ -494,7 +460,7 @@ fn blocks_of_thanos_and_mimir_are_taken_over_from_their_bucket() {
                 edit(&mut meta);
                 content = meta.to_string().into();
             }
-            theirs.put(&o.key.replace(&from, &of(name)), content).unwrap();
+            theirs.bucket.put(&o.key.replace(&from, &of(name)), content).unwrap();
         }
     };
     let names: Vec<String> = (3..8).map(|n| format!("01ARZ3NDEKTSV4RRFFQ69G5FA{n}")).collect();
@@ -502,12 +468,12 @@ fn blocks_of_thanos_and_mimir_are_taken_over_from_their_bucket() {
     copy(&names[1], &|m| m["thanos"]["labels"] = serde_json::json!({"cluster": "x", "replica": "1", "__org_id__": "7"}));
     copy(&names[2], &|m| m["thanos"]["downsample"]["resolution"] = 300_000.into());
     copy(&names[3], &|_| {});
-    theirs.put(&format!("{}deletion-mark.json", of(&names[3])), "{}".into()).unwrap();
+    theirs.bucket.put(&format!("{}deletion-mark.json", of(&names[3])), "{}".into()).unwrap();
     copy(&names[4], &|_| {});
-    theirs.delete(&format!("{}meta.json", of(&names[4]))).unwrap();
+    theirs.bucket.delete(&format!("{}meta.json", of(&names[4]))).unwrap();
 
     let ours = open(&fs, &clock, "/b", &bucket(&fs));
-    let import = |name: &str| ours.import_from(&theirs, &of(name), &["replica".to_owned()]).unwrap();
+    let import = |name: &str| ours.import_from(&theirs.bucket, &of(name), &["replica".to_owned()]).unwrap();
     assert_eq!(import(&names[0]), Imported::Taken { external_labels: vec![] });
     assert_eq!(import(&names[1]), Imported::Taken { external_labels: vec!["cluster=\"x\"".into()] });
     assert!(names[2..].iter().all(|n| matches!(import(n), Imported::Skipped(_))));
@@ -521,7 +487,7 @@ fn blocks_of_thanos_and_mimir_are_taken_over_from_their_bucket() {
     assert!(!ours.label_names(&q).unwrap().0.iter().any(|n| ["replica", "tenant", "__org_id__"].contains(&n.as_str())));
     assert!(!fs.files().iter().any(|(p, _)| p.starts_with("/b/import")), "what was copied is gone");
     theirs.down.store(true, Ordering::SeqCst);
-    assert!(ours.import_from(&theirs, &of(&names[0]), &[]).is_err());
+    assert!(ours.import_from(&theirs.bucket, &of(&names[0]), &[]).is_err());
 }
 
 #[cfg(feature = "traces")]
@@ -533,7 +499,7 @@ fn half_a_merged_span_block_is_removed_from_the_bucket() {
         let (fs, clock) = (SimFs::new(), ManualClock::new(T0));
         let b = bucket(&fs);
         let open = || {
-            let mut o = TraceStoreOptions::new(Arc::new(fs.clone()), Arc::new(clock.clone()), "/a", Arc::new(b.clone()));
+            let mut o = TraceStoreOptions::new(Arc::new(fs.clone()), Arc::new(clock.clone()), "/a", Arc::new(b.bucket.clone()));
             o.compact_blocks = 2;
             TraceStore::open(o).unwrap()
         };
@@ -553,7 +519,7 @@ fn half_a_merged_span_block_is_removed_from_the_bucket() {
         // The spans are there, the description is not.
         b.fail_put.store(2, Ordering::SeqCst);
         assert!(s.maintain().is_err());
-        assert_eq!(b.list_folders("traces/anonymous").unwrap().len(), 3);
+        assert_eq!(b.bucket.list_folders("traces/anonymous").unwrap().len(), 3);
         if restart {
             drop(s);
             s = open();
@@ -561,6 +527,6 @@ fn half_a_merged_span_block_is_removed_from_the_bucket() {
         s.maintain().unwrap();
         clock.advance(2 * 3_600_000);
         s.maintain().unwrap();
-        assert_eq!((s.blocks().len(), b.list_folders("traces/anonymous").unwrap().len()), (1, 1), "restart: {restart}");
+        assert_eq!((s.blocks().len(), b.bucket.list_folders("traces/anonymous").unwrap().len()), (1, 1), "restart: {restart}");
     }
 }

@@ -4,13 +4,14 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 #![cfg(feature = "traces")]
 
+mod common;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::Bytes;
-use strandline_storage::bucket::{Bucket, LocalBucket, ObjectInfo};
+use strandline_storage::bucket::{LocalBucket, SimBucket};
 use strandline_storage::clock::ManualClock;
 use strandline_storage::metrics::MetricOptions;
 use strandline_storage::metrics::head::{AnyHistogram, BatchBuilder, Value};
@@ -19,85 +20,18 @@ use strandline_storage::model::{
 };
 use strandline_storage::read::{SampleBuf, SelectRequest, SeriesSelection, SeriesSource};
 use strandline_storage::traces::TraceStoreOptions;
-use strandline_storage::{Engine, EngineOptions, Error, ErrorKind, Result};
+use strandline_storage::{Engine, EngineOptions, ErrorKind, Result};
 use strandline_testkit::Random;
 use strandline_wal::WalOptions;
 use strandline_wal::fs::{CrashStyle, FaultKind, Fs, SimFs};
+
+use common::shaky;
 
 const HOUR: i64 = 3_600_000;
 const T0: i64 = 1_700_006_400_000;
 const SERIES: u64 = 12;
 /// Series of increases, numbered behind the others: the store keeps their sums.
 const SUMS: u64 = 3;
-
-/// Fails calls with a probability in thousandths; `down` fails them all.
-#[derive(Clone)]
-struct Shaky {
-    inner: LocalBucket,
-    failing: Arc<AtomicU64>,
-    dice: Arc<parking_lot::Mutex<Random>>,
-    far: bool,
-}
-
-impl Shaky {
-    fn roll(&self) -> Result<()> {
-        let p = self.failing.load(Ordering::SeqCst);
-        if p > 0 && self.dice.lock().below(1000) < p { Err(Error::new(ErrorKind::Unavailable, "injected: bucket")) } else { Ok(()) }
-    }
-}
-
-impl Bucket for Shaky {
-    fn name(&self) -> String {
-        "shaky".into()
-    }
-    fn put(&self, key: &str, content: Bytes) -> Result<()> {
-        self.roll()?;
-        self.inner.put(key, content)
-    }
-    fn put_file(&self, key: &str, path: &Path) -> Result<()> {
-        self.roll()?;
-        self.inner.put_file(key, path)
-    }
-    fn put_if_absent(&self, key: &str, content: Bytes) -> Result<bool> {
-        self.roll()?;
-        self.inner.put_if_absent(key, content)
-    }
-    fn put_if_match(&self, key: &str, content: Bytes, tag: Option<&str>) -> Result<Option<String>> {
-        self.roll()?;
-        self.inner.put_if_match(key, content, tag)
-    }
-    fn get_tagged(&self, key: &str) -> Result<(Bytes, String)> {
-        self.roll()?;
-        self.inner.get_tagged(key)
-    }
-    fn get(&self, key: &str) -> Result<Bytes> {
-        self.roll()?;
-        self.inner.get(key)
-    }
-    fn get_range(&self, key: &str, offset: u64, len: usize) -> Result<Bytes> {
-        self.roll()?;
-        self.inner.get_range(key, offset, len)
-    }
-    fn size(&self, key: &str) -> Result<u64> {
-        self.roll()?;
-        self.inner.size(key)
-    }
-    fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
-        self.roll()?;
-        self.inner.list(prefix)
-    }
-    fn list_folders(&self, prefix: &str) -> Result<Vec<String>> {
-        self.roll()?;
-        self.inner.list_folders(prefix)
-    }
-    fn delete(&self, key: &str) -> Result<()> {
-        self.roll()?;
-        self.inner.delete(key)
-    }
-    fn local_path(&self, key: &str) -> Option<PathBuf> {
-        if self.far { None } else { self.inner.local_path(key) }
-    }
-}
 
 /// What may be answered: acknowledged samples must, samples of failed appends may.
 #[derive(Default)]
@@ -142,7 +76,10 @@ impl SumModel {
 struct World {
     fs: SimFs,
     clock: ManualClock,
-    bucket: Shaky,
+    bucket: SimBucket,
+    /// The bucket fails so many calls of a thousand.
+    failing: Arc<AtomicU64>,
+    far: bool,
     rng: Random,
     model: Model,
     engine: Option<Engine>,
@@ -213,17 +150,16 @@ impl World {
         shared.write_atomic(Path::new("/data/metrics/writer.json"), br#"{"id": "01HF7YAT00000000000000000Z"}"#).unwrap();
         shared.sync_dir(Path::new("/data")).unwrap();
         let mut rng = Random::new(seed);
-        let bucket = Shaky {
-            inner: LocalBucket::open(shared, "/bucket").unwrap(),
-            failing: Arc::default(),
-            dice: Arc::new(parking_lot::Mutex::new(Random::new(seed ^ 77))),
-            far: rng.chance(0.5),
-        };
+        let far = rng.chance(0.5);
+        let (bucket, failing) = shaky(LocalBucket::open(shared, "/bucket").unwrap(), seed);
+        let bucket = bucket.near(!far);
         let clock = ManualClock::new(T0);
         World {
             fs,
             clock,
             bucket,
+            failing,
+            far,
             rng,
             model: Model::default(),
             engine: None,
@@ -461,7 +397,7 @@ impl World {
 
     /// Whatever became of the blocks and of the head meanwhile, a reader reads on what it has seen.
     fn look_again(&mut self, e: &Engine) {
-        if self.fs.is_down() || self.bucket.failing.load(Ordering::SeqCst) > 0 || !self.rng.chance(0.2) {
+        if self.fs.is_down() || self.failing.load(Ordering::SeqCst) > 0 || !self.rng.chance(0.2) {
             return;
         }
         match self.held.take() {
@@ -469,7 +405,7 @@ impl World {
             Some((s, then)) => match read(&*s, "again") {
                 Ok(now) => assert!(then.iter().all(|(k, v)| now.get(k) == Some(v)), "a reader saw {then:?}, and then {now:?}"),
                 // It took longer than blocks stay in a bucket.
-                Err(e) => assert!(self.bucket.far && e.kind == ErrorKind::NotFound, "{e}"),
+                Err(e) => assert!(self.far && e.kind == ErrorKind::NotFound, "{e}"),
             },
         }
     }
@@ -485,7 +421,7 @@ impl World {
             self.fs.set_failing(Some(FaultKind::Enospc));
         } else if fault < 6 {
             self.fs.set_failing(None);
-            self.bucket.failing.store([0, 0, 50, 1000][self.rng.below(4) as usize], Ordering::SeqCst);
+            self.failing.store([0, 0, 50, 1000][self.rng.below(4) as usize], Ordering::SeqCst);
         }
         self.open();
         let e = self.engine.clone().unwrap();
@@ -532,7 +468,7 @@ impl World {
     /// Calm: faults end, and all that was acknowledged must be there.
     fn settle(&mut self, what: &str) {
         self.fs.calm();
-        let failing = self.bucket.failing.swap(0, Ordering::SeqCst);
+        let failing = self.failing.swap(0, Ordering::SeqCst);
         if self.fs.is_down() {
             (self.engine, self.held) = (None, None);
             self.fs.restart(CrashStyle::LoseUnsynced, 3);
@@ -544,7 +480,7 @@ impl World {
         e.maintain().unwrap_or_else(|e| panic!("{what}: upkeep fails without faults: {e}"));
         self.check(&e, what, false);
         self.check_extras(&e, what);
-        self.bucket.failing.store(failing, Ordering::SeqCst);
+        self.failing.store(failing, Ordering::SeqCst);
     }
 }
 
@@ -559,7 +495,7 @@ fn run(seed: u64, steps: u64) -> Vec<(u8, u64, u64)> {
     w.settle(&format!("seed {seed} at the end"));
     // Everything to the bucket: a machine with an empty disk answers the same.
     let e = w.engine.clone().unwrap();
-    w.bucket.failing.store(0, Ordering::SeqCst);
+    w.failing.store(0, Ordering::SeqCst);
     e.flush().unwrap_or_else(|e| panic!("seed {seed}: {e}"));
     w.check(&e, &format!("seed {seed} flushed"), false);
     let fresh = Engine::open(w.options("/other")).unwrap();

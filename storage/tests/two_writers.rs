@@ -4,92 +4,31 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 #![cfg(feature = "traces")]
 
+mod common;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::Bytes;
-use strandline_storage::bucket::{Bucket, LocalBucket, ObjectInfo};
+use strandline_storage::bucket::{Bucket, LocalBucket, SimBucket};
 use strandline_storage::clock::{Clock, ManualClock};
 use strandline_storage::metrics::MetricOptions;
 use strandline_storage::metrics::head::{BatchBuilder, Value};
 use strandline_storage::model::{Labels, Matcher, Span, SpanId, TimeRange, TraceId};
 use strandline_storage::read::{SampleBuf, SelectRequest, SeriesSource};
 use strandline_storage::traces::TraceStoreOptions;
-use strandline_storage::{Engine, EngineOptions, Error, ErrorKind, Result};
+use strandline_storage::{Engine, EngineOptions, ErrorKind, Result};
 use strandline_testkit::Random;
 use strandline_wal::WalOptions;
 use strandline_wal::fs::{CrashStyle, Fs, SimFs};
+
+use common::shaky;
 
 const MINUTE: i64 = 60_000;
 const HOUR: i64 = 60 * MINUTE;
 const T0: i64 = 1_700_006_400_000;
 const SERIES: u64 = 8;
-
-/// A bucket elsewhere, some of whose calls fail.
-#[derive(Clone)]
-struct Far {
-    inner: LocalBucket,
-    failing: Arc<AtomicU64>,
-    dice: Arc<parking_lot::Mutex<Random>>,
-}
-
-impl Far {
-    fn roll(&self) -> Result<&LocalBucket> {
-        let p = self.failing.load(Ordering::SeqCst);
-        if p > 0 && self.dice.lock().below(1000) < p {
-            return Err(Error::new(ErrorKind::Unavailable, "injected: bucket"));
-        }
-        Ok(&self.inner)
-    }
-}
-
-impl Bucket for Far {
-    fn name(&self) -> String {
-        "far".into()
-    }
-    fn put(&self, key: &str, content: Bytes) -> Result<()> {
-        self.roll()?.put(key, content)
-    }
-    fn put_file(&self, key: &str, path: &Path) -> Result<()> {
-        // The disks are apart: no links.
-        let node = path.components().nth(1).unwrap().as_os_str().to_str().unwrap().to_owned();
-        let content = DISKS.with(|d| d.borrow()[&node].read(path)).map_err(|e| Error::io("reading", path, e))?;
-        self.roll()?.put(key, content)
-    }
-    fn put_if_absent(&self, key: &str, content: Bytes) -> Result<bool> {
-        self.roll()?.put_if_absent(key, content)
-    }
-    fn put_if_match(&self, key: &str, content: Bytes, tag: Option<&str>) -> Result<Option<String>> {
-        self.roll()?.put_if_match(key, content, tag)
-    }
-    fn get_tagged(&self, key: &str) -> Result<(Bytes, String)> {
-        self.roll()?.get_tagged(key)
-    }
-    fn get(&self, key: &str) -> Result<Bytes> {
-        self.roll()?.get(key)
-    }
-    fn get_range(&self, key: &str, offset: u64, len: usize) -> Result<Bytes> {
-        self.roll()?.get_range(key, offset, len)
-    }
-    fn size(&self, key: &str) -> Result<u64> {
-        self.roll()?.size(key)
-    }
-    fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
-        self.roll()?.list(prefix)
-    }
-    fn list_folders(&self, prefix: &str) -> Result<Vec<String>> {
-        self.roll()?.list_folders(prefix)
-    }
-    fn delete(&self, key: &str) -> Result<()> {
-        self.roll()?.delete(key)
-    }
-}
-
-thread_local! {
-    static DISKS: std::cell::RefCell<BTreeMap<String, SimFs>> = const { std::cell::RefCell::new(BTreeMap::new()) };
-}
 
 struct Node {
     name: String,
@@ -103,7 +42,9 @@ struct Node {
 struct World {
     seed: u64,
     clock: ManualClock,
-    bucket: Far,
+    bucket: SimBucket,
+    /// It fails so many calls of a thousand.
+    failing: Arc<AtomicU64>,
     rng: Random,
     nodes: Vec<Node>,
     /// What every node was seen to answer.
@@ -125,15 +66,12 @@ fn bits(series: u64, t: i64) -> u64 {
 
 impl World {
     fn new(seed: u64) -> Self {
-        let bucket = Far {
-            inner: LocalBucket::open(Arc::new(SimFs::new()), "/bucket").unwrap(),
-            failing: Arc::default(),
-            dice: Arc::new(parking_lot::Mutex::new(Random::new(seed ^ 77))),
-        };
+        let (bucket, failing) = shaky(LocalBucket::open(Arc::new(SimFs::new()), "/bucket").unwrap(), seed);
         let mut w = World {
             seed,
             clock: ManualClock::new(T0),
             bucket,
+            failing,
             rng: Random::new(seed),
             nodes: Vec::new(),
             common: BTreeSet::new(),
@@ -151,7 +89,6 @@ impl World {
 
     fn add(&mut self, name: &str) {
         let fs = SimFs::new();
-        DISKS.with(|d| d.borrow_mut().insert(name.to_owned(), fs.clone()));
         self.nodes.push(Node { name: name.to_owned(), fs, engine: None, samples: BTreeSet::new(), spans: BTreeSet::new() });
     }
 
@@ -163,17 +100,18 @@ impl World {
         if let Some(e) = &self.nodes[n].engine {
             return e.clone();
         }
+        let bucket: Arc<dyn Bucket> = Arc::new(self.bucket.clone().uploading_from(self.nodes[n].fs.clone()));
         let fs: Arc<dyn Fs> = Arc::new(self.nodes[n].fs.clone());
         let clock = Arc::new(self.clock.clone());
         let dir = format!("/{}", self.nodes[n].name);
         let wal = WalOptions { background: false, segment_size_bytes: 4096, ..WalOptions::default() };
         let mut metrics = MetricOptions::new(fs.clone(), clock.clone(), &dir);
-        metrics.bucket = Some(Arc::new(self.bucket.clone()));
+        metrics.bucket = Some(bucket.clone());
         metrics.wal = wal.clone();
         metrics.local_retention_ms = 4 * HOUR;
         metrics.retention_ms = self.retention_ms;
         metrics.disk_cache_bytes = 16 << 20;
-        let mut traces = TraceStoreOptions::new(fs, clock, &dir, Arc::new(self.bucket.clone()));
+        let mut traces = TraceStoreOptions::new(fs, clock, &dir, bucket);
         traces.wal = wal;
         traces.retention_ms = self.retention_ms;
         let e = Engine::open(EngineOptions { metrics, traces, background: false }).unwrap();
@@ -291,7 +229,7 @@ impl World {
     fn step(&mut self, what: &str) {
         let n = self.rng.below(self.nodes.len() as u64) as usize;
         if self.rng.chance(0.08) {
-            self.bucket.failing.store([0, 0, 60, 1000][self.rng.below(4) as usize], Ordering::SeqCst);
+            self.failing.store([0, 0, 60, 1000][self.rng.below(4) as usize], Ordering::SeqCst);
         }
         let e = self.open(n);
         let op = self.rng.below(24);
@@ -327,7 +265,7 @@ impl World {
         {
             // It has not looked for longer than removed blocks stay.
             assert!(
-                self.bucket.failing.load(Ordering::SeqCst) > 0 || matches!(err.kind, ErrorKind::Unavailable | ErrorKind::NotFound),
+                self.failing.load(Ordering::SeqCst) > 0 || matches!(err.kind, ErrorKind::Unavailable | ErrorKind::NotFound),
                 "{what}: {err}"
             );
         }
@@ -347,7 +285,7 @@ impl World {
     }
 
     fn settle(&mut self, what: &str) {
-        let failing = self.bucket.failing.swap(0, Ordering::SeqCst);
+        let failing = self.failing.swap(0, Ordering::SeqCst);
         for n in 0..self.nodes.len() {
             self.open(n);
         }
@@ -368,7 +306,7 @@ impl World {
             all.push(got.into_iter().filter(|((_, t), _)| !self.is_old(*t)).collect::<BTreeMap<_, _>>());
         }
         assert!(all.windows(2).all(|w| w[0] == w[1]), "{what}: two answers");
-        self.bucket.failing.store(failing, Ordering::SeqCst);
+        self.failing.store(failing, Ordering::SeqCst);
     }
 
     /// An empty disk on the same bucket.
@@ -394,7 +332,7 @@ impl World {
         }
         let mut read: BTreeSet<String> = e.metrics().blocks().iter().map(|b| b.meta.ulid.clone()).collect();
         read.extend(e.traces().blocks().iter().map(|b| b.meta.ulid.clone()));
-        let in_bucket = self.bucket.inner.list("").unwrap();
+        let in_bucket = self.bucket.inner().list("").unwrap();
         let of = |key: &str| key.split('/').nth(2).map(str::to_owned);
         let needed = |k: &str| ["deletes", "leases"].iter().any(|p| k.starts_with(p)) || of(k).is_some_and(|b| read.contains(&b));
         let strange: Vec<&String> = in_bucket.iter().map(|o| &o.key).filter(|k| !needed(k)).collect();
@@ -416,7 +354,7 @@ fn run(seed: u64) {
         }
     }
     w.settle(&format!("seed {seed} at the end"));
-    w.bucket.failing.store(0, Ordering::SeqCst);
+    w.failing.store(0, Ordering::SeqCst);
     w.check_bucket(&format!("seed {seed}, an empty disk"));
     if w.seed.is_multiple_of(2) {
         // One machine is lost at any moment.

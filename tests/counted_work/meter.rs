@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 
 use strandline_testkit::Allocations;
 
@@ -33,7 +34,7 @@ impl Meter {
 
     /// Counts what `work` takes; `units` is how much of it there is.
     pub fn count(&mut self, name: &str, units: u64, w: &World, work: impl FnOnce()) {
-        let requests = w.bucket.requests();
+        let requests = w.requests.load(Ordering::Relaxed);
         let fsyncs = w.fs.syncs();
         let before = Allocations::now();
         work();
@@ -43,7 +44,7 @@ impl Meter {
             allocations: after.calls - before.calls,
             bytes: after.total_bytes - before.total_bytes,
             fsyncs: w.fs.syncs() - fsyncs,
-            requests: w.bucket.requests() - requests,
+            requests: w.requests.load(Ordering::Relaxed) - requests,
         };
         assert!(self.0.insert(name.to_owned(), counts).is_none(), "{name} is counted twice");
     }

@@ -2,8 +2,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 
-use bytes::Bytes;
-use strandline_storage::bucket::ObjectInfo;
+use strandline_storage::bucket::{BucketCall, SimBucket};
 use strandline_storage::clock::ManualClock;
 use strandline_storage::metrics::head::{BatchBuilder, Value};
 use strandline_storage::model::Labels;
@@ -13,79 +12,18 @@ use super::*;
 
 pub(super) const NOW_MS: i64 = 1_700_000_000_000;
 
-/// A bucket whose listings of one tenant wait until they may go on, and that takes nothing while it is full.
-pub(super) struct Slow {
-    pub(super) inner: LocalBucket,
-    tenant: &'static str,
-    reached: mpsc::SyncSender<()>,
-    go_on: Mutex<mpsc::Receiver<()>>,
-    pub(super) full: AtomicBool,
-}
-
-impl Slow {
-    fn wait(&self, prefix: &str) {
-        if prefix.contains(self.tenant) {
-            let _ = self.reached.try_send(());
-            // Ends too when the test lets go of its end.
-            let _ = self.go_on.lock().recv();
-        }
-    }
-    fn check(&self) -> Result<()> {
-        let full = self.full.load(Ordering::SeqCst);
-        if full { Err(Error::new(ErrorKind::Unavailable, "injected: full")) } else { Ok(()) }
-    }
-}
-
-impl Bucket for Slow {
-    fn name(&self) -> String {
-        "slow".into()
-    }
-    fn put(&self, key: &str, content: Bytes) -> Result<()> {
-        self.check().and_then(|()| self.inner.put(key, content))
-    }
-    fn put_file(&self, key: &str, path: &std::path::Path) -> Result<()> {
-        self.check().and_then(|()| self.inner.put_file(key, path))
-    }
-    fn put_if_absent(&self, key: &str, content: Bytes) -> Result<bool> {
-        self.check().and_then(|()| self.inner.put_if_absent(key, content))
-    }
-    fn put_if_match(&self, key: &str, content: Bytes, tag: Option<&str>) -> Result<Option<String>> {
-        self.check().and_then(|()| self.inner.put_if_match(key, content, tag))
-    }
-    fn get_tagged(&self, key: &str) -> Result<(Bytes, String)> {
-        self.inner.get_tagged(key)
-    }
-    fn get(&self, key: &str) -> Result<Bytes> {
-        self.inner.get(key)
-    }
-    fn get_range(&self, key: &str, offset: u64, len: usize) -> Result<Bytes> {
-        self.inner.get_range(key, offset, len)
-    }
-    fn size(&self, key: &str) -> Result<u64> {
-        self.inner.size(key)
-    }
-    fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
-        self.wait(prefix);
-        self.inner.list(prefix)
-    }
-    fn list_folders(&self, prefix: &str) -> Result<Vec<String>> {
-        self.wait(prefix);
-        self.inner.list_folders(prefix)
-    }
-    fn delete(&self, key: &str) -> Result<()> {
-        self.inner.delete(key)
-    }
-}
-
 pub(super) struct Rig {
     pub(super) tenants: Arc<Tenants>,
-    pub(super) bucket: Arc<Slow>,
+    /// Its listings of the tenant `slow` wait until they may go on.
+    pub(super) bucket: Arc<SimBucket>,
+    /// It takes nothing while it is full.
+    pub(super) full: Arc<AtomicBool>,
     pub(super) clock: ManualClock,
     pub(super) reached: mpsc::Receiver<()>,
     pub(super) go_on: mpsc::Sender<()>,
 }
 
-fn tenants(fs: Arc<dyn Fs>, clock: &ManualClock, bucket: &Arc<Slow>, config: Config) -> Arc<Tenants> {
+fn tenants(fs: Arc<dyn Fs>, clock: &ManualClock, bucket: &Arc<SimBucket>, config: Config) -> Arc<Tenants> {
     let (config, clock) = (Arc::new(config), Arc::new(clock.clone()));
     Arc::new(Tenants { config, fs, clock, bucket: bucket.clone(), memory_limit: 1 << 30, state: Mutex::default() })
 }
@@ -93,15 +31,24 @@ fn tenants(fs: Arc<dyn Fs>, clock: &ManualClock, bucket: &Arc<Slow>, config: Con
 pub(super) fn rig() -> Rig {
     let fs: Arc<dyn Fs> = Arc::new(SimFs::new());
     let ((reached, is_reached), (go_on, may_go_on)) = (mpsc::sync_channel(1), mpsc::channel());
-    let bucket = Arc::new(Slow {
-        inner: LocalBucket::open(fs.clone(), "/bucket").unwrap(),
-        tenant: "slow",
-        reached,
-        go_on: Mutex::new(may_go_on),
-        full: AtomicBool::new(false),
+    let (full, may_go_on) = (Arc::<AtomicBool>::default(), Mutex::new(may_go_on));
+    let is_full = full.clone();
+    let bucket = SimBucket::over(LocalBucket::open(fs.clone(), "/bucket").unwrap()).before(move |call| match call {
+        BucketCall::List(prefix) if prefix.contains("slow") => {
+            let _ = reached.try_send(());
+            // Ends too when the test lets go of its end.
+            let _ = may_go_on.lock().recv();
+            Ok(())
+        }
+        BucketCall::Put(_) | BucketCall::PutFile(..) | BucketCall::PutIfAbsent(_) | BucketCall::PutIfMatch(_)
+            if is_full.load(Ordering::SeqCst) =>
+        {
+            Err(Error::new(ErrorKind::Unavailable, "injected: full"))
+        }
+        _ => Ok(()),
     });
-    let clock = ManualClock::new(NOW_MS);
-    Rig { tenants: tenants(fs, &clock, &bucket, config()), bucket, clock, reached: is_reached, go_on }
+    let (bucket, clock) = (Arc::new(bucket), ManualClock::new(NOW_MS));
+    Rig { tenants: tenants(fs, &clock, &bucket, config()), bucket, full, clock, reached: is_reached, go_on }
 }
 
 /// The defaults, and a data folder.
@@ -168,13 +115,13 @@ fn an_idle_tenant_is_closed_once_the_bucket_has_all_of_it() {
         o.used = o.used.checked_sub(2 * IDLE).unwrap();
     };
     grow_old();
-    r.bucket.full.store(true, Ordering::SeqCst);
+    r.full.store(true, Ordering::SeqCst);
     r.tenants.close_idle();
     assert_eq!(r.tenants.all().len(), 1);
-    r.bucket.full.store(false, Ordering::SeqCst);
+    r.full.store(false, Ordering::SeqCst);
     r.tenants.close_idle();
     assert_eq!(r.tenants.all().len(), 0);
-    let keys: Vec<String> = r.bucket.inner.list("metrics/t/").unwrap().into_iter().map(|o| o.key).collect();
+    let keys: Vec<String> = r.bucket.inner().list("metrics/t/").unwrap().into_iter().map(|o| o.key).collect();
     assert!(keys.iter().any(|k| k.ends_with("/meta.json")), "{keys:?}");
     r.tenants.get("t").unwrap();
 }

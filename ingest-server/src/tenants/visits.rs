@@ -85,14 +85,12 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use std::sync::atomic::Ordering;
 
-    use strandline_storage::bucket::Bucket;
-
     use super::*;
     use crate::config::Config;
     use crate::tenants::tests::{NOW_MS, Rig, append, config, restarted, rig};
 
     fn blocks_of(r: &Rig, tenant: &str) -> usize {
-        let keys = r.bucket.inner.list(&format!("metrics/{tenant}/")).unwrap();
+        let keys = r.bucket.inner().list(&format!("metrics/{tenant}/")).unwrap();
         keys.iter().filter(|o| o.key.ends_with("/meta.json")).count()
     }
 
@@ -102,10 +100,10 @@ mod tests {
         let r = rig();
         ["t1", "t2"].iter().for_each(|t| append(&r.tenants.get(t).unwrap(), NOW_MS));
         let (mut r, mut visits) = (restarted(r, kept_a_day.clone()), Visits::default());
-        r.bucket.full.store(true, Ordering::SeqCst);
+        r.full.store(true, Ordering::SeqCst);
         r.tenants.visit_round(&mut visits, &|| true);
         assert_eq!((blocks_of(&r, "t1"), r.tenants.all().len()), (0, 0));
-        r.bucket.full.store(false, Ordering::SeqCst);
+        r.full.store(false, Ordering::SeqCst);
         // The next round comes back to those that could not be looked after.
         r.tenants.visit_round(&mut visits, &|| true);
         assert_eq!((blocks_of(&r, "t1"), blocks_of(&r, "t2"), r.tenants.all().len()), (1, 1, 0));

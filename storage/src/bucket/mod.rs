@@ -9,6 +9,7 @@ mod lease;
 mod local;
 #[cfg(feature = "s3")]
 mod object;
+mod sim;
 
 use std::path::Path;
 
@@ -24,6 +25,7 @@ pub use lease::{Lease, Ownership};
 pub use local::LocalBucket;
 #[cfg(feature = "s3")]
 pub use object::{ObjectBucket, S3Settings};
+pub use sim::{BucketCall, SimBucket};
 
 /// So much of an object is fetched at once when it is copied to a file.
 const FETCHED_BYTES: u64 = 4 << 20;

@@ -14,7 +14,7 @@ use bytes::Bytes;
 
 pub use overlay::OverlayFs;
 pub use real::{IoMode, RealFs};
-pub use sim::{CrashStyle, FaultKind, SimFs};
+pub use sim::{CrashStyle, FaultKind, FsCall, SimFs};
 
 /// A file system. Calls block.
 ///

@@ -1,7 +1,7 @@
 //! A file system in memory that loses what was not synced.
 //!
 //! Faults it can play: a crash at the Nth sync (or any call), unsynced bytes lost, kept, torn or zeroed,
-//! unsynced directory entries lost, ENOSPC and EIO on the Nth call, a full disk, bit flips.
+//! unsynced directory entries lost, ENOSPC and EIO on the Nth call, a full disk, bit flips, and whatever a hook does.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -44,6 +44,22 @@ impl FaultKind {
         })
     }
 }
+
+/// A call that a hook of [`SimFs::watch`] is told of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FsCall<'a> {
+    /// A file is about to be created.
+    Create(&'a Path),
+    /// A file or folder is about to be given this name.
+    Rename(&'a Path),
+    /// A file is about to be given this second name.
+    HardLink(&'a Path),
+    /// The folder was just listed.
+    Listed(&'a Path),
+}
+
+type Hook = dyn Fn(FsCall<'_>) -> io::Result<()> + Send + Sync;
 
 #[derive(Default, Clone)]
 struct File {
@@ -90,6 +106,7 @@ struct State {
     down: bool,
     fail_next: Vec<(u64, FaultKind)>,
     failing: Option<FaultKind>,
+    hook: Option<Arc<Hook>>,
     locks: std::collections::BTreeSet<PathBuf>,
     generation: u64,
 }
@@ -184,6 +201,10 @@ impl SimFs {
     pub fn set_failing(&self, fault: Option<FaultKind>) {
         self.0.lock().failing = fault;
     }
+    /// From now on the hook is told of some calls, and may use this disk meanwhile; an error of it is the call's answer.
+    pub fn watch(&self, hook: impl Fn(FsCall<'_>) -> io::Result<()> + Send + Sync + 'static) {
+        self.0.lock().hook = Some(Arc::new(hook));
+    }
     /// Forgets all faults and crashes that were planned.
     pub fn calm(&self) {
         let mut s = self.0.lock();
@@ -254,6 +275,12 @@ impl SimFs {
         s.fail_next.clear();
         s.locks.clear();
         s.generation += 1;
+    }
+
+    fn tell(&self, call: FsCall<'_>) -> io::Result<()> {
+        // Not under the lock: the hook may come back here.
+        let hook = self.0.lock().hook.clone();
+        hook.map_or(Ok(()), |h| h(call))
     }
 
     fn enter(&self) -> io::Result<parking_lot::MutexGuard<'_, State>> {
@@ -368,6 +395,7 @@ impl Fs for SimFs {
         Ok(())
     }
     fn create(&self, path: &Path) -> io::Result<Box<dyn FileWrite>> {
+        self.tell(FsCall::Create(path))?;
         let mut s = self.enter_write()?;
         let file = FileRef::default();
         s.live.insert(path.to_owned(), file.clone());
@@ -392,10 +420,13 @@ impl Fs for SimFs {
         for (p, f) in s.live.iter().filter(|(p, _)| p.parent() == Some(dir)) {
             out.push(DirEntry { path: p.clone(), is_dir: false, size_bytes: f.lock().data.len() as u64 });
         }
+        drop(s);
         out.sort();
+        self.tell(FsCall::Listed(dir))?;
         Ok(out)
     }
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.tell(FsCall::Rename(to))?;
         let mut s = self.enter_write()?;
         let is_dir = s.dirs.contains_key(from);
         let moved: Vec<PathBuf> = s.live.keys().filter(|p| p.as_path() == from || (is_dir && p.starts_with(from))).cloned().collect();
@@ -423,6 +454,7 @@ impl Fs for SimFs {
         Ok(())
     }
     fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.tell(FsCall::HardLink(to))?;
         let mut s = self.enter_write()?;
         if s.live.contains_key(to) {
             return Err(io::ErrorKind::AlreadyExists.into());

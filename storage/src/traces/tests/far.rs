@@ -1,29 +1,34 @@
 //! Blocks in a bucket that has no local paths.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use super::*;
+use crate::bucket::{BucketCall, SimBucket};
 
-/// A bucket that lies far away: no local paths, reads counted.
-pub(super) struct Far {
-    pub inner: LocalBucket,
-    pub reads: Arc<std::sync::atomic::AtomicUsize>,
-    pub meeting: Arc<Meeting>,
-    /// Asked before a file is put; an error is the answer.
-    pub before_file: Box<BeforeFile>,
+/// A bucket that lies far away, whose reads are counted and meet one another.
+fn far(fs: Arc<dyn Fs>, reads: &Arc<AtomicUsize>, meeting: &Arc<Meeting>) -> Arc<SimBucket> {
+    let (reads, meeting) = (reads.clone(), meeting.clone());
+    let bucket = SimBucket::over(LocalBucket::open(fs, "/data/bucket").unwrap()).before(move |call| {
+        if let BucketCall::Ranges(_, n) = call {
+            reads.fetch_add(n, Ordering::SeqCst);
+            meeting.attend();
+        }
+        Ok(())
+    });
+    Arc::new(bucket)
 }
-
-type BeforeFile = dyn Fn(&str, &Path) -> crate::Result<()> + Send + Sync;
 
 /// Reads wait here until so many are there, if any are wanted; in vain, if they come one after the other.
 #[derive(Default)]
-pub(super) struct Meeting {
-    wanted: std::sync::atomic::AtomicUsize,
+struct Meeting {
+    wanted: AtomicUsize,
     there: std::sync::Mutex<usize>,
     came: std::sync::Condvar,
 }
 
 impl Meeting {
     fn attend(&self) {
-        let wanted = self.wanted.load(std::sync::atomic::Ordering::SeqCst);
+        let wanted = self.wanted.load(Ordering::SeqCst);
         let mut there = self.there.lock().unwrap();
         *there += 1;
         self.came.notify_all();
@@ -33,53 +38,12 @@ impl Meeting {
     }
 }
 
-impl Bucket for Far {
-    fn name(&self) -> String {
-        "far".into()
-    }
-    fn put(&self, key: &str, content: bytes::Bytes) -> crate::Result<()> {
-        self.inner.put(key, content)
-    }
-    fn put_file(&self, key: &str, path: &Path) -> crate::Result<()> {
-        (self.before_file)(key, path)?;
-        self.inner.put_file(key, path)
-    }
-    fn put_if_absent(&self, key: &str, content: bytes::Bytes) -> crate::Result<bool> {
-        self.inner.put_if_absent(key, content)
-    }
-    fn get(&self, key: &str) -> crate::Result<bytes::Bytes> {
-        self.inner.get(key)
-    }
-    fn get_range(&self, key: &str, offset: u64, len: usize) -> crate::Result<bytes::Bytes> {
-        self.reads.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-        self.meeting.attend();
-        self.inner.get_range(key, offset, len)
-    }
-    fn size(&self, key: &str) -> crate::Result<u64> {
-        self.inner.size(key)
-    }
-    fn list(&self, prefix: &str) -> crate::Result<Vec<crate::bucket::ObjectInfo>> {
-        self.inner.list(prefix)
-    }
-    fn list_folders(&self, prefix: &str) -> crate::Result<Vec<String>> {
-        self.inner.list_folders(prefix)
-    }
-    fn delete(&self, key: &str) -> crate::Result<()> {
-        self.inner.delete(key)
-    }
-}
-
 #[test]
 fn a_far_trace_costs_one_tail_read_a_block_and_one_more_where_it_lies() {
     let rig = Rig::new();
-    let reads = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let reads = Arc::new(AtomicUsize::new(0));
     let mut o = rig.options().unwrap();
-    o.bucket = Arc::new(Far {
-        inner: LocalBucket::open(o.fs.clone(), "/data/bucket").unwrap(),
-        reads: reads.clone(),
-        meeting: Arc::default(),
-        before_file: Box::new(|_, _| Ok(())),
-    });
+    o.bucket = far(o.fs.clone(), &reads, &Arc::default());
     let store = TraceStore::open(o).unwrap();
     for block in 0..12u8 {
         // Ids on both sides, so that first and last id do not tell.
@@ -90,7 +54,7 @@ fn a_far_trace_costs_one_tail_read_a_block_and_one_more_where_it_lies() {
         put(&store, &spans);
         store.flush().unwrap();
     }
-    let taken = |n: &Arc<std::sync::atomic::AtomicUsize>| n.swap(0, std::sync::atomic::Ordering::SeqCst);
+    let taken = |n: &Arc<AtomicUsize>| n.swap(0, Ordering::SeqCst);
     taken(&reads);
     let id = TraceId([100; 16]);
     assert_eq!(store.trace(id).unwrap().unwrap().spans.len(), 2);
@@ -107,8 +71,7 @@ fn far_blocks_are_waited_for_together() {
     let rig = Rig::new();
     let open = |meeting: &Arc<Meeting>| {
         let mut o = rig.options().unwrap();
-        let inner = LocalBucket::open(o.fs.clone(), "/data/bucket").unwrap();
-        o.bucket = Arc::new(Far { inner, reads: Arc::default(), meeting: meeting.clone(), before_file: Box::new(|_, _| Ok(())) });
+        o.bucket = far(o.fs.clone(), &Arc::default(), meeting);
         TraceStore::open(o).unwrap()
     };
     let store = open(&Arc::default());
@@ -120,11 +83,11 @@ fn far_blocks_are_waited_for_together() {
     // The tails of eight blocks at once, each of which stands for a round trip.
     let meeting = Arc::new(Meeting::default());
     let store = open(&meeting);
-    meeting.wanted.store(8, std::sync::atomic::Ordering::SeqCst);
+    meeting.wanted.store(8, Ordering::SeqCst);
     assert_eq!(count(&store, true), 24);
     drop(store);
     let meeting = Arc::new(Meeting::default());
     let store = open(&meeting);
-    meeting.wanted.store(8, std::sync::atomic::Ordering::SeqCst);
+    meeting.wanted.store(8, Ordering::SeqCst);
     assert_eq!(store.trace(TraceId([1; 16])).unwrap().unwrap().spans.len(), 8);
 }

@@ -1,6 +1,7 @@
 //! What is left behind by errands that fail, and by damage to what waits for its upload.
 
 use super::*;
+use crate::bucket::{BucketCall, SimBucket};
 use crate::{Error, ErrorKind};
 
 /// Folders of blocks on the disk that no manifest names.
@@ -149,18 +150,16 @@ fn a_merged_blocks_description_that_comes_late_costs_nothing() {
         // Descriptions from some time on, as they come.
         let held = Arc::new(std::sync::Mutex::new(None::<Vec<(String, bytes::Bytes)>>));
         let (fs, holds) = (rig.fs.clone(), held.clone());
-        let late = Arc::new(super::far::Far {
-            inner: LocalBucket::open(o.fs.clone(), "/data/bucket").unwrap(),
-            reads: Arc::default(),
-            meeting: Arc::default(),
-            before_file: Box::new(move |key, path| match &mut *holds.lock().unwrap() {
-                Some(held) if key.ends_with("meta.json") => {
+        let late = SimBucket::over(LocalBucket::open(o.fs.clone(), "/data/bucket").unwrap()).before(move |call| {
+            match (call, &mut *holds.lock().unwrap()) {
+                (BucketCall::PutFile(key, path), Some(held)) if key.ends_with("meta.json") => {
                     held.push((key.to_owned(), fs.read(path).unwrap()));
                     Err(Error::new(ErrorKind::Unavailable, "no answer in time"))
                 }
                 _ => Ok(()),
-            }),
+            }
         });
+        let late = Arc::new(late);
         (o.bucket, o.compact_blocks) = (late.clone(), 2);
         let mut store = TraceStore::open(o.clone()).unwrap();
         let whole = |s: &TraceStore| (1..3u8).all(|id| names(s.trace(TraceId([id; 16])).unwrap()).len() == 1);
@@ -178,7 +177,7 @@ fn a_merged_blocks_description_that_comes_late_costs_nothing() {
         assert!(store.tend().is_err() && whole(&store));
         let came = held.lock().unwrap().take().unwrap();
         assert_eq!(came.len(), 2);
-        came.into_iter().for_each(|(key, content)| late.inner.put(&key, content).unwrap());
+        came.into_iter().for_each(|(key, content)| late.inner().put(&key, content).unwrap());
         for _ in 0..4 {
             store.tend().unwrap();
             assert!(whole(&store) && whole(&rig.open()), "restarts: {restarts}");
