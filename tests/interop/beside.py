@@ -1,4 +1,4 @@
-"""A real Prometheus 3 beside ours, and what the two hold, compared."""
+"""A real Prometheus beside ours, and what the two hold, compared."""
 import http.server, json, os, subprocess, threading, time
 
 import requests
@@ -6,13 +6,12 @@ import requests
 from harness import ROOT, free_port
 
 BIN3 = os.environ.get("PROMETHEUS3", "")
-FEATURES = "exemplar-storage,native-histograms"
+class Prometheus:
+    """The Prometheus on the path, Debian's 2, with its remote write receiver on."""
 
+    BINARY, FEATURES = "prometheus", ""
 
-class Prometheus3:
-    """Prometheus 3 with every receiver on."""
-
-    def __init__(self, name, config="global: {}\n", features=FEATURES, data=None, flags=()):
+    def __init__(self, name, config="global: {}\n", features=None, data=None, flags=()):
         self.dir = os.path.join(ROOT, name)
         os.makedirs(self.dir, exist_ok=True)
         self.conf = os.path.join(self.dir, "prometheus.yml")
@@ -20,10 +19,10 @@ class Prometheus3:
         self.data = data or os.path.join(self.dir, "data")
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.features, self.flags, self.log = features, flags, os.path.join(self.dir, "log")
+        self.features, self.flags, self.log = self.FEATURES if features is None else features, flags, os.path.join(self.dir, "log")
 
     def start(self):
-        cmd = [os.path.join(BIN3, "prometheus"), f"--config.file={self.conf}", f"--storage.tsdb.path={self.data}",
+        cmd = [self.BINARY, f"--config.file={self.conf}", f"--storage.tsdb.path={self.data}",
                f"--web.listen-address=127.0.0.1:{self.port}", "--web.enable-remote-write-receiver",
                "--web.enable-admin-api", "--log.level=warn", *([f"--enable-feature={self.features}"] if self.features else []), *self.flags]
         self.p = subprocess.Popen(cmd, stdout=open(self.log, "ab"), stderr=subprocess.STDOUT)
@@ -40,6 +39,12 @@ class Prometheus3:
     def stop(self):
         self.p.terminate()
         self.p.wait(20)
+
+
+class Prometheus3(Prometheus):
+    """Prometheus 3 with every receiver on."""
+
+    BINARY, FEATURES = os.path.join(BIN3, "prometheus"), "exemplar-storage,native-histograms"
 
 
 def promtool3(*args, **kw):

@@ -1,5 +1,5 @@
 """What lies on disk, beside a real Prometheus 3 and its promtool: our blocks there, its blocks here, and back."""
-import json, math, os, random, shutil, struct, subprocess, time
+import json, math, os, random, shutil, subprocess, time
 
 import requests
 
@@ -7,7 +7,6 @@ import rw
 from beside import Prometheus3, differences, get, present, promtool3, samples
 from harness import BIN, ROOT, Server
 
-STALE = struct.unpack("<d", struct.pack("<Q", 0x7FF0000000000002))[0]
 EVERYTHING = '{__name__=~".+"}'
 STEP_MS, TURNS, PART = 30_000, 360, 30
 KINDS = ("integer", "float", "custom", "float custom", "gauge", "negative")
@@ -20,7 +19,7 @@ QUERIES = ('sum by (i) (rate({__name__=~"f.*_total"}[5m]))', "max_over_time(g[10
 def histogram(rng, kind, k, t):
     n = k // 3 + 1
     if k % 111 == 100:
-        return dict(count=0, sum=STALE, t=t, float="float" in kind, positive=([], []))
+        return dict(count=0, sum=rw.STALE, t=t, float="float" in kind, positive=([], []))
     if kind == "integer":
         counts = [rng.randrange(1, 5) + n for _ in range(3 + k // 50 % 4)]
         spans = [(k // 100, 2), (1 + k % 2, len(counts) - 2)]
@@ -48,7 +47,7 @@ def parts(start_ms, starts):
         at = lambda k: start_ms + k * STEP_MS
         all_ = []
         for i in range(12):
-            value = lambda k: STALE if k % 97 == 50 and i % 3 == 0 else float(rng.randrange(1000)) if i % 2 == 0 else k * i * 1.5
+            value = lambda k: rw.STALE if k % 97 == 50 and i % 3 == 0 else float(rng.randrange(1000)) if i % 2 == 0 else k * i * 1.5
             all_.append({"labels": {"__name__": f"f{i % 3}_total" if i % 2 else "g", "i": str(i), "é.x": 'ü\n"' if i % 5 == 0 else "a"},
                          "samples": [(at(k) + max(i - 6, 0), value(k), *st) for k in range(part, part + PART)]})
         for kind in KINDS:

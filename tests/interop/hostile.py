@@ -72,7 +72,7 @@ def series_limit():
     assert "greedy (5" in partial.error_message and "60 active series" in partial.error_message, partial
     assert "greedy (5" in s.text(), s.text()
     now = int(time.time() * 1000)
-    r = push(s.url, [({"__name__": "modest", "instance": "1", "i": "0", "job": "limits", "service_instance_id": "1", "service_name": "limits"}, [(now, 7)]),
+    r = push(s, [({"__name__": "modest", "instance": "1", "i": "0", "job": "limits", "service_instance_id": "1", "service_name": "limits"}, [(now, 7)]),
                      ({"__name__": "brand_new"}, [(now, 1)])])
     assert r.status_code == 400 and "greedy (" in r.text and "1 stored" in r.text, r.text
     assert s.value('modest{i="0"}') == 7
@@ -90,7 +90,7 @@ def memory_for_series():
 
     def send(first, t):
         for _ in range(100):
-            r = push(s.url, batch(first, t))
+            r = push(s, batch(first, t))
             if r.status_code != 503:
                 return r
             time.sleep(0.1)
@@ -117,7 +117,7 @@ def other_limits():
                               "STRANDLINE_LIMITS_SPANS_PER_SECOND": "50"}).start()
     now = int(time.time() * 1000)
     for labels, word in (({f"l{i}": "x" for i in range(9)}, "labels are more than 8"), ({"l": "x" * 101}, "101 bytes"), ({"l" * 51: "x"}, "51 bytes")):
-        r = push(s.url, [({"__name__": "m", **labels}, [(now, 1)]), ({"__name__": "fine"}, [(now, 1)])])
+        r = push(s, [({"__name__": "m", **labels}, [(now, 1)]), ({"__name__": "fine"}, [(now, 1)])])
         assert r.status_code == 400 and word in r.text and "1 stored" in r.text, (word, r.text)
     for attributes, word in (({f"a{i}": "x" for i in range(11)}, "11 attributes"), ({"a": "x" * 1100}, "1024 bytes"),
                              ({f"a{i}": "x" * 1020 for i in range(10)}, "10240")):
@@ -128,8 +128,8 @@ def other_limits():
     assert r.status_code == 200, r.text
     r, _ = otlp(s, "traces", spans(1))
     assert r.status_code == 503 and r.headers["Retry-After"] and b"spans_per_second = 50" in r.content, (r.status_code, r.content)
-    assert push(s.url, [({"__name__": "m", "i": str(i)}, [(now, 1)]) for i in range(1000)]).status_code == 204
-    r = push(s.url, [({"__name__": "m"}, [(now, 1)])])
+    assert push(s, [({"__name__": "m", "i": str(i)}, [(now, 1)]) for i in range(1000)]).status_code == 204
+    r = push(s, [({"__name__": "m"}, [(now, 1)])])
     assert r.status_code == 503 and r.headers["Retry-After"] and "samples_per_second = 500" in r.text, r.text
     grpc_says_later(s, spans(1))
     until = time.time() + 20
@@ -323,7 +323,7 @@ def in_flight():
     r, _ = otlp(s, "metrics", gauges({"waits": 1}))
     assert r.status_code == 503 and r.headers["Retry-After"] and b"max_in_flight" in r.content, (r.status_code, r.content)
     now = int(time.time() * 1000)
-    r = push(s.url, [({"__name__": "waits_too"}, [(now, 1)])])
+    r = push(s, [({"__name__": "waits_too"}, [(now, 1)])])
     assert r.status_code == 503 and r.headers["Retry-After"] and "max_in_flight" in r.text, (r.status_code, r.text)
     grpc_says_later(s, spans(1))
     for protocol in ("otlp_http_requests", "remote_write_requests", "otlp_grpc_requests"):
@@ -337,7 +337,7 @@ def in_flight():
     holder.close()
     until(lambda: metric(s, "strandline_in_flight_bytes") == 0)
     assert otlp(s, "metrics", gauges({"waits": 1}))[0].status_code == 200
-    assert push(s.url, [({"__name__": "waits_too"}, [(now, 1)])]).status_code == 204
+    assert push(s, [({"__name__": "waits_too"}, [(now, 1)])]).status_code == 204
     grpc_export(s, spans(1))
     assert s.value("count(held)") == 3000 and s.value("count(waits)") == 1 and s.value("waits_too") == 1
     s.stop()
@@ -395,7 +395,7 @@ def damage():
     passed over in silence, and the rest is had by asking for it."""
     s = Server("damage").start()
     now = int(time.time() * 1000)
-    assert push(s.url, [({"__name__": "m", "i": str(i)}, [(now, 1.0 + i)]) for i in range(3)]).status_code == 204
+    assert push(s, [({"__name__": "m", "i": str(i)}, [(now, 1.0 + i)]) for i in range(3)]).status_code == 204
     span = {"traceId": "11" * 16, "spanId": "22" * 8, "name": "op", "startTimeUnixNano": str(now * 10**6), "endTimeUnixNano": str(now * 10**6 + 5)}
     body = {"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]}
     assert requests.post(f"http://127.0.0.1:{s.otlp}/v1/traces", json=body).status_code == 200

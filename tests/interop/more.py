@@ -1,68 +1,16 @@
 """Checks beside Prometheus itself."""
-import os, random, re, struct, subprocess, sys, time
+import os, random, re, subprocess, sys, time
 
 import requests
-import snappy
 
+import rw
+from beside import Prometheus
 from harness import BIN, ROOT, Server, Weed, free_port
 
 
-class Prometheus:
-    """Debian's Prometheus with its remote write receiver on."""
-
-    def __init__(self, name, config="global: {}\n"):
-        self.dir = os.path.join(ROOT, name)
-        os.makedirs(self.dir, exist_ok=True)
-        self.conf = os.path.join(self.dir, "prometheus.yml")
-        open(self.conf, "w").write(config)
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-
-    def start(self):
-        cmd = ["prometheus", f"--config.file={self.conf}", f"--storage.tsdb.path={self.dir}/data", f"--web.listen-address=127.0.0.1:{self.port}",
-               "--web.enable-remote-write-receiver", "--web.enable-admin-api", "--log.level=warn"]
-        self.p = subprocess.Popen(cmd, stdout=open(self.dir + "/log", "ab"), stderr=subprocess.STDOUT)
-        for _ in range(300):
-            try:
-                if requests.get(self.url + "/-/ready", timeout=1).status_code == 200:
-                    return self
-            except requests.RequestException:
-                pass
-            time.sleep(0.1)
-        raise AssertionError(open(self.dir + "/log").read())
-
-    def stop(self):
-        self.p.terminate()
-        self.p.wait(20)
-
-
-def varint(n):
-    out = b""
-    while n >= 0x80:
-        out += bytes([n & 0x7F | 0x80])
-        n >>= 7
-    return out + bytes([n])
-
-
-def field(number, body):
-    return varint(number << 3 | 2) + varint(len(body)) + body
-
-
-def write_request(series):
-    """series: list of (labels, [(ms, value)])"""
-    out = b""
-    for labels, samples in series:
-        ts = b"".join(field(1, field(1, k.encode()) + field(2, v.encode())) for k, v in sorted(labels.items()))
-        for t, v in samples:
-            ts += field(2, b"\x09" + struct.pack("<d", v) + b"\x10" + varint(t))
-        out += field(1, ts)
-    return snappy.compress(out)
-
-
-def push(url, series):
-    r = requests.post(url + "/api/v1/write", data=write_request(series), headers={
-        "Content-Type": "application/x-protobuf", "Content-Encoding": "snappy", "X-Prometheus-Remote-Write-Version": "0.1.0"})
-    return r
+def push(server, series):
+    """`series`: list of (labels, [(ms, value)])."""
+    return rw.post(server, rw.v1([{"labels": labels, "samples": samples} for labels, samples in series]))
 
 
 def remote_write():
@@ -90,7 +38,7 @@ remote_write:
         s.start()
         # Another sender goes on with its own series meanwhile.
         for k in range(8):
-            assert push(s.url, [({"__name__": "other", "job": "x"}, [(int(time.time() * 1000), k)])]).status_code == 204
+            assert push(s, [({"__name__": "other", "job": "x"}, [(int(time.time() * 1000), k)])]).status_code == 204
             time.sleep(1)
         end = int(time.time()) - 4
         time.sleep(6)
@@ -120,7 +68,7 @@ def remote_read():
         for j in range(0, 6000, 500):
             series = [({"__name__": "wide", "i": str(i), "where": "a label of some length, for there to be much to send"},
                        [((end - 400 + part * 200 + k * 10) * 1000, float(i * k)) for k in range(20)]) for i in range(j, j + 500)]
-            assert push(s.url, series).status_code == 204
+            assert push(s, series).status_code == 204
         if part == 0:
             s.flush()
     p = Prometheus("rr-prom", f"global: {{}}\nremote_read: [{{url: '{s.url}/api/v1/read', read_recent: true}}]\n").start()
@@ -146,10 +94,10 @@ def blocks_in_prometheus():
         for i in range(30):
             labels = {"__name__": "m_total" if i % 2 else "g", "i": str(i), "job": f"j{i % 3}"}
             series.append((labels, [(now + (step + k) * 15000, float(rng.randrange(1000)) if i % 2 == 0 else (step + k) * i * 1.5) for k in range(40)]))
-        assert push(s.url, series).status_code == 204
+        assert push(s, series).status_code == 204
     s.flush()
     # The folder is read while the server writes it: flushed data, and what is in the log alone.
-    assert push(s.url, [({"__name__": "fresh"}, [(now + 3_000_000, 42.0)])]).status_code == 204
+    assert push(s, [({"__name__": "fresh"}, [(now + 3_000_000, 42.0)])]).status_code == 204
     cli = lambda *a: subprocess.run([BIN, *a, "--data-dir", s.dir], capture_output=True, text=True, check=True).stdout
     at = str((now + 3_000_000) / 1000)
     assert "42.0" in cli("query", "fresh", "--time", at) and "30.0" in cli("query", "count({__name__=~'m_total|g'})", "--time", str((now + 900_000) / 1000))

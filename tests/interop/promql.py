@@ -14,50 +14,13 @@ Debian's Prometheus is 2.42, the language here is 3.14's. Where the two versions
 - atan2 kept the metric's name until 3.0, by mistake: its name is dropped;
 - avg adds up with an error term since 3.0: no query asks whether it equals something exactly.
 """
-import math, os, random, shutil, struct, subprocess, sys, time
+import math, random, sys, time
 
-import requests
-
-from harness import ROOT, Server, cleanup, free_port
+from beside import Prometheus
+from harness import Server, cleanup
+from promql_beside import compare, fill
 
 STEP, SAMPLES = 15, 240
-
-
-def varint(n):
-    out = bytearray()
-    n &= (1 << 64) - 1
-    while n >= 0x80:
-        out.append(n & 0x7F | 0x80)
-        n >>= 7
-    out.append(n)
-    return bytes(out)
-
-
-def field(number, data):
-    return varint(number << 3 | 2) + varint(len(data)) + data
-
-
-def label(name, value):
-    return field(1, field(1, name.encode()) + field(2, value.encode()))
-
-
-def snappy(data):
-    """The block format, with nothing packed."""
-    out = bytearray(varint(len(data)))
-    for i in range(0, len(data), 60):
-        part = data[i:i + 60]
-        out += bytes([(len(part) - 1) << 2]) + part
-    return bytes(out)
-
-
-def write_request(series):
-    body = bytearray()
-    for labels, samples in series:
-        ts = b"".join(label(n, v) for n, v in sorted(labels.items()))
-        for t, v in samples:
-            ts += field(2, b"\x09" + struct.pack("<d", v) + b"\x10" + varint(t))
-        body += field(1, ts)
-    return snappy(bytes(body))
 
 
 def corpus(rng, end):
@@ -278,113 +241,20 @@ class Maker:
         return f"{f}(({inner()})[{self.duration()}:{self.one('30s', '1m', '47s')}]{self.modifier()})"
 
 
-def number(s):
-    return float(s.replace("Inf", "inf"))
-
-
-def same(a, b):
-    a, b = number(a), number(b)
-    if math.isnan(a) or math.isnan(b):
-        return math.isnan(a) and math.isnan(b)
-    return a == b or abs(a - b) <= 1e-9 * max(abs(a), abs(b)) or abs(a - b) < 1e-7 * SCALE
-
-
-# Variances of large numbers cancel; the two add up in different orders.
-SCALE = 1e-3
-
-
-def normal(data):
-    kind, result = data["resultType"], data["result"]
-    if kind in ("scalar", "string"):
-        return kind, result
-    return kind, {tuple(sorted(s["metric"].items())): s.get("values") or [s["value"]] for s in result}
-
-
-def differ(a, b):
-    """What differs between two answers, or None."""
-    if a.status_code != b.status_code:
-        return f"{a.status_code} {a.text[:300]} | {b.status_code} {b.text[:300]}"
-    if a.status_code != 200:
-        return None if a.json()["errorType"] == b.json()["errorType"] else f"{a.text[:300]} | {b.text[:300]}"
-    (ka, va), (kb, vb) = normal(a.json()["data"]), normal(b.json()["data"])
-    if ka != kb:
-        return f"{ka} | {kb}"
-    if ka == "string":
-        return None if va == vb else f"{va} | {vb}"
-    if ka == "scalar":
-        va, vb = {(): [va]}, {(): [vb]}
-    if va.keys() != vb.keys():
-        return f"only Prometheus: {list(va.keys() - vb.keys())[:3]}, only here: {list(vb.keys() - va.keys())[:3]}"
-    for k in va:
-        if [t for t, _ in va[k]] != [t for t, _ in vb[k]]:
-            return f"{k}: times {len(va[k])} | {len(vb[k])}"
-        for (t, x), (_, y) in zip(va[k], vb[k]):
-            if not same(x, y):
-                return f"{k} at {t}: {x} | {y}"
-    return None
-
-
-class Prometheus:
-    """Debian's, fresh and empty."""
-
-    def __init__(self):
-        self.dir = os.path.join(ROOT, "prometheus")
-        os.makedirs(self.dir)
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        config = os.path.join(self.dir, "p.yml")
-        open(config, "w").write("global: {}\n")
-        self.p = subprocess.Popen(
-            [shutil.which("prometheus"), f"--config.file={config}", f"--storage.tsdb.path={self.dir}/data", f"--web.listen-address=127.0.0.1:{self.port}",
-             "--web.enable-remote-write-receiver", "--enable-feature=promql-at-modifier,promql-negative-offset"],
-            stdout=subprocess.DEVNULL, stderr=open(self.dir + ".log", "ab"))
-        until = time.time() + 60
-        while time.time() < until:
-            try:
-                if requests.get(self.url + "/-/ready", timeout=2).status_code == 200:
-                    return
-            except requests.RequestException:
-                pass
-            time.sleep(0.1)
-        raise AssertionError("Prometheus did not start: " + open(self.dir + ".log").read()[-2000:])
-
-    def stop(self):
-        self.p.kill()
-        self.p.wait()
-
-
 def promql_differential(seed=1, made=250):
     rng = random.Random(seed)
     end = int(time.time()) // 60 * 60
-    data = corpus(rng, end)
-    theirs, ours = Prometheus(), Server("promql").start()
+    theirs, ours = Prometheus("promql-theirs", features="promql-at-modifier,promql-negative-offset").start(), Server("promql").start()
     try:
-        headers = {"Content-Type": "application/x-protobuf", "Content-Encoding": "snappy", "X-Prometheus-Remote-Write-Version": "0.1.0"}
-        # Half of what is asked about lies in a block, a quarter in another, the rest in the head.
-        for since, before in ((0, end - 1200), (end - 1200, end - 600), (end - 600, end)):
-            part = [(labels, [s for s in samples if since * 1000 <= s[0] < before * 1000]) for labels, samples in data]
-            for i in range(0, len(part), 50):
-                body = write_request([p for p in part[i:i + 50] if p[1]])
-                for s in (theirs, ours):
-                    r = requests.post(s.url + "/api/v1/write", data=body, headers=headers, timeout=60)
-                    assert r.status_code in (200, 204), (s.url, r.status_code, r.text)
-            if before < end:
-                ours.flush()
+        fill(theirs, ours, [{"labels": labels, "samples": samples} for labels, samples in corpus(rng, end)], end)
         maker = Maker(rng)
-        queries = [q for q in FIXED if q] + [maker.vector(3) for _ in range(made)]
-        wrong = []
-        for q in queries:
-            at = end - rng.randint(0, 1800) + 0.5
-            calls = [("query", {"query": q, "time": at})]
+
+        def calls(q):
+            yield "query", {"time": end - rng.randint(0, 1800) + 0.5}
             if not q.endswith("[5m]") and not q.startswith(('"', "topk", "bottomk")) and " or " not in q:
-                calls.append(("query_range", {"query": q, "start": end - 2400.5, "end": end - 3.5, "step": rng.choice([15, 37, 60])}))
-            for path, params in calls:
-                a, b = (requests.get(f"{s.url}/api/v1/{path}", params=params, timeout=60) for s in (theirs, ours))
-                d = differ(a, b)
-                if d:
-                    wrong.append(f"{path} {q}\n    {d}")
-        assert not wrong, f"{len(wrong)} of {len(queries)} queries differ:\n" + "\n".join(wrong[:40])
-        return len(queries)
+                yield "query_range", {"start": end - 2400.5, "end": end - 3.5, "step": rng.choice([15, 37, 60])}
+
+        return compare(theirs, ours, [q for q in FIXED if q] + [maker.vector(3) for _ in range(made)], calls, words=False)
     finally:
         theirs.stop()
         ours.stop()

@@ -16,23 +16,16 @@ purpose no query is made, or the difference is taken away (`tidy`):
 3.5 itself mixes up histograms of several series where windows are read: windows over them are of one series. And it takes empty buckets,
 which a chunk may have or not, for a change: made queries don't ask for changes of histograms.
 """
-import math, os, random, re, struct, subprocess, sys, time
+import math, os, random, re, sys, time
 
-import requests
-
-from harness import ROOT, Server, cleanup, free_port
-from promql import field, label, same, snappy, varint
+from beside import Prometheus3
+from harness import Server, cleanup
+from promql_beside import compare, fill
+from rw import STALE
 
 STEP, SAMPLES = 15, 160
-STALE_BYTES = struct.pack("<Q", 0x7FF0000000000002)
-
-
-def zigzag(n):
-    return varint((n << 1) ^ (n >> 63))
-
-
-def double(v):
-    return STALE_BYTES if v == "stale" else struct.pack("<d", v)
+FEATURES = ("native-histograms,promql-experimental-functions,promql-per-step-stats,exemplar-storage,"
+            "promql-delayed-name-removal,promql-duration-expr")
 
 
 def spans(at):
@@ -54,50 +47,19 @@ class Hist:
         self.schema, self.zero, self.width, self.gauge, self.floats = schema, zero, width, gauge, floats
         self.pos, self.neg, self.sum, self.custom = dict(pos or {}), dict(neg or {}), total, custom
 
-    def encode(self, t):
-        out = b""
-        count = self.zero + sum(self.pos.values()) + sum(self.neg.values())
-        if self.sum == "stale":
-            none = varint(2 << 3 | 1) + double(0.0) if self.floats else varint(1 << 3) + varint(0)
-            return none + varint(3 << 3 | 1) + STALE_BYTES + varint(15 << 3) + varint(t)
-        out += varint(2 << 3 | 1) + double(float(count)) if self.floats else varint(1 << 3) + varint(int(count))
-        out += varint(3 << 3 | 1) + double(self.sum)
-        out += varint(4 << 3) + zigzag(self.schema)
-        out += varint(5 << 3 | 1) + double(0.0 if self.custom else self.width)
-        out += varint(7 << 3 | 1) + double(float(self.zero)) if self.floats else varint(6 << 3) + varint(int(self.zero))
-        for side, at in ((self.neg, 8), (self.pos, 11)):
-            keys = sorted(side)
-            for off, n in spans(keys):
-                out += field(at, varint(1 << 3) + zigzag(off) + varint(2 << 3) + varint(n))
-            if not keys:
-                continue
-            if self.floats:
-                out += field(at + 2, b"".join(double(float(side[k])) for k in keys))
-            else:
-                last, deltas = 0, b""
-                for k in keys:
-                    deltas += zigzag(int(side[k]) - last)
-                    last = int(side[k])
-                out += field(at + 1, deltas)
-        if self.gauge:
-            out += varint(14 << 3) + varint(3)
-        out += varint(15 << 3) + varint(t)
-        if self.custom:
-            out += field(16, b"".join(double(b) for b in self.custom))
-        return out
+    def at(self, t):
+        """As `rw` has it."""
+        stale = self.sum is STALE
+        sides = {} if stale else {"negative": self.side(self.neg), "positive": self.side(self.pos)}
+        more = {"custom": self.custom} if self.custom else {"threshold": self.width}
+        count = 0 if stale else self.zero + sum(self.pos.values()) + sum(self.neg.values())
+        return dict(t=t, float=self.floats, count=count if self.floats else int(count), sum=self.sum, schema=self.schema,
+                    zero=self.zero if self.floats else int(self.zero), hint=3 if self.gauge else 0, **more, **sides)
 
-
-def write_request(series):
-    body = bytearray()
-    for labels, samples in series:
-        ts = b"".join(label(n, v) for n, v in sorted(labels.items()))
-        for t, v in samples:
-            if isinstance(v, Hist):
-                ts += field(4, v.encode(t))
-            else:
-                ts += field(2, b"\x09" + double(v) + b"\x10" + varint(t))
-        body += field(1, ts)
-    return snappy(bytes(body))
+    def side(self, buckets):
+        keys = sorted(buckets)
+        counts = [buckets[k] if self.floats else int(buckets[k]) for k in keys]
+        return spans(keys), counts if self.floats else [n - last for n, last in zip(counts, [0, *counts])]
 
 
 def counter_histogram(rng, times, schema, custom=None, floats=False, negative=False, gap=0.05):
@@ -124,7 +86,7 @@ def counter_histogram(rng, times, schema, custom=None, floats=False, negative=Fa
                 pos[k] = pos.get(k, 0) + 1
                 total += rng.choice([0.5, 2, 8.25])
         if rng.random() < 0.01:
-            out.append((t, Hist(total="stale", floats=floats)))
+            out.append((t, Hist(total=STALE, floats=floats)))
         elif rng.random() > gap:
             out.append((t, Hist(schema, zero, 0.001, pos, neg, total, custom, floats=floats)))
     return out
@@ -160,7 +122,7 @@ def corpus(rng, end):
                 for t in times:
                     v = 0.0 if rng.random() < 0.02 else v + rng.choice([0, 0, 1, 5, 0.5])
                     if rng.random() < 0.01:
-                        samples.append((t, "stale"))
+                        samples.append((t, STALE))
                     elif rng.random() > 0.05:
                         samples.append((t, v))
                 add("requests_total", samples, code=code)
@@ -187,8 +149,8 @@ def corpus(rng, end):
             add("mixed", sorted(mixed.items()))
             if inst == 1:
                 cut = rng.randint(50, 120)
-                add("short_lived", [(t, 10.0 + i) for i, t in enumerate(times[:cut])] + [(times[cut], "stale")])
-                add("hist_short", counter_histogram(rng, times[:cut], 1) + [(times[cut], Hist(total="stale"))])
+                add("short_lived", [(t, 10.0 + i) for i, t in enumerate(times[:cut])] + [(times[cut], STALE)])
+                add("hist_short", counter_histogram(rng, times[:cut], 1) + [(times[cut], Hist(total=STALE))])
             counts, rows = [0.0] * 4, [[] for _ in range(4)]
             for t in times:
                 for _ in range(rng.randint(0, 3)):
@@ -200,69 +162,24 @@ def corpus(rng, end):
                 add("latency_bucket", row, le=le)
             add("http.größe", [(t, float(inst)) for t in times], **{"das.label": "x" + str(inst)})
             half = len(times) // 2
-            add("target_info", [(t, 1.0) for t in times[:half]] + [(times[half], "stale")], version="1", sdk="go")
+            add("target_info", [(t, 1.0) for t in times[:half]] + [(times[half], STALE)], version="1", sdk="go")
             add("target_info", [(t, 1.0) for t in times[half:]], version="2", sdk="go")
             add("build_info", [(t, 1.0) for t in times], build=str(inst % 2))
         out.append(({"__name__": "only_job", "job": job, "version": "1." + job}, [(t, 1.0) for t in times]))
     return out
 
 
-class Prometheus3:
-    """Prometheus 3.5, fresh and empty."""
-
-    FEATURES = ("native-histograms,promql-experimental-functions,promql-per-step-stats,exemplar-storage,"
-                "promql-delayed-name-removal,promql-duration-expr")
-
-    def __init__(self, features=FEATURES):
-        self.dir = os.path.join(ROOT, "prometheus3")
-        os.makedirs(self.dir)
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        config = os.path.join(self.dir, "p.yml")
-        open(config, "w").write("global: {}\n")
-        self.p = subprocess.Popen(
-            [os.path.join(os.environ["PROMETHEUS3"], "prometheus"), f"--config.file={config}", f"--storage.tsdb.path={self.dir}/data",
-             f"--web.listen-address=127.0.0.1:{self.port}", "--web.enable-remote-write-receiver", "--enable-feature=" + features],
-            stdout=subprocess.DEVNULL, stderr=open(self.dir + ".log", "ab"))
-        until = time.time() + 60
-        while time.time() < until:
-            try:
-                if requests.get(self.url + "/-/ready", timeout=2).status_code == 200:
-                    return
-            except requests.RequestException:
-                pass
-            time.sleep(0.1)
-        raise AssertionError("Prometheus did not start: " + open(self.dir + ".log").read()[-2000:])
-
-    def stop(self):
-        self.p.kill()
-        self.p.wait()
-
-
-def runs(samples):
-    """A series' samples cut where their kind changes: Prometheus stores a request's floats before its histograms."""
-    out = []
-    for t, v in samples:
-        kind = isinstance(v, Hist) and (v.floats, bool(v.custom))
-        if not out or out[-1][0] != kind:
-            out.append((kind, []))
-        out[-1][1].append((t, v))
-    return [part for _, part in out]
-
-
-def fill(servers, data, end, flush=None):
-    headers = {"Content-Type": "application/x-protobuf", "Content-Encoding": "snappy", "X-Prometheus-Remote-Write-Version": "0.1.0"}
-    for since, before in ((0, end - 1200), (end - 1200, end - 600), (end - 600, end)):
-        part = [(labels, runs([s for s in samples if since * 1000 <= s[0] < before * 1000])) for labels, samples in data]
-        for turn in range(max(len(p) for _, p in part)):
-            now = [(labels, p[turn]) for labels, p in part if turn < len(p)]
-            for i in range(0, len(now), 50):
-                body = write_request(now[i:i + 50])
-                for s in servers:
-                    r = requests.post(s.url + "/api/v1/write", data=body, headers=headers, timeout=60)
-                    assert r.status_code in (200, 204), (s.url, r.status_code, r.text)
-        if before < end and flush:
-            flush.flush()
+def runs(series):
+    """A series cut where the kind of its samples changes: Prometheus stores a request's floats before its histograms."""
+    out, kind = [], None
+    both = [(t, "samples", (t, v), None) for t, v in series["samples"]]
+    both += [(h["t"], "histograms", h, (h["float"], "custom" in h)) for h in series["histograms"]]
+    for _, what, sample, of in sorted(both, key=lambda x: x[0]):
+        if not out or kind != (what, of):
+            kind = what, of
+            out.append({"labels": series["labels"], "samples": [], "histograms": []})
+        out[-1][what].append(sample)
+    return out
 
 
 class Maker:
@@ -353,76 +270,22 @@ class Maker:
         return f"histogram_quantile({self.one('0.5', '0.9', '0', '1', '-1', '2', 'NaN')}, {of})"
 
 
-def tidy(query, notes):
-    out = set()
-    for text in notes or []:
-        if "sort is ineffective" not in text:
-            text = text.replace(' for metric name ""', "").split(" needed to be fixed for monotonicity")[0]
-            out.add(re.sub(r" \(\d+:\d+\)$", "", text) if re.search(r"\[[^\]]*:", query) else text)
-    return out
-
-
-def alike(a, b):
-    """Two samples: numbers, or histograms bucket by bucket."""
-    if isinstance(a, str):
-        return same(a, b)
-    x, y = a.get("buckets", []), b.get("buckets", [])
-    return same(a["count"], b["count"]) and same(a["sum"], b["sum"]) and len(x) == len(y) and all(
-        p[0] == q[0] and all(same(*v) for v in zip(p[1:], q[1:])) for p, q in zip(x, y))
-
-
-def differ(query, a, b):
-    """What differs between two answers, or None."""
-    a, b = a.json(), b.json()
-    if "error" in a or "error" in b:
-        # Which two series are one too many is a matter of their order.
-        said = [(x.get("errorType"), x.get("error", "").split(" operation: [")[0].replace('"<Item 57400>" ', "")) for x in (a, b)]
-        return None if said[0] == said[1] else f"{said[0]} | {said[1]} {b if 'error' not in b else ''}"[:400]
-    (ka, va), (kb, vb) = ((x["data"]["resultType"], x["data"]["result"]) for x in (a, b))
-    if ka != kb or ka == "string" and va != vb:
-        return f"{ka} {va} | {kb} {vb}"
-    if ka == "scalar":
-        return None if same(va[1], vb[1]) else f"{va} | {vb}"
-    if ka != "string":
-        series = lambda v: {tuple(sorted(s["metric"].items())): {
-            (kind, t): x for kind in ("value", "histogram") for t, x in s.get(kind + "s") or ([s[kind]] if kind in s else [])} for s in v}
-        va, vb = series(va), series(vb)
-        if va.keys() != vb.keys():
-            return f"only Prometheus: {list(va.keys() - vb.keys())[:2]}, only here: {list(vb.keys() - va.keys())[:2]}"
-        for k in va:
-            if va[k].keys() != vb[k].keys():
-                return f"{k}: only Prometheus: {list(va[k].keys() - vb[k].keys())[:3]}, only here: {list(vb[k].keys() - va[k].keys())[:3]}"
-            for at in va[k]:
-                if not alike(va[k][at], vb[k][at]):
-                    return f"{k} {at}:\n    {va[k][at]}\n    {vb[k][at]}"
-    for what in ("warnings", "infos"):
-        x, y = tidy(query, a.get(what)), tidy(query, b.get(what))
-        if x != y and max(len(x), len(y)) <= 10:
-            return f"{what}: only Prometheus: {x - y}, only here: {y - x}"
-    return None
-
-
 def promql_differential_3(seed=1, made=250):
     rng = random.Random(seed)
     end = int(time.time()) // 60 * 60
-    theirs, ours = Prometheus3(), Server("promql3").start()
+    theirs, ours = Prometheus3("promql3-theirs", features=FEATURES).start(), Server("promql3").start()
     try:
-        # Half of what is asked about lies in a block, a quarter in another, the rest in the head.
-        fill((theirs, ours), corpus(rng, end), end, ours)
+        data = [{"labels": labels, "samples": [s for s in samples if not isinstance(s[1], Hist)],
+                 "histograms": [v.at(t) for t, v in samples if isinstance(v, Hist)]} for labels, samples in corpus(rng, end)]
+        fill(theirs, ours, data, end, runs)
         maker = Maker(rng, end)
         queries = open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "promql3_queries.txt"), encoding="utf-8").read().splitlines()
-        queries += [maker.vector(2) for _ in range(made)]
-        wrong = []
-        for q in queries:
-            at = end - rng.randint(0, 1800) + rng.choice([0, 0, 0.5])
-            times = {"start": end - 1500, "end": end - 3, "step": rng.choice([15, 37, 60])}
-            for path, params in (("query", {"time": at}), ("query_range", times)):
-                a, b = (requests.post(f"{s.url}/api/v1/{path}", data={"query": q, **params}, timeout=60) for s in (theirs, ours))
-                d = differ(q, a, b)
-                if d:
-                    wrong.append(f"{path} {q} {params}\n    {d}")
-        assert not wrong, f"{len(wrong)} of {len(queries)} queries differ:\n" + "\n".join(wrong[:40])
-        return len(queries)
+
+        def calls(_):
+            yield "query", {"time": end - rng.randint(0, 1800) + rng.choice([0, 0, 0.5])}
+            yield "query_range", {"start": end - 1500, "end": end - 3, "step": rng.choice([15, 37, 60])}
+
+        return compare(theirs, ours, queries + [maker.vector(2) for _ in range(made)], calls)
     finally:
         theirs.stop()
         ours.stop()

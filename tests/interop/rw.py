@@ -4,6 +4,7 @@ import struct
 import requests
 import snappy
 
+STALE = struct.unpack("<d", struct.pack("<Q", 0x7FF0000000000002))[0]
 V1, V2 = "application/x-protobuf", "application/x-protobuf;proto=io.prometheus.write.v2.Request"
 
 

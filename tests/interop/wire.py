@@ -1,7 +1,7 @@
 """What comes in, beside a real Prometheus 3: remote write from it, remote write into both, and the same pages scraped by both.
 
 Where ours differs on purpose it is said in the check's own words. That Prometheus is 3.5, ours follows 3.14."""
-import json, math, os, struct, time
+import json, math, os, time
 
 import requests
 
@@ -10,7 +10,6 @@ from beside import Page, Prometheus3, differences, exemplars, get, metadata, nam
 from harness import ROOT, Server
 
 EVERYTHING = '{__name__=~".+"}'
-STALE = struct.unpack("<d", struct.pack("<Q", 0x7FF0000000000002))[0]
 
 
 def until(what, done, patience_s=60):
@@ -123,11 +122,11 @@ def requests_of(now_ms):
     floats = lambda **kw: of(float=True, **{"positive": ([(0, 2)], [1.5, 1.5]), "count": 3.0, **kw})
     e = lambda **kw: {"labels": {"trace_id": "a"}, "v": 1.0, "t": now_ms, **kw}
     good = {
-        "plain": [series(samples=t)], "nothing": [], "no samples": [series()], "stale": [series(samples=[(now_ms, STALE)])], "nan": [series(samples=[(now_ms, math.nan)])],
+        "plain": [series(samples=t)], "nothing": [], "no samples": [series()], "stale": [series(samples=[(now_ms, rw.STALE)])], "nan": [series(samples=[(now_ms, math.nan)])],
         "empty value": [{"labels": [("__name__", "ev"), ("a", ""), ("b", "c")], "samples": t}], "odd names": [{"labels": {"__name__": "a.b é", "x y": "1"}, "samples": t}],
         "twice the same": [series(samples=t + t)], "turned": [series(samples=[(now_ms, 1.0), (now_ms - 1000, 2.0)])],
         "in two parts": [{"labels": {"__name__": "parts"}, "samples": t}, {"labels": {"__name__": "parts"}, "samples": [(now_ms + 1, 2.0)]}],
-        "histogram": of(), "empty": of(positive=([], []), count=0), "gauge": of(hint=3), "no such hint": of(hint=9), "sum NaN": of(sum=math.nan, count=5), "stale histogram": of(sum=STALE),
+        "histogram": of(), "empty": of(positive=([], []), count=0), "gauge": of(hint=3), "no such hint": of(hint=9), "sum NaN": of(sum=math.nan, count=5), "stale histogram": of(sum=rw.STALE),
         "custom": custom(), "float": floats(), "float count": floats(count=1.0), "float NaN": floats(positive=([(0, 2)], [1.5, math.nan])), "float custom": floats(schema=-53, custom=[1.0]),
         "float and histogram": [{"labels": {"__name__": "both"}, "samples": t, "histograms": [{**plain, "t": now_ms + 1}]}],
         "turned histograms": [series(histograms=[plain, {**plain, "t": now_ms - 1000}])], "threshold": of(zero=2, count=5, threshold=0.75, schema=-1, negative=([(0, 1)], [0])),
