@@ -58,6 +58,13 @@ fn links_in_documents_lead_somewhere() {
                 dead.push(format!("{}: {link}", path.display()));
             }
         }
+        // Methods named in backticks with their type.
+        for name in text.split('`').skip(1).step_by(2) {
+            let written = |method: &String| files.iter().any(|(p, t)| ends_with(p, &["rs"]) && t.contains(method.as_str()));
+            if method(name).is_some_and(|m| !written(&m)) {
+                dead.push(format!("{}: `{name}`", path.display()));
+            }
+        }
         // Files named in backticks with their path.
         for name in text.split('`').skip(1).step_by(2).filter(|n| is_path(n)) {
             if !files.keys().any(|p| p.ends_with(name)) {
@@ -66,6 +73,13 @@ fn links_in_documents_lead_somewhere() {
         }
     }
     fail("dead links", dead);
+}
+
+/// How the method is written that a name like `Head::may_hold` means.
+fn method(name: &str) -> Option<String> {
+    let (of, method) = name.split_once("::")?;
+    let method = method.split(|c: char| !c.is_ascii_lowercase() && c != '_').next().filter(|m| !m.is_empty())?;
+    of.starts_with(char::is_uppercase).then(|| format!("fn {method}("))
 }
 
 /// Whether a name is meant as a source file or document of this repository; `tsdb/` is Prometheus'.

@@ -180,6 +180,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    #[test]
+    fn every_label_pair_has_one_so_it_is_small() {
+        assert_eq!(size_of::<Postings>(), 24);
+    }
+
     proptest! {
         #[test]
         fn runs_are_what_slots_one_by_one_are(

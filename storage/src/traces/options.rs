@@ -38,7 +38,7 @@ pub struct TraceStoreOptions {
     pub flush_bytes: usize,
     /// Live spans are flushed once the oldest has waited so long.
     pub flush_age_ms: i64,
-    /// Blocks whose spans all ended longer ago are removed; 0: none is.
+    /// Blocks whose spans all started and came longer ago are removed; 0: none is.
     pub retention_ms: i64,
     /// The oldest blocks are removed while all together are larger; 0: none is.
     pub retention_bytes: u64,

@@ -487,6 +487,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    #[test]
+    fn memory_goes_by_the_size_of_a_series_record() {
+        assert_eq!((size_of::<Series>(), size_of::<Sealed>()), (80, 24));
+    }
+
     proptest! {
         #[test]
         fn a_likely_range_is_taken_only_if_it_holds_the_time(times in prop::collection::vec(any::<i32>(), 1..50), width_ms in 1i64..10_000) {
