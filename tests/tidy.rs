@@ -194,6 +194,8 @@ fn tests_named_by_the_faults_are_there() {
         files.iter().any(|(p, t)| (ends_with(p, &["rs"]) && t.contains(&rust)) || (p.starts_with("tests/interop") && t.contains(&python)))
     };
     let named = text.split('`').skip(1).step_by(2).filter(|n| n.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'));
+    let long = text.lines().filter(|l| l.split('|').skip(1).take(2).any(|cell| cell.chars().count() > 160));
+    fail("say it shorter, or in two rows", long.map(str::to_owned).collect());
     fail("no such test", named.filter(|n| !known.iter().any(|k| k == n) && !is_test(n)).map(str::to_owned).collect());
 }
 
