@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use strandline_wal::{WalError, WalErrorKind};
+
 /// What a caller can do about an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -110,4 +112,16 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.inner.source.as_deref().map(|e| e as &(dyn std::error::Error + 'static))
     }
+}
+
+/// The error of a log as this crate's own.
+pub(crate) fn wal_error(e: WalError) -> Error {
+    let kind = match e.kind {
+        WalErrorKind::Corrupt | WalErrorKind::Replay => ErrorKind::Corrupt,
+        WalErrorKind::TooLarge => ErrorKind::Invalid,
+        WalErrorKind::Closed => ErrorKind::Closed,
+        _ => ErrorKind::Unavailable,
+    };
+    let text = if e.is_disk_full() { "the disk is full, and nothing of this was stored" } else { "write-ahead log" };
+    Error::new(kind, format!("{text}: {e}")).caused_by(e)
 }

@@ -114,15 +114,13 @@ pub fn write_column<W: Write + Send>(
         }
         Values::I32(v) => {
             let (distinct, ids) = encode::number(v);
-            let (min, max) = (distinct.iter().min().copied(), distinct.iter().max().copied());
-            let plain = distinct.iter().flat_map(|v| v.to_le_bytes()).collect();
+            let (plain, min, max) = plain(&distinct, i32::to_le_bytes);
             let statistics = Statistics::int32(min, max, None, Some(nulls(ids.len())), false);
             own(Body::Dictionary { plain, distinct: distinct.len(), ids: &ids }, with(statistics))
         }
         Values::I64(v) if v.len() <= MAX_DICTIONARY_BYTES / 8 => {
             let (distinct, ids) = encode::number(v);
-            let (min, max) = (distinct.iter().min().copied(), distinct.iter().max().copied());
-            let plain = distinct.iter().flat_map(|v| v.to_le_bytes()).collect();
+            let (plain, min, max) = plain(&distinct, i64::to_le_bytes);
             let statistics = Statistics::int64(min, max, None, Some(nulls(ids.len())), false);
             own(Body::Dictionary { plain, distinct: distinct.len(), ids: &ids }, with(statistics))
         }
@@ -134,22 +132,33 @@ pub fn write_column<W: Write + Send>(
             own(Body::Dictionary { plain: dict.into_text(), distinct, ids: &ids }, with(statistics))
         }
         Values::Sorted(v, width) => {
-            let (mut plain, mut ids): (Vec<u8>, Vec<u32>) = (Vec::new(), Vec::with_capacity(v.len() / width));
-            for id in v.chunks_exact(width) {
-                if plain.is_empty() || !plain.ends_with(id) {
-                    plain.extend_from_slice(id);
-                }
-                ids.push((plain.len() / width) as u32 - 1);
-            }
-            let mut bloom = Sbbf::new_with_ndv_fpp(((plain.len() / width) as u64).max(MIN_FILTERED), FALSE_POSITIVES)?;
-            plain.chunks_exact(width).for_each(|id| bloom.insert(id));
-            let statistics = Some(extremes(plain.chunks_exact(width).next(), plain.chunks_exact(width).next_back(), 0));
+            let (plain, ids, about) = sorted(v, width)?;
             let distinct = plain.len() / width;
-            own(Body::Dictionary { plain, distinct, ids: &ids }, About { statistics, bloom: Some(bloom) })
+            own(Body::Dictionary { plain, distinct, ids: &ids }, about)
         }
         Values::Noise(v, width) => own(Body::Plain { bytes: v, width }, About::default()),
         other => general(group, other, levels, max_def),
     }
+}
+
+/// Distinct numbers as they lie in a dictionary page, the smallest and the largest.
+fn plain<T: Copy + Ord, const N: usize>(distinct: &[T], bytes: fn(T) -> [u8; N]) -> (Vec<u8>, Option<T>, Option<T>) {
+    (distinct.iter().flat_map(|v| bytes(*v)).collect(), distinct.iter().min().copied(), distinct.iter().max().copied())
+}
+
+/// Rising ids as a dictionary page, which of it each is, and what is known of them: a filter too.
+fn sorted(v: &[u8], width: usize) -> Result<(Vec<u8>, Vec<u32>, About), ParquetError> {
+    let (mut plain, mut ids): (Vec<u8>, Vec<u32>) = (Vec::new(), Vec::with_capacity(v.len() / width));
+    for id in v.chunks_exact(width) {
+        if plain.is_empty() || !plain.ends_with(id) {
+            plain.extend_from_slice(id);
+        }
+        ids.push((plain.len() / width) as u32 - 1);
+    }
+    let mut bloom = Sbbf::new_with_ndv_fpp(((plain.len() / width) as u64).max(MIN_FILTERED), FALSE_POSITIVES)?;
+    plain.chunks_exact(width).for_each(|id| bloom.insert(id));
+    let statistics = Some(extremes(plain.chunks_exact(width).next(), plain.chunks_exact(width).next_back(), 0));
+    Ok((plain, ids, About { statistics, bloom: Some(bloom) }))
 }
 
 /// Whether a dictionary is written, and not the texts one by one.

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use strandline_wal::fs::Fs;
 
-use super::block::layout::Sampler;
+use super::block::layout::{Layout, Sampler};
 use super::block::meta::BlockMeta;
 use super::block::writer::{BlockIdentity, BlockWriter, WriteOptions};
 use super::live::{GroupNumbers, Live, LiveBody, LiveSpan, Owner};
-use super::otlp::WireError;
+use super::otlp::wire;
 use crate::error::{Error, Result};
 use crate::model::TraceId;
 
@@ -45,10 +45,6 @@ struct SpanRef<'a> {
     span: &'a LiveSpan,
 }
 
-fn wire(e: WireError) -> Error {
-    Error::corrupt(e.to_string())
-}
-
 fn window_of(start: u64, window_ms: i64) -> i64 {
     let ms = (start / 1_000_000) as i64;
     ms - ms.rem_euclid(window_ms)
@@ -74,62 +70,80 @@ fn ordered<'a>(lives: &'a [Arc<Live>], trace: u128, window: i64, window_ms: i64,
     Ok(())
 }
 
-/// Writes blocks of all spans of `lives`; `ulid` names them.
-pub fn write_blocks(target: &FlushTarget<'_>, lives: &[Arc<Live>], mut ulid: impl FnMut() -> String) -> Result<Vec<BlockMeta>> {
-    let mut windows: BTreeMap<i64, (Vec<u128>, u64)> = BTreeMap::new();
+/// What a window holds of spans: ids of their traces, rising, and their number.
+#[derive(Default)]
+struct Window {
+    traces: Vec<u128>,
+    spans: u64,
+}
+
+fn windows(lives: &[Arc<Live>], window_ms: i64) -> BTreeMap<i64, Window> {
+    let mut windows: BTreeMap<i64, Window> = BTreeMap::new();
     for body in lives.iter().flat_map(|l| l.bodies()) {
         for s in &body.spans {
-            let w = windows.entry(window_of(s.start, target.window_ms)).or_default();
-            w.1 += 1;
+            let w = windows.entry(window_of(s.start, window_ms)).or_default();
+            w.spans += 1;
             let id = u128::from_be_bytes(s.trace_id);
-            if w.0.last() != Some(&id) {
-                w.0.push(id);
+            if w.traces.last() != Some(&id) {
+                w.traces.push(id);
             }
             // Batches come by resource, so that a trace is met again and again.
-            if w.0.len() >= 1 << 16 && w.0.len().is_power_of_two() {
-                w.0.sort_unstable();
-                w.0.dedup();
+            if w.traces.len() >= 1 << 16 && w.traces.len().is_power_of_two() {
+                w.traces.sort_unstable();
+                w.traces.dedup();
             }
         }
     }
+    for w in windows.values_mut() {
+        w.traces.sort_unstable();
+        w.traces.dedup();
+    }
+    windows
+}
+
+/// The layout that fits a sample of a window's spans.
+fn layout(lives: &[Arc<Live>], start_ms: i64, window: &Window, window_ms: i64) -> Result<Layout> {
+    let (mut sampler, mut refs) = (Sampler::default(), Vec::new());
+    let every = (window.spans / SAMPLE_SPANS).max(1) as usize;
+    for trace in window.traces.iter().step_by(every) {
+        ordered(lives, *trace, start_ms, window_ms, &mut refs)?;
+        for r in &refs {
+            let g = r.at.groups(r.span).0;
+            sampler.outer(super::otlp::attributes(g.resource.buf, 1)).map_err(wire)?;
+            sampler.outer(super::otlp::attributes(g.scope.buf, 3)).map_err(wire)?;
+            sampler.span(&r.at.raw(r.span)?).map_err(wire)?;
+        }
+    }
+    sampler.layout()
+}
+
+/// Writes blocks of all spans of `lives`; `ulid` names them.
+pub fn write_blocks(target: &FlushTarget<'_>, lives: &[Arc<Live>], mut ulid: impl FnMut() -> String) -> Result<Vec<BlockMeta>> {
     let mut by_content = GroupNumbers::default();
     let mut numbers: Vec<Vec<Vec<u32>>> = Vec::new();
     for l in lives {
         numbers.push(l.bodies().iter().map(|b| b.number_groups(&mut by_content)).collect());
     }
-    let mut refs = Vec::new();
-    let mut out = Vec::new();
-    for (window, (mut traces, spans)) in windows {
-        traces.sort_unstable();
-        traces.dedup();
-        let mut sampler = Sampler::default();
-        let every = (spans / SAMPLE_SPANS).max(1) as usize;
-        for trace in traces.iter().step_by(every) {
-            ordered(lives, *trace, window, target.window_ms, &mut refs)?;
-            for r in &refs {
-                let g = r.at.groups(r.span).0;
-                sampler.outer(super::otlp::attributes(g.resource.buf, 1)).map_err(wire)?;
-                sampler.outer(super::otlp::attributes(g.scope.buf, 3)).map_err(wire)?;
-                sampler.span(&r.at.raw(r.span)?).map_err(wire)?;
-            }
-        }
+    let (mut refs, mut out) = (Vec::new(), Vec::new());
+    for (start_ms, window) in windows(lives, target.window_ms) {
+        let layout = layout(lives, start_ms, &window, target.window_ms)?;
         let name = ulid();
+        let dir = target.dir.join(&name);
         let identity = BlockIdentity {
-            ulid: name.clone(),
+            ulid: name,
             tenant: target.tenant.to_owned(),
             writer_id: target.writer_id.to_owned(),
-            window_start_ms: window,
+            window_start_ms: start_ms,
             window_ms: target.window_ms,
             level: 0,
             sources: Vec::new(),
         };
-        let size = (spans, traces.len() as u64);
-        let dir = target.dir.join(&name);
-        let mut w = BlockWriter::create(target.fs.clone(), &dir, identity, sampler.layout()?, target.options.clone(), size)?;
-        for some in traces.chunks(TRACES_AT_ONCE) {
+        let size = (window.spans, window.traces.len() as u64);
+        let mut w = BlockWriter::create(target.fs.clone(), &dir, identity, layout, target.options.clone(), size)?;
+        for some in window.traces.chunks(TRACES_AT_ONCE) {
             std::hint::black_box(lives.iter().fold(0, |x, l| x ^ l.warm(some)));
             for trace in some {
-                ordered(lives, *trace, window, target.window_ms, &mut refs)?;
+                ordered(lives, *trace, start_ms, target.window_ms, &mut refs)?;
                 std::hint::black_box(refs.iter().fold(0, |x, r| x ^ r.at.warm(r.span)));
                 for r in &refs {
                     let (groups, number) = r.at.groups(r.span);

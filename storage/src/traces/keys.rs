@@ -8,7 +8,7 @@ use foldhash::HashSet;
 use super::block::layout::GROUPS;
 use super::block::reader::{OpenBlock, VARIANT_PATHS};
 use super::live::LiveBody;
-use super::otlp::{KeyValues, WireError, attributes, events, links, text};
+use super::otlp::{KeyValues, attributes, events, links, text, wire};
 use super::store::TraceStore;
 use crate::columnar::variant::{self, Metadata};
 use crate::error::{Error, Result};
@@ -68,10 +68,6 @@ fn live_keys<'a>(body: &'a LiveBody, min_nano: u64, max_nano: u64, into: &mut [H
         }
     }
     Ok(())
-}
-
-fn wire(e: WireError) -> Error {
-    Error::corrupt(e.to_string())
 }
 
 fn block_keys(block: &OpenBlock, keys: &mut Keys) -> Result<()> {

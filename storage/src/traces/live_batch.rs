@@ -6,7 +6,7 @@ use std::sync::Arc;
 use foldhash::HashMap;
 
 use super::live::{GroupNumbers, LiveBody, LiveSpan, Owner};
-use super::otlp::{KeyValues, RawSpan, RawValue, WireError, attributes, events, is_root, links, text};
+use super::otlp::{KeyValues, RawSpan, RawValue, WireError, attributes, events, is_root, links, text, wire};
 use crate::error::{Error, Result};
 use crate::model::TraceId;
 use crate::read::{AttributeScope, Column, Field, SpanBatch, SpanIds, Value, hex};
@@ -54,10 +54,6 @@ pub(super) struct LiveBatch<'a> {
 }
 
 type Wire<T> = std::result::Result<T, WireError>;
-
-fn wire(e: WireError) -> Error {
-    Error::corrupt(e.to_string())
-}
 
 impl<'a> LiveBatch<'a> {
     /// Of `refs`, which are sorted.

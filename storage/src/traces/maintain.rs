@@ -8,6 +8,16 @@ use super::blocks::{self, Around, BlockHandle, Found};
 use super::store::TraceStore;
 use crate::error::{Error, ErrorKind, Result};
 
+/// What a look at the bucket finds.
+#[derive(Default)]
+struct News {
+    blocks: Vec<Arc<BlockHandle>>,
+    /// What is wrong with those that can't be read.
+    damaged: Vec<String>,
+    /// Folders without a description.
+    halves: Vec<String>,
+}
+
 impl TraceStore {
     /// One round of upkeep; call it every few seconds from a thread of its own. Failures of one errand do not keep the
     /// others from being run; the first is returned.
@@ -63,27 +73,9 @@ impl TraceStore {
         let known = self.blocks();
         let unknown = |ulid: &str| !known.iter().any(|b| b.meta.ulid == ulid);
         let Around { names, found } = blocks::look_around(&o.bucket, &o.tenant, &unknown)?;
-        let (mut fresh, mut damaged, mut halves) = (Vec::new(), Vec::new(), Vec::new());
+        let mut news = News::default();
         for (ulid, found) in found {
-            match found {
-                Found::Nothing => halves.push(ulid),
-                Found::Damaged(why) => match blocks::describe(o, &inner.bucket, &ulid, &why) {
-                    Ok(meta) => fresh.push(BlockHandle::in_bucket(meta, o.fs.clone(), inner.bucket.clone())),
-                    Err(e) if e.is_retryable() => return Err(e),
-                    Err(e) => damaged.push(e.to_string()),
-                },
-                Found::Block(meta) => fresh.push(BlockHandle::in_bucket(*meta, o.fs.clone(), inner.bucket.clone())),
-                Found::Marked { at_ms, by, meta } => {
-                    if let Some(m) = &meta {
-                        inner.ownership.tend(std::iter::once((Some(&*m.writer_id), &*ulid)), now_ms)?;
-                    }
-                    // The description goes first: without one, a removal was cut short and is ended.
-                    let ours = by == o.writer_id || meta.is_none_or(|m| self.owns(&m, now_ms));
-                    if ours && o.clock.past_ms().saturating_sub(at_ms) >= o.delete_delay_ms {
-                        blocks::remove(&o.bucket, &o.tenant, &ulid)?;
-                    }
-                }
-            }
+            self.take_in(ulid, found, now_ms, &mut news)?;
         }
         let gone = |b: &BlockHandle| {
             let was_there = known.iter().any(|k| !k.staged && k.meta.ulid == b.meta.ulid);
@@ -92,12 +84,12 @@ impl TraceStore {
         let merged = {
             let mut s = inner.state.write();
             let mut all: Vec<_> = s.blocks.iter().filter(|b| !gone(b)).cloned().collect();
-            all.extend(fresh.into_iter().filter(|f| !s.blocks.iter().any(|b| b.meta.ulid == f.meta.ulid)));
+            all.extend(news.blocks.into_iter().filter(|f| !s.blocks.iter().any(|b| b.meta.ulid == f.meta.ulid)));
             let sources: foldhash::HashSet<String> = all.iter().flat_map(|b| b.meta.sources.clone()).collect();
             let (merged, read): (Vec<_>, Vec<_>) = all.into_iter().partition(|b| sources.contains(&b.meta.ulid));
             s.blocks = Arc::new(read);
             s.unlisted = None;
-            s.damaged = damaged;
+            s.damaged = news.damaged;
             merged
         };
         inner.synced_ms.store(now_ms, Ordering::Relaxed);
@@ -105,9 +97,39 @@ impl TraceStore {
         for b in merged.iter().filter(|b| !b.staged && self.owns(&b.meta, now_ms)) {
             blocks::mark(o, &b.meta.ulid, now_ms)?;
         }
-        if !o.compaction {
-            return Ok(());
+        if o.compaction { self.tend_halves(news.halves) } else { Ok(()) }
+    }
+
+    /// What one folder of the bucket holds that is not read: removed if its time has come, else told.
+    fn take_in(&self, ulid: String, found: Found, now_ms: i64, news: &mut News) -> Result<()> {
+        let (inner, o) = (&self.0, &self.0.options);
+        let block = |meta: BlockMeta| BlockHandle::in_bucket(meta, o.fs.clone(), inner.bucket.clone());
+        match found {
+            Found::Nothing => news.halves.push(ulid),
+            Found::Damaged(why) => match blocks::describe(o, &inner.bucket, &ulid, &why) {
+                Ok(meta) => news.blocks.push(block(meta)),
+                Err(e) if e.is_retryable() => return Err(e),
+                Err(e) => news.damaged.push(e.to_string()),
+            },
+            Found::Block(meta) => news.blocks.push(block(*meta)),
+            Found::Marked { at_ms, by, meta } => {
+                if let Some(m) = &meta {
+                    inner.ownership.tend(std::iter::once((Some(&*m.writer_id), &*ulid)), now_ms)?;
+                }
+                // The description goes first: without one, a removal was cut short and is ended.
+                let ours = by == o.writer_id || meta.is_none_or(|m| self.owns(&m, now_ms));
+                if ours && o.clock.past_ms().saturating_sub(at_ms) >= o.delete_delay_ms {
+                    blocks::remove(&o.bucket, &o.tenant, &ulid)?;
+                }
+            }
         }
+        Ok(())
+    }
+
+    /// Removes folders without a description once they are old and change no more, but for those of this store that are
+    /// on their way.
+    fn tend_halves(&self, mut halves: Vec<String>) -> Result<()> {
+        let (inner, o) = (&self.0, &self.0.options);
         {
             let ours = inner.maintenance.lock();
             halves.retain(|u| !ours.staged.contains(u) && ours.merging.as_ref() != Some(u));

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -15,6 +16,7 @@ use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use strandline_wal::{RecoveryReport, Ticket, Wal, WalError, WalErrorKind};
 
+use super::block::meta::BlockMeta;
 use super::blocks::{self, BlockHandle};
 use super::compact::pace::Pace;
 use super::live::{Live, LiveBody, Owner};
@@ -23,7 +25,7 @@ use super::options::TraceStoreOptions;
 use super::otlp::encode_request;
 use super::record;
 use crate::bucket::{CachedBucket, Halves, Lease, Ownership, RangeCache};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, wal_error};
 use crate::model::{Span, Trace, TraceId};
 use crate::read::Warnings;
 
@@ -121,16 +123,6 @@ pub struct SpanAppend {
 pub struct AppendTicket {
     wal: Option<Ticket>,
     store: Arc<Inner>,
-}
-
-fn wal_error(e: WalError) -> Error {
-    let kind = match e.kind {
-        WalErrorKind::Corrupt | WalErrorKind::Replay => ErrorKind::Corrupt,
-        WalErrorKind::TooLarge => ErrorKind::Invalid,
-        WalErrorKind::Closed => ErrorKind::Closed,
-        _ => ErrorKind::Unavailable,
-    };
-    Error::new(kind, e.to_string())
 }
 
 impl AppendTicket {
@@ -457,72 +449,85 @@ impl TraceStore {
     fn cut(&self, manifest: &mut Manifest) -> Result<()> {
         let inner = &self.0;
         inner.check_open()?;
-        let floor = {
-            let _alone = inner.gate.write();
-            {
-                let s = inner.state.read();
-                if s.live.spans() == 0 && s.pending.is_empty() && s.frozen.is_empty() {
-                    return Ok(());
-                }
-            }
-            // All that is pending is decided once the log has rotated; whoever waits for it finds it taken. Nobody may wait any
-            // more for what failed, and it must not be taken for written.
-            let floor = inner.wal.rotate().map_err(wal_error)?;
-            let mut s = inner.state.write();
-            let now = inner.options.clock.now_ms();
-            s.pending_bytes = 0;
-            for (seq, body) in std::mem::take(&mut s.pending) {
-                if matches!(inner.wal.outcome(seq), Some(Ok(()))) {
-                    s.live.apply(body, now);
-                }
-            }
-            let live = std::mem::take(&mut s.live);
-            if live.spans() > 0 {
-                s.frozen.push(Arc::new(live));
-            }
-            floor
-        };
+        let Some(floor) = inner.freeze()? else { return Ok(()) };
         let began_ms = inner.options.clock.now_ms();
         let frozen = inner.state.read().frozen.clone();
         let dir = inner.options.dir.join("traces");
-        let target = super::flush::FlushTarget {
-            fs: &inner.options.fs,
-            dir: &dir,
-            tenant: &inner.options.tenant,
-            writer_id: &inner.options.writer_id,
-            window_ms: inner.options.window_ms,
-            options: &inner.options.flush_write,
-        };
-        let mut begun = Vec::new();
-        let written = super::flush::write_blocks(&target, &frozen, || {
-            begun.push(inner.next_ulid());
-            begun[begun.len() - 1].clone()
-        });
-        // Best effort: opening removes what no manifest names.
-        let metas = written.inspect_err(|_| begun.iter().for_each(|u| drop(inner.options.fs.remove_dir_all(&dir.join(u)))))?;
-        let changed = manifest.change(&inner.options.fs, &dir, |m| {
-            m.wal_floor = floor;
-            m.staged.extend(metas.iter().map(|m| m.ulid.clone()));
-        });
-        // The manifest on the disk may name them all the same. Where it does not they would lie there until the next start,
-        // and every further try on a full disk would add some.
-        changed.inspect_err(|_| {
-            let named = |u: &String| Manifest::load(&inner.options.fs, &dir).map_or(true, |m| m.staged.contains(u));
-            begun.iter().filter(|u| !named(u)).for_each(|u| drop(inner.options.fs.remove_dir_all(&dir.join(u))));
-        })?;
-        let new = metas.into_iter().map(|m| {
+        let staged = inner.stage(&frozen, floor, &dir, manifest)?.into_iter().map(|m| {
             let at = dir.join(&m.ulid);
             BlockHandle::staged(m, inner.options.fs.clone(), at, inner.bucket.clone())
         });
         {
             let mut s = inner.state.write();
             let mut all = s.blocks.to_vec();
-            all.extend(new);
+            all.extend(staged);
             s.blocks = Arc::new(all);
             s.frozen.clear();
         }
         inner.pace.lock().flushed(began_ms, inner.options.clock.now_ms());
         inner.wal.truncate_before(floor).map_err(wal_error)
+    }
+}
+
+impl Inner {
+    /// Rotates the log and freezes the live spans, which are all that it holds below the segment that this gives; none where
+    /// nothing is to be flushed.
+    fn freeze(&self) -> Result<Option<u64>> {
+        let _alone = self.gate.write();
+        {
+            let s = self.state.read();
+            if s.live.spans() == 0 && s.pending.is_empty() && s.frozen.is_empty() {
+                return Ok(None);
+            }
+        }
+        // All that is pending is decided once the log has rotated; whoever waits for it finds it taken. Nobody may wait any
+        // more for what failed, and it must not be taken for written.
+        let floor = self.wal.rotate().map_err(wal_error)?;
+        let mut s = self.state.write();
+        let now = self.options.clock.now_ms();
+        s.pending_bytes = 0;
+        for (seq, body) in std::mem::take(&mut s.pending) {
+            if matches!(self.wal.outcome(seq), Some(Ok(()))) {
+                s.live.apply(body, now);
+            }
+        }
+        let live = std::mem::take(&mut s.live);
+        if live.spans() > 0 {
+            s.frozen.push(Arc::new(live));
+        }
+        Ok(Some(floor))
+    }
+
+    /// Writes frozen spans to blocks in `dir`, and names them in the manifest together with the segment from which the log
+    /// counts. Nothing stays of those that no manifest names.
+    fn stage(&self, frozen: &[Arc<Live>], floor: u64, dir: &Path, manifest: &mut Manifest) -> Result<Vec<BlockMeta>> {
+        let o = &self.options;
+        let target = super::flush::FlushTarget {
+            fs: &o.fs,
+            dir,
+            tenant: &o.tenant,
+            writer_id: &o.writer_id,
+            window_ms: o.window_ms,
+            options: &o.flush_write,
+        };
+        let mut begun = Vec::new();
+        let written = super::flush::write_blocks(&target, frozen, || {
+            begun.push(self.next_ulid());
+            begun[begun.len() - 1].clone()
+        });
+        // Best effort: opening removes what no manifest names.
+        let metas = written.inspect_err(|_| begun.iter().for_each(|u| drop(o.fs.remove_dir_all(&dir.join(u)))))?;
+        let changed = manifest.change(&o.fs, dir, |m| {
+            m.wal_floor = floor;
+            m.staged.extend(metas.iter().map(|m| m.ulid.clone()));
+        });
+        // The manifest on the disk may name them all the same. Where it does not they would lie there until the next start,
+        // and every further try on a full disk would add some.
+        changed.inspect_err(|_| {
+            let named = |u: &String| Manifest::load(&o.fs, dir).map_or(true, |m| m.staged.contains(u));
+            begun.iter().filter(|u| !named(u)).for_each(|u| drop(o.fs.remove_dir_all(&dir.join(u))));
+        })?;
+        Ok(metas)
     }
 }
 

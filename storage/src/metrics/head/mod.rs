@@ -20,16 +20,17 @@ mod view;
 use std::path::Path;
 use std::sync::Arc;
 
+use strandline_wal::Wal;
 use strandline_wal::fs::Fs;
 use strandline_wal::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use strandline_wal::sync::{Mutex, RwLock};
-use strandline_wal::{Wal, WalError};
 
 use crate::clock::Clock;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::index::{IndexMemory, Registry};
 use crate::model::TimeRange;
 
+pub(crate) use crate::error::wal_error;
 pub use append::{Appended, Commit};
 pub use batch::{Batch, BatchBuilder, Item, Rejected, SeriesHandle, SeriesKey};
 pub use extras::{ExemplarStore, MetadataStore};
@@ -344,17 +345,4 @@ impl Head {
         self.epoch.store(e, Ordering::Release);
         e
     }
-}
-
-/// The error of a failed commit as this crate's own.
-pub(crate) fn wal_error(e: WalError) -> Error {
-    use strandline_wal::WalErrorKind as K;
-    let kind = match e.kind {
-        K::Corrupt => ErrorKind::Corrupt,
-        K::TooLarge => ErrorKind::Invalid,
-        K::Closed => ErrorKind::Closed,
-        _ => ErrorKind::Unavailable,
-    };
-    let text = if e.is_disk_full() { "the disk is full: nothing of this batch was stored" } else { "writing ahead failed" };
-    Error::new(kind, format!("{text}: {e}")).caused_by(e)
 }

@@ -114,11 +114,8 @@ impl BlockBatch {
         self.cache.borrow().leaves.clone()
     }
 
-    fn find(&self, path: &[&str]) -> Result<usize> {
-        self.block.leaf(path).ok_or_else(|| Error::corrupt(format!("a block without the column {}", path.join("."))))
-    }
     fn leaf<T: Item>(&self, path: &[&str]) -> Result<Leaf<T>> {
-        let leaf = self.find(path)?;
+        let leaf = self.block.need_leaf(path)?;
         {
             let mut cache = self.cache.borrow_mut();
             let whole = self.block.rows(self.group).max(1) as u64;
@@ -134,7 +131,7 @@ impl BlockBatch {
     }
     /// None if the column is empty here.
     fn leaf_if_any<T: Item>(&self, path: &[&str]) -> Result<Option<Leaf<T>>> {
-        if self.block.is_all_null(self.group, self.find(path)?) {
+        if self.block.is_all_null(self.group, self.block.need_leaf(path)?) {
             return Ok(None);
         }
         self.leaf(path).map(Some)

@@ -10,8 +10,8 @@ use super::layout::{GROUPS, Group, Layout};
 use super::shred::{Names, VariantColumns, encode_attributes};
 use crate::columnar::dict::Texts;
 use crate::columnar::write::{Scratch, Values};
-use crate::error::{Error, Result};
-use crate::traces::otlp::{Groups, RawSpan, RawValue, WireError, attributes, events, is_root, links};
+use crate::error::Result;
+use crate::traces::otlp::{Groups, RawSpan, RawValue, WireError, attributes, events, is_root, links, wire};
 
 /// What the spans of one resource and scope share, already numbered in the row group's dictionaries.
 #[derive(Clone, Copy)]
@@ -64,10 +64,6 @@ pub struct RowGroup {
     link_flags: Vec<i32>,
     link_dropped: Vec<i32>,
     shared: HashMap<u64, Shared>,
-}
-
-fn wire(e: WireError) -> Error {
-    Error::corrupt(e.to_string())
 }
 
 impl RowGroup {

@@ -64,10 +64,6 @@ pub(super) struct Source<'a> {
 }
 
 impl Source<'_> {
-    fn find(&self, path: &[&str]) -> Result<usize> {
-        self.block.leaf(path).ok_or_else(|| Error::corrupt(format!("a block without the column {}", path.join("."))))
-    }
-
     /// The leaf, and how many of its entries lie before the first row.
     fn leaf<T: Item>(&self, leaf: usize) -> Result<(Leaf<T>, usize, usize)> {
         let (leaf, first) = self.block.read_rows::<T>(self.group, leaf, self.loaded, self.rows.clone())?;
@@ -76,7 +72,7 @@ impl Source<'_> {
     }
 
     pub fn cells<T: Item>(&self, path: &[&str]) -> Result<Cells<T>> {
-        let number = self.find(path)?;
+        let number = self.block.need_leaf(path)?;
         if let Some(one) = self.block.constant(self.group, number) {
             // Many columns hold one value, which the statistics tell: nothing to read.
             if let Some(v) = T::of_statistics(one) {
@@ -95,7 +91,7 @@ impl Source<'_> {
 
     /// None if the column is empty in the row group.
     pub fn cells_if_any<T: Item>(&self, path: &[&str]) -> Result<Option<Cells<T>>> {
-        if self.block.is_all_null(self.group, self.find(path)?) {
+        if self.block.is_all_null(self.group, self.block.need_leaf(path)?) {
             return Ok(None);
         }
         self.cells(path).map(Some)
@@ -210,10 +206,10 @@ pub(super) struct Lists {
 
 impl Lists {
     pub fn read(s: &Source<'_>, path: &[&str]) -> Result<Lists> {
-        if s.block.is_all_null(s.group, s.find(path)?) {
+        if s.block.is_all_null(s.group, s.block.need_leaf(path)?) {
             return Ok(Lists { starts: (0..=s.rows.len()).collect(), element: vec![false; s.rows.len()] });
         }
-        let (leaf, start, end) = s.leaf::<Bytes>(s.find(path)?)?;
+        let (leaf, start, end) = s.leaf::<Bytes>(s.block.need_leaf(path)?)?;
         let reps = leaf.rep.get(start..end).unwrap_or_default();
         let mut starts: Vec<usize> = reps.iter().enumerate().filter(|(_, r)| **r == 0).map(|(i, _)| i).collect();
         if starts.len() != s.rows.len() {

@@ -41,7 +41,7 @@ pub(in crate::traces) fn describe(owner: &Owner<'_>, location: &Location, fs: &A
         checksums,
     };
     let block = OpenBlock::open(meta.clone(), location, fs)?;
-    let leaf = |name| block.leaf(&[name]).ok_or_else(|| Error::corrupt(format!("no column {name}")));
+    let leaf = |name| block.need_leaf(&[name]);
     let (start, duration) = (leaf("start_time_unix_nano")?, leaf("duration_nano")?);
     let mut last = None;
     for group in 0..block.row_groups() {

@@ -16,9 +16,9 @@ use super::shred::{KeyColumns, Names, Typed, VariantColumns, encode_attributes};
 use crate::columnar::dict::{Dict, Texts};
 use crate::columnar::leaf::Item;
 use crate::columnar::write::{Scratch, Values};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::Attributes;
-use crate::traces::otlp::{WireError, attributes, encode_attributes as to_otlp};
+use crate::traces::otlp::{attributes, encode_attributes as to_otlp, wire};
 
 /// Rows of a row group of another block.
 pub struct Origin {
@@ -63,10 +63,6 @@ fn source(o: &Origin) -> Source<'_> {
 
 fn pair<T>(values: fn(T) -> Typed, (v, at): (T, Vec<u32>)) -> (Typed, Vec<u32>) {
     (values(v), at)
-}
-
-fn wire(e: WireError) -> Error {
-    Error::corrupt(e.to_string())
 }
 
 impl Gathered {

@@ -136,6 +136,10 @@ impl OpenBlock {
     pub fn leaf(&self, path: &[&str]) -> Option<usize> {
         self.shape.leaves.get(&key(path)).copied()
     }
+    /// The leaf column at a path that every block has.
+    pub fn need_leaf(&self, path: &[&str]) -> Result<usize> {
+        self.leaf(path).ok_or_else(|| Error::corrupt(format!("a block without the column {}", path.join("."))))
+    }
     /// Statistics of a column in a row group.
     fn statistics(&self, group: usize, leaf: usize) -> Option<Stats<'_>> {
         self.footer.stats(group, leaf)

@@ -13,5 +13,10 @@ pub use raw::{
     links, owned_attributes, text,
 };
 
+/// The error of bytes that were whole when they were taken: they have been damaged since.
+pub(super) fn wire(e: WireError) -> crate::error::Error {
+    crate::error::Error::corrupt(e.to_string())
+}
+
 #[cfg(test)]
 mod tests;
