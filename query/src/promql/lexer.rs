@@ -122,6 +122,26 @@ impl Lexer<'_> {
         if self.braces > 0 && !(is_word_start(b) || b"{},=!\"'`".contains(&b)) {
             return self.unexpected_char(" inside braces");
         }
+        match b {
+            b'"' | b'\'' => self.string(b),
+            b'`' => self.raw_string(),
+            b'0'..=b'9' => self.number(),
+            b'.' if self.peek(1).is_ascii_digit() => self.number(),
+            b':' if self.brackets > 0 => self.symbol(b),
+            _ if is_word_start(b) || b == b':' && self.braces == 0 => {
+                let in_brackets = self.brackets > 0;
+                while is_word(self.peek(0)) || (self.peek(0) == b':' && !in_brackets && self.braces == 0) {
+                    self.pos += 1;
+                }
+                Ok(Token { tok: Tok::Ident, span: Span::new(start, self.pos) })
+            }
+            _ => self.symbol(b),
+        }
+    }
+
+    /// Brackets and operators.
+    fn symbol(&mut self, b: u8) -> Result<Token, ParseError> {
+        let start = self.pos;
         let (tok, len) = match b {
             b'(' => (Tok::LParen, 1),
             b')' => (Tok::RParen, 1),
@@ -151,7 +171,7 @@ impl Lexer<'_> {
                 (Tok::RBracket, 1)
             }
             b',' => (Tok::Comma, 1),
-            b':' if self.brackets > 0 => (Tok::Colon, 1),
+            b':' => (Tok::Colon, 1),
             b'@' => (Tok::At, 1),
             b'+' => (Tok::Add, 1),
             b'-' => (Tok::Sub, 1),
@@ -181,17 +201,6 @@ impl Lexer<'_> {
                 b'/' => (Tok::TrimUpper, 2),
                 _ => (Tok::Lt, 1),
             },
-            b'"' | b'\'' => return self.string(b),
-            b'`' => return self.raw_string(),
-            b'0'..=b'9' => return self.number(),
-            b'.' if self.peek(1).is_ascii_digit() => return self.number(),
-            _ if is_word_start(b) || b == b':' && self.braces == 0 => {
-                let in_brackets = self.brackets > 0;
-                while is_word(self.peek(0)) || (self.peek(0) == b':' && !in_brackets && self.braces == 0) {
-                    self.pos += 1;
-                }
-                return Ok(Token { tok: Tok::Ident, span: Span::new(start, self.pos) });
-            }
             _ => return self.unexpected_char(""),
         };
         self.pos += len;

@@ -12,41 +12,12 @@ use super::{Name, Out, Window, WindowFn, WindowSpec, Work, sliding};
 
 pub(super) fn call(spec: &WindowSpec, w: &Window<'_>, work: &mut Work<'_>, name: Name<'_>, ann: &mut Annotations) -> Result<Out> {
     use WindowFn::*;
-    let mixed = !w.ft.is_empty() && !w.hh.is_empty();
-    match spec.func {
-        SumOverTime | AvgOverTime => {
-            if mixed {
-                ann.mixed_floats_histograms(&name(), spec.span);
-                return Ok(Out::None);
-            }
-            if !w.hh.is_empty() {
-                return Ok(histograms(spec, w, name, ann));
-            }
-            return Ok(Out::F(if spec.func == SumOverTime { sum(w.fv) } else { average(w.fv) }));
-        }
-        CountOverTime => return Ok(Out::F((w.ft.len() + w.ht.len()) as f64)),
-        PresentOverTime => return Ok(Out::F(1.0)),
-        FirstOverTime => return Ok(pick(w, true)),
-        LastOverTime => return Ok(pick(w, false)),
-        TsOfFirst => {
-            let t = w.ft.first().into_iter().chain(w.ht.first()).min().copied().unwrap_or(0);
-            return Ok(Out::F(t as f64 / 1000.0));
-        }
-        TsOfLast => {
-            let t = w.ft.last().into_iter().chain(w.ht.last()).max().copied().unwrap_or(0);
-            return Ok(Out::F(t as f64 / 1000.0));
-        }
-        _ => {}
+    if let Some(out) = of_all_samples(spec, w, name, ann) {
+        return Ok(out);
     }
     let param = |i: usize| spec.params.get(i).and_then(|p| p.get(w.step)).copied().unwrap_or(f64::NAN);
     if spec.func == DoubleExponentialSmoothing {
-        let (sf, tf) = (param(0), param(1));
-        if sf <= 0.0 || sf >= 1.0 {
-            return Err(Error::exec(format!("invalid smoothing factor. Expected: 0 < sf < 1, got: {}", fixed(sf))));
-        }
-        if tf <= 0.0 || tf >= 1.0 {
-            return Err(Error::exec(format!("invalid trend factor. Expected: 0 < tf < 1, got: {}", fixed(tf))));
-        }
+        check_factors(param(0), param(1))?;
     }
     // Everything below looks at floats only.
     if w.ft.is_empty() {
@@ -58,7 +29,7 @@ pub(super) fn call(spec: &WindowSpec, w: &Window<'_>, work: &mut Work<'_>, name:
             ann.invalid_quantile(q, spec.span);
         }
     }
-    if mixed {
+    if !w.hh.is_empty() {
         ann.histogram_ignored_in_range(&name(), spec.span);
     }
     let v = w.fv;
@@ -89,6 +60,36 @@ pub(super) fn call(spec: &WindowSpec, w: &Window<'_>, work: &mut Work<'_>, name:
         _ => return Err(Error::Internal(format!("{:?} is no function over a window", spec.func))),
     };
     Ok(Out::F(out))
+}
+
+/// What looks at floats and histograms alike.
+fn of_all_samples(spec: &WindowSpec, w: &Window<'_>, name: Name<'_>, ann: &mut Annotations) -> Option<Out> {
+    use WindowFn::*;
+    let seconds = |t: Option<&i64>| Out::F(t.copied().unwrap_or(0) as f64 / 1000.0);
+    Some(match spec.func {
+        SumOverTime | AvgOverTime if w.hh.is_empty() => Out::F(if spec.func == SumOverTime { sum(w.fv) } else { average(w.fv) }),
+        SumOverTime | AvgOverTime if w.ft.is_empty() => histograms(spec, w, name, ann),
+        SumOverTime | AvgOverTime => {
+            ann.mixed_floats_histograms(&name(), spec.span);
+            Out::None
+        }
+        CountOverTime => Out::F((w.ft.len() + w.ht.len()) as f64),
+        PresentOverTime => Out::F(1.0),
+        FirstOverTime => pick(w, true),
+        LastOverTime => pick(w, false),
+        TsOfFirst => seconds(w.ft.first().into_iter().chain(w.ht.first()).min()),
+        TsOfLast => seconds(w.ft.last().into_iter().chain(w.ht.last()).max()),
+        _ => return None,
+    })
+}
+
+fn check_factors(smoothing: f64, trend: f64) -> Result<()> {
+    for (what, short, v) in [("smoothing", "sf", smoothing), ("trend", "tf", trend)] {
+        if v <= 0.0 || v >= 1.0 {
+            return Err(Error::exec(format!("invalid {what} factor. Expected: 0 < {short} < 1, got: {}", fixed(v))));
+        }
+    }
+    Ok(())
 }
 
 fn pick(w: &Window<'_>, first: bool) -> Out {

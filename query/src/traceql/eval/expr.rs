@@ -340,40 +340,39 @@ impl<'a> Rows<'a> {
                 let regex = self.regex(pattern)?;
                 Ok(Data::Mask(self.eval(l)?.test(n, |v| value::matches(op == BinOp::Nre, v, &regex))))
             }
-            _ => {
-                if let Some(mask) = self.id_test(op, l, r)? {
-                    return Ok(Data::Mask(mask));
-                }
-                let (left, right) = (self.eval(l)?, self.eval(r)?);
-                let nil = |e: &Expr| matches!(e.node, ExprNode::Static(Static::Nil));
-                if op.is_comparison() && (nil(l) || nil(r)) {
-                    let tested = if nil(r) { left } else { right };
-                    return Ok(Data::Mask(tested.test(n, |v| match op {
-                        BinOp::Eq => *v == Val::Nil,
-                        BinOp::Ne => *v != Val::Nil,
-                        _ => false,
-                    })));
-                }
-                if op.is_comparison() {
-                    return Ok(Data::Mask(match (&left, &right) {
-                        (Data::Durations(d), Data::Const(Val::Int(c) | Val::Duration(c))) => {
-                            d.iter().map(|d| value::holds(op, (*d as i64).cmp(c))).collect()
-                        }
-                        (Data::Ints(n), Data::Const(Val::Int(c) | Val::Duration(c))) => {
-                            n.iter().map(|n| value::holds(op, n.cmp(c))).collect()
-                        }
-                        (l, Data::Const(c)) => l.test(n, |v| value::compare(op, v, c)),
-                        (Data::Const(c), r) => r.test(n, |v| value::compare(op, c, v)),
-                        (l, r) => (0..n).map(|i| value::compare(op, &l.get(i), &r.get(i))).collect(),
-                    }));
-                }
-                match (&left, &right) {
-                    (l, Data::Const(c)) => l.map(|v| value::arithmetic(op, v, c)),
-                    (Data::Const(c), r) => r.map(|v| value::arithmetic(op, c, v)),
-                    (l, r) => Ok(Data::Rows((0..n).map(|i| value::arithmetic(op, &l.get(i), &r.get(i))).collect::<Result<_>>()?)),
-                }
-            }
+            _ if op.is_comparison() => Ok(Data::Mask(self.comparison(op, l, r)?)),
+            _ => match (&self.eval(l)?, &self.eval(r)?) {
+                (l, Data::Const(c)) => l.map(|v| value::arithmetic(op, v, c)),
+                (Data::Const(c), r) => r.map(|v| value::arithmetic(op, c, v)),
+                (l, r) => Ok(Data::Rows((0..n).map(|i| value::arithmetic(op, &l.get(i), &r.get(i))).collect::<Result<_>>()?)),
+            },
         }
+    }
+
+    fn comparison(&self, op: BinOp, l: &Expr, r: &Expr) -> Result<Vec<bool>> {
+        if let Some(mask) = self.id_test(op, l, r)? {
+            return Ok(mask);
+        }
+        let n = self.batch.len();
+        let nil = |e: &Expr| matches!(e.node, ExprNode::Static(Static::Nil));
+        let (left, right) = (self.eval(l)?, self.eval(r)?);
+        if nil(l) || nil(r) {
+            let tested = if nil(r) { left } else { right };
+            return Ok(tested.test(n, |v| match op {
+                BinOp::Eq => *v == Val::Nil,
+                BinOp::Ne => *v != Val::Nil,
+                _ => false,
+            }));
+        }
+        Ok(match (&left, &right) {
+            (Data::Durations(d), Data::Const(Val::Int(c) | Val::Duration(c))) => {
+                d.iter().map(|d| value::holds(op, (*d as i64).cmp(c))).collect()
+            }
+            (Data::Ints(n), Data::Const(Val::Int(c) | Val::Duration(c))) => n.iter().map(|n| value::holds(op, n.cmp(c))).collect(),
+            (l, Data::Const(c)) => l.test(n, |v| value::compare(op, v, c)),
+            (Data::Const(c), r) => r.test(n, |v| value::compare(op, c, v)),
+            (l, r) => (0..n).map(|i| value::compare(op, &l.get(i), &r.get(i))).collect(),
+        })
     }
 
     /// The rows whose id, or whose parent's, is a literal or is not: told by numbers, so that no text is made of each.
