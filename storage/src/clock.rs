@@ -111,6 +111,11 @@ impl Lines {
         }
         leap
     }
+
+    fn times(&self, even_ms: i64) -> Times {
+        let at = |line: i64| line.saturating_add(even_ms);
+        Times { now_ms: at(self.now), earliest_ms: at(self.low.min(self.now)), latest_ms: at(self.high.max(self.now)) }
+    }
 }
 
 impl SteadyClock {
@@ -154,13 +159,12 @@ impl Clock for SteadyClock {
 
     fn times(&self) -> Times {
         let (l, even_ms) = self.look();
-        let at = |line: i64| line.saturating_add(even_ms);
-        Times { now_ms: at(l.now), earliest_ms: at(l.low.min(l.now)), latest_ms: at(l.high.max(l.now)) }
+        l.times(even_ms)
     }
 
     fn past_ms(&self) -> i64 {
         let (l, even_ms) = self.look();
-        if even_ms < self.doubts_start_ms { 0 } else { l.low.min(l.now).saturating_add(even_ms) }
+        if even_ms < self.doubts_start_ms { 0 } else { l.times(even_ms).earliest_ms }
     }
 }
 
@@ -220,12 +224,18 @@ mod tests {
     #[test]
     fn nothing_is_surely_past_when_a_service_has_just_begun() {
         assert!(SteadyClock::new().past_ms() > 0);
-        let clock = SteadyClock::of_a_service();
-        let t = clock.times();
-        assert_eq!((t.earliest_ms, t.latest_ms, clock.past_ms()), (t.now_ms, t.now_ms, 0));
-        clock.lines.lock().now -= 3 * DAY;
-        let t = clock.times();
-        assert_eq!((t.now_ms - t.earliest_ms, t.latest_ms - t.now_ms), (3 * DAY, 0));
+        assert_eq!(SteadyClock::of_a_service().past_ms(), 0);
+    }
+
+    #[test]
+    fn until_a_leap_is_believed_both_times_are_possible() {
+        let mut l = Lines::new(1000 * DAY);
+        assert_eq!(l.times(7), Times::from(1000 * DAY + 7));
+        l.look(1003 * DAY + 8, 8);
+        let t = l.times(9);
+        assert_eq!((t.earliest_ms, t.now_ms, t.latest_ms), (1000 * DAY + 9, 1003 * DAY + 9, 1003 * DAY + 9));
         assert!(t.is_in_doubt());
+        l.look(1000 * DAY + 10, 10);
+        assert_eq!(l.times(10), Times::from(1000 * DAY + 10));
     }
 }
