@@ -57,7 +57,7 @@ pub struct Auth {
 
 /// `sha256$<salt>$<hash>` of a secret.
 pub fn hash_secret(secret: &str, salt: &[u8]) -> String {
-    let salt_hex = crate::otlp::attributes::hex(salt);
+    let salt_hex = strandline_storage::codec::hex(salt);
     format!("sha256${salt_hex}${}", digest(&salt_hex, secret))
 }
 
@@ -69,7 +69,7 @@ fn digest(salt_hex: &str, secret: &str) -> String {
         rustls::SupportedCipherSuite::Tls13(s) if s.common.hash_provider.output_len() == 32 => Some(s.common.hash_provider.hash(&bytes)),
         _ => None,
     });
-    hash.map(|h| crate::otlp::attributes::hex(h.as_ref())).unwrap_or_default()
+    hash.map(|h| strandline_storage::codec::hex(h.as_ref())).unwrap_or_default()
 }
 
 /// Compares in time that does not depend on where the texts differ: every byte is looked at.

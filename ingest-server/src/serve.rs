@@ -70,33 +70,9 @@ async fn serve(config: Config) -> Result<(), String> {
     let memory_limit = if config.memory_limit_bytes > 0 { config.memory_limit_bytes } else { crate::memory::default_limit_bytes() };
     let auth = config.auth_file.as_deref().map(Auth::load).transpose()?;
     let app = App::new(config, memory_limit, auth, now_ms()).map_err(|e| e.to_string())?;
-    let ports = [
-        Port { name: "HTTP API", label: "http", flag: "--listen", address: app.config.listen.clone(), router: main_router(&app) },
-        Port {
-            name: "OTLP gRPC",
-            label: "otlp_grpc",
-            flag: "--otlp-grpc",
-            address: app.config.otlp_grpc.clone(),
-            router: crate::landing::with_landing(otlp_router(&app), &app),
-        },
-        Port {
-            name: "OTLP HTTP",
-            label: "otlp_http",
-            flag: "--otlp-http",
-            address: app.config.otlp_http.clone(),
-            router: crate::landing::with_landing(otlp_router(&app), &app),
-        },
-    ];
     let tls = tls_config(&app.config).await?;
     app.health.tell(false).await;
-    let connections = app.connections.clone();
-    let mut lines = Vec::new();
-    for l in ports.into_iter().filter(|l| !l.address.is_empty()) {
-        let (socket, bound) = bind(&l)?;
-        lines.push(format!("{:<10} listening on {}{bound}", l.name, if tls.is_some() { "https://" } else { "http://" }));
-        let listener = Listener { name: l.label, socket, router: l.router, tls: tls.clone() };
-        tokio::spawn(connections.clone().serve(listener));
-    }
+    let lines = listen(&app, tls)?;
     announce(&app, &lines);
     open_engine(app.clone()).await?;
     app.health.tell(true).await;
@@ -118,7 +94,7 @@ async fn serve(config: Config) -> Result<(), String> {
     tidy.abort();
     visits.abort();
     scrapers.iter().for_each(|s| s.abort());
-    connections.end(GRACE).await;
+    app.connections.end(GRACE).await;
     let closing = tokio::task::spawn_blocking(move || app.tenants.close());
     match tokio::time::timeout(CLOSE, closing).await {
         Ok(Ok(Ok(()))) => tracing::info!("stopped; everything acknowledged is on disk"),
@@ -126,6 +102,35 @@ async fn serve(config: Config) -> Result<(), String> {
         _ => tracing::warn!("closing took too long; everything acknowledged is in the log"),
     }
     Ok(())
+}
+
+/// Opens the ports and serves them; gives a line for each.
+fn listen(app: &Arc<App>, tls: Option<Tls>) -> Result<Vec<String>, String> {
+    let ports = [
+        Port { name: "HTTP API", label: "http", flag: "--listen", address: app.config.listen.clone(), router: main_router(app) },
+        Port {
+            name: "OTLP gRPC",
+            label: "otlp_grpc",
+            flag: "--otlp-grpc",
+            address: app.config.otlp_grpc.clone(),
+            router: crate::landing::with_landing(otlp_router(app), app),
+        },
+        Port {
+            name: "OTLP HTTP",
+            label: "otlp_http",
+            flag: "--otlp-http",
+            address: app.config.otlp_http.clone(),
+            router: crate::landing::with_landing(otlp_router(app), app),
+        },
+    ];
+    let mut lines = Vec::new();
+    for l in ports.into_iter().filter(|l| !l.address.is_empty()) {
+        let (socket, bound) = bind(&l)?;
+        lines.push(format!("{:<10} listening on {}{bound}", l.name, if tls.is_some() { "https://" } else { "http://" }));
+        let listener = Listener { name: l.label, socket, router: l.router, tls: tls.clone() };
+        tokio::spawn(app.connections.clone().serve(listener));
+    }
+    Ok(lines)
 }
 
 /// Looks after tenants that nobody asks for: at once, and from time to time. Not while memory is short: their logs are replayed.

@@ -7,7 +7,9 @@ use futures_util::StreamExt;
 use serde_json::Value as Json;
 use strandline_storage::codec::protobuf::{Fields, WireError};
 
-use crate::otlp::attributes::{each, hex};
+use strandline_storage::codec::hex;
+
+use crate::otlp::attributes::each;
 
 /// Requests under way at once.
 const CONCURRENCY: usize = 8;

@@ -149,7 +149,7 @@ fn expected_trace(ledger: &Ledger, t: &Tick, index: usize, id: [u8; 16]) -> Whol
 fn compare_traces(reader: &dyn Reader, whole: &[Whole], found: &mut Found) -> Result<(), String> {
     let ids: Vec<[u8; 16]> = whole.iter().map(|w| w.id).collect();
     for (w, got) in whole.iter().zip(reader.traces(&ids)?) {
-        let trace = crate::otlp::attributes::hex(&w.id);
+        let trace = strandline_storage::codec::hex(&w.id);
         found.traces_compared += 1;
         let mut by_id: HashMap<u64, Vec<ReadSpan>> = HashMap::new();
         for s in got {
@@ -231,7 +231,7 @@ impl Process {
     fn expect_point(&mut self, p: &Point, t_ms: i64, must: bool) {
         let float = |v: u64| Sample::Float(v as f64);
         if let (Value::Classic(.., Some(e)) | Value::Exponential(.., Some(e)), true) = (&p.value, must) {
-            self.exemplars.insert(crate::otlp::attributes::hex(&e.trace));
+            self.exemplars.insert(strandline_storage::codec::hex(&e.trace));
         }
         match &p.value {
             Value::Gauge(v) => self.put(point_key(p, "", None), t_ms, Sample::Float(*v as f64), must),

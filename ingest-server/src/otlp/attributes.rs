@@ -162,14 +162,6 @@ pub fn base64(b: &[u8]) -> String {
     out
 }
 
-/// Hex, lower case.
-pub fn hex(b: &[u8]) -> String {
-    b.iter().fold(String::new(), |mut s, x| {
-        let _ = write!(s, "{x:02x}");
-        s
-    })
-}
-
 /// Labels under construction: sorted by name, names that collide after escaping joined by `;` in key order.
 #[derive(Clone, Debug, Default)]
 pub struct LabelSet {

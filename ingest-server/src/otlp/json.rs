@@ -6,6 +6,7 @@
 use serde_json::{Map, Value};
 
 use strandline_storage::codec::protobuf::Writer;
+use strandline_storage::codec::zigzag;
 
 use crate::params::hex_digit;
 
@@ -279,7 +280,7 @@ fn value(v: &Value, f: &FieldOf, path: &str, w: &mut Writer) -> Result<(), JsonE
         Int => w.int_always(n, int(v).ok_or_else(|| wrong("a whole number"))?),
         Sint => {
             let i = int(v).ok_or_else(|| wrong("a whole number"))? as i64;
-            w.int_always(n, ((i << 1) ^ (i >> 63)) as u64);
+            w.int_always(n, zigzag(i));
         }
         Fixed64 => w.fixed64_always(n, int(v).ok_or_else(|| wrong("a whole number"))?),
         Fixed32 => w.fixed32(n, int(v).ok_or_else(|| wrong("a whole number"))? as u32),

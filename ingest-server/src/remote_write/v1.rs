@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use strandline_storage::codec::protobuf::{Field, Fields, WireError, fixed64s, varints};
-use strandline_storage::codec::put_uvarint;
+use strandline_storage::codec::{put_uvarint, unzigzag};
 use strandline_storage::metrics::head::{AnyHistogram, Batch, Item, SeriesKey, Value};
 use strandline_storage::model::{BucketSpan, CounterReset, Exemplar, FloatHistogram, Histogram, Labels, MetricKind, MetricMetadata};
 
@@ -219,7 +219,7 @@ pub(super) fn histogram(b: &[u8]) -> Result<(i64, i64, AnyHistogram), WireError>
         h.reduce_resolution();
         return Ok((t, st, AnyHistogram::Float(Arc::new(h))));
     }
-    let [positive, negative] = deltas.map(|v| v.into_iter().map(|u| (u >> 1) as i64 ^ -((u & 1) as i64)).collect::<Vec<i64>>());
+    let [positive, negative] = deltas.map(|v| v.into_iter().map(unzigzag).collect::<Vec<i64>>());
     let mut h = Histogram {
         schema: h.schema,
         counter_reset: h.counter_reset,

@@ -1,14 +1,17 @@
 //! Remote write 2.0: strings by number.
 
-use strandline_storage::codec::protobuf::{Fields, varints};
+use strandline_storage::codec::protobuf::{Fields, WireError, varints};
 use strandline_storage::metrics::head::{Batch, BatchBuilder, Value};
 use strandline_storage::model::{Exemplar, Labels, MetricKind, MetricMetadata};
 
 use super::{Written, v1};
 
+fn text(e: WireError) -> String {
+    e.to_string()
+}
+
 /// Decodes an `io.prometheus.write.v2.Request`.
 pub(super) fn decode(body: &[u8]) -> Result<(Batch, Written), String> {
-    let text = |e: strandline_storage::codec::protobuf::WireError| e.to_string();
     let mut symbols: Vec<&str> = Vec::new();
     let mut series: Vec<&[u8]> = Vec::new();
     let mut others = false;
@@ -47,8 +50,36 @@ fn pairs<'a>(refs: &[u64], symbols: &[&'a str]) -> Result<Vec<(&'a str, &'a str)
     Ok(out)
 }
 
+/// Time, start and value.
+fn sample(b: &[u8]) -> Result<(i64, i64, f64), String> {
+    let (mut v, mut t, mut st) = (0.0, 0, 0);
+    let mut r = Fields::new(b);
+    while let Some((n, f)) = r.next().map_err(text)? {
+        match n {
+            1 => v = f.double(),
+            2 => t = f.uint() as i64,
+            3 => st = f.uint() as i64,
+            _ => {}
+        }
+    }
+    Ok((t, st, v))
+}
+
+fn exemplar(b: &[u8], symbols: &[&str]) -> Result<Exemplar, String> {
+    let (mut refs, mut v, mut t) = (Vec::new(), 0.0, 0);
+    let mut r = Fields::new(b);
+    while let Some((n, f)) = r.next().map_err(text)? {
+        match n {
+            1 => varints(f, &mut refs).map_err(text)?,
+            2 => v = f.double(),
+            3 => t = f.uint() as i64,
+            _ => {}
+        }
+    }
+    Ok(Exemplar { labels: Labels::from_pairs(pairs(&refs, symbols)?), v, t })
+}
+
 fn one(ts: &[u8], symbols: &[&str], out: &mut BatchBuilder, w: &mut Written) -> Result<(), String> {
-    let text = |e: strandline_storage::codec::protobuf::WireError| e.to_string();
     let mut refs = Vec::new();
     let mut meta: &[u8] = &[];
     let mut r = Fields::new(ts);
@@ -66,16 +97,7 @@ fn one(ts: &[u8], symbols: &[&str], out: &mut BatchBuilder, w: &mut Written) -> 
     while let Some((n, f)) = r.next().map_err(text)? {
         match n {
             2 => {
-                let (mut v, mut t, mut st) = (0.0, 0, 0);
-                let mut s = Fields::new(f.bytes());
-                while let Some((n, f)) = s.next().map_err(text)? {
-                    match n {
-                        1 => v = f.double(),
-                        2 => t = f.uint() as i64,
-                        3 => st = f.uint() as i64,
-                        _ => {}
-                    }
-                }
+                let (t, st, v) = sample(f.bytes())?;
                 w.samples += 1;
                 out.push(series, t, st, Value::Float(v));
             }
@@ -85,19 +107,7 @@ fn one(ts: &[u8], symbols: &[&str], out: &mut BatchBuilder, w: &mut Written) -> 
                 native = true;
                 out.push(series, t, st, Value::Histogram(h));
             }
-            4 => {
-                let (mut refs, mut v, mut t) = (Vec::new(), 0.0, 0);
-                let mut e = Fields::new(f.bytes());
-                while let Some((n, f)) = e.next().map_err(text)? {
-                    match n {
-                        1 => varints(f, &mut refs).map_err(text)?,
-                        2 => v = f.double(),
-                        3 => t = f.uint() as i64,
-                        _ => {}
-                    }
-                }
-                out.exemplar(series, Exemplar { labels: Labels::from_pairs(pairs(&refs, symbols)?), v, t });
-            }
+            4 => out.exemplar(series, exemplar(f.bytes(), symbols)?),
             _ => {}
         }
     }

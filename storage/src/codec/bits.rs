@@ -238,8 +238,7 @@ impl<'a> BitReader<'a> {
 
     /// Zigzag LEB128 out of the bit stream.
     pub fn varint(&mut self) -> Option<i64> {
-        let u = self.uvarint()?;
-        Some((u >> 1) as i64 ^ -((u & 1) as i64))
+        self.uvarint().map(super::unzigzag)
     }
 }
 

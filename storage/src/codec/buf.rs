@@ -1,5 +1,6 @@
 //! Bytes: varints as Go's encoding/binary has them, big-endian integers, a checked cursor.
 
+use super::{unzigzag, zigzag};
 use crate::error::{Error, Result};
 
 /// Unsigned LEB128.
@@ -19,7 +20,7 @@ fn put_long_uvarint(out: &mut Vec<u8>, mut v: u64) {
 /// Zigzag, then LEB128.
 #[inline]
 pub fn put_varint(out: &mut Vec<u8>, v: i64) {
-    put_uvarint(out, ((v << 1) ^ (v >> 63)) as u64);
+    put_uvarint(out, zigzag(v));
 }
 
 /// Reads unsigned LEB128 at `at` and steps over it; none if it is cut short or longer than ten bytes.
@@ -136,8 +137,7 @@ impl<'a> Reader<'a> {
     /// Zigzag LEB128.
     #[inline]
     pub fn varint(&mut self) -> Result<i64> {
-        let u = self.uvarint()?;
-        Ok((u >> 1) as i64 ^ -((u & 1) as i64))
+        self.uvarint().map(unzigzag)
     }
     /// A length (uvarint) that must fit in what is left.
     #[inline]

@@ -1,6 +1,6 @@
 //! Protobuf's wire format: fields are borrowed, no message is built; every step is checked.
 
-use super::put_uvarint;
+use super::{put_uvarint, unzigzag, zigzag};
 
 /// Bytes that are not protobuf, with where and what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -48,8 +48,7 @@ impl<'a> Field<'a> {
     }
     /// A zigzag varint.
     pub fn sint(self) -> i64 {
-        let v = self.uint();
-        (v >> 1) as i64 ^ -((v & 1) as i64)
+        unzigzag(self.uint())
     }
 }
 
@@ -199,7 +198,7 @@ impl Writer {
     }
     /// A zigzag varint field.
     pub fn sint(&mut self, number: u32, v: i64) {
-        self.int(number, (v << 1 ^ v >> 63) as u64);
+        self.int(number, zigzag(v));
     }
     /// Varints, packed.
     pub fn packed(&mut self, number: u32, all: &[u64]) {

@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use bytes::Bytes;
 use parquet::basic::{Compression, Encoding};
 
-use crate::codec::uvarint_at;
+use crate::codec::{unzigzag, uvarint_at};
 
 /// Structs in structs of a header that is well-formed: statistics in a data page's header.
 const MAX_DEPTH: u32 = 8;
@@ -138,8 +138,7 @@ impl Thrift<'_> {
         uvarint_at(self.buf, &mut self.pos)
     }
     fn int(&mut self) -> Option<i64> {
-        let v = self.varint()?;
-        Some((v >> 1) as i64 ^ -((v & 1) as i64))
+        self.varint().map(unzigzag)
     }
     fn advance(&mut self, n: u64) -> Option<()> {
         let end = self.pos.checked_add(usize::try_from(n).ok()?).filter(|e| *e <= self.buf.len())?;

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::codec::{Reader, put_uvarint, put_varint};
+use crate::codec::{Reader, put_uvarint, put_varint, unzigzag, zigzag};
 use crate::error::{Error, Result};
 use crate::index::RawPair;
 use crate::model::{BucketSpan, CounterReset, Exemplar, FloatHistogram, Histogram, Labels, MetricKind, MetricMetadata};
@@ -194,8 +194,7 @@ fn put_value(out: &mut Vec<u8>, v: f64) {
             // Rounded without a call; where that differs from `round` the check fails for both.
             let i = (scaled + 0.5f64.copysign(scaled)) as i64;
             if scaled.abs() < EXACT && (i as f64 / scale).to_bits() == v.to_bits() {
-                let zigzag = ((i << 1) ^ (i >> 63)) as u64;
-                return put_uvarint(out, zigzag << 2 | kind);
+                return put_uvarint(out, zigzag(i) << 2 | kind);
             }
         }
     }
@@ -205,8 +204,7 @@ fn put_value(out: &mut Vec<u8>, v: f64) {
 
 fn value(r: &mut Reader<'_>) -> Result<f64> {
     let x = r.uvarint()?;
-    let zigzag = x >> 2;
-    let i = ((zigzag >> 1) as i64 ^ -((zigzag & 1) as i64)) as f64;
+    let i = unzigzag(x >> 2) as f64;
     Ok(match x & 3 {
         0 => i,
         1 => i / 100.0,

@@ -279,7 +279,7 @@ fn text(s: &str) -> Value {
 
 /// An id as columns show it.
 pub(crate) fn hex(id: &[u8]) -> Value {
-    text(&id.iter().map(|b| format!("{b:02x}")).collect::<String>())
+    text(&crate::codec::hex(id))
 }
 
 fn list(values: impl ExactSizeIterator<Item = Value>) -> Value {

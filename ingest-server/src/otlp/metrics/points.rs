@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use strandline_storage::codec::hex;
 use strandline_storage::codec::protobuf::{Field, Fields, WireError, fixed64s, varints};
 use strandline_storage::metrics::head::{AnyHistogram, Value};
 use strandline_storage::model::{BucketSpan, CUSTOM_BUCKETS_SCHEMA, CounterReset, Exemplar, Histogram, Labels, stale_nan};
 
-use super::super::attributes::{each, hex};
+use super::super::attributes::each;
 use super::labels::{Around, Label, PointLabels};
 use super::{Metric, Translator};
 

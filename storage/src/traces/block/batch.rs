@@ -14,7 +14,7 @@ use crate::columnar::leaf::{Item, Leaf};
 use crate::columnar::variant::{self, Metadata, VariantError};
 use crate::error::{Error, Result};
 use crate::model::TraceId;
-use crate::read::{AttributeScope, Column, Field, SpanBatch, SpanIds, Value};
+use crate::read::{AttributeScope, Column, Field, SpanBatch, SpanIds, Value, hex};
 
 /// A row group of a block, or some rows of one.
 pub struct BlockBatch {
@@ -46,10 +46,6 @@ fn damaged(e: VariantError) -> Error {
 
 fn text(b: &Bytes) -> Result<Value> {
     std::str::from_utf8(b).map(|s| Value::String(Arc::from(s))).map_err(|_| Error::corrupt("text in a block that is not UTF-8"))
-}
-
-fn hex(b: &[u8]) -> Value {
-    Value::String(Arc::from(b.iter().map(|b| format!("{b:02x}")).collect::<String>()))
 }
 
 /// Entries of a list column by row.
