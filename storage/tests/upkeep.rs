@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use strandline_storage::clock::ManualClock;
 use strandline_storage::metrics::head::{BatchBuilder, Value};
@@ -9,7 +10,7 @@ use strandline_storage::metrics::{MetricOptions, MetricStore};
 use strandline_storage::model::{Labels, MatchOp, Matcher, TimeRange};
 use strandline_storage::read::{SampleBuf, SelectRequest, SeriesSource};
 use strandline_wal::WalOptions;
-use strandline_wal::fs::{Fs, SimFs};
+use strandline_wal::fs::{Fs, FsCall, SimFs};
 
 const MINUTE: i64 = 60_000;
 const HOUR: i64 = 60 * MINUTE;
@@ -134,6 +135,27 @@ fn what_a_flush_for_memory_left_is_not_flushed_again() {
     assert!(held < 100_000 && s.flushable_bytes() == 0, "{held}");
     append(&s, "m", 100, T0 + 2 * HOUR);
     assert_eq!(s.flushable_bytes(), s.heap_bytes_estimate() - held);
+}
+
+#[test]
+fn what_comes_during_a_flush_counts_for_the_next() {
+    let clock = ManualClock::new(T0 + MINUTE);
+    let disk = SimFs::new();
+    let s = open(&clock, |o| o.fs = Arc::new(disk.clone()));
+    append(&s, "m", 1000, T0);
+    let (store, once) = (s.clone(), AtomicBool::new(true));
+    disk.watch(move |call| {
+        if matches!(call, FsCall::Create(p) if p.ends_with("index")) && once.swap(false, Ordering::Relaxed) {
+            append(&store, "m", 1000, T0 + 1000);
+        }
+        Ok(())
+    });
+    s.flush().unwrap();
+    assert_eq!(s.blocks().len(), 1);
+    let came = s.flushable_bytes();
+    assert!(came >= 1000 * 160, "{came}");
+    s.flush().unwrap();
+    assert_eq!((s.flushable_bytes(), samples(&s, "m")), (0, 2000));
 }
 
 #[test]

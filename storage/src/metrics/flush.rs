@@ -68,7 +68,8 @@ impl MetricStore {
         head.wal().truncate_before(cut.wal_segment).map_err(super::head::wal_error)?;
         self.collect();
         let at_ms = self.0.options.clock.now_ms();
-        *self.0.last_flush.lock() = Some(LastFlush { at_ms, left_bytes: self.heap_bytes_estimate() });
+        // Samples that came meanwhile are not what it left: the next one takes them.
+        *self.0.last_flush.lock() = Some(LastFlush { at_ms, left_bytes: self.standing_bytes() });
         Ok(())
     }
 

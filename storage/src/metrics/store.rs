@@ -320,9 +320,14 @@ impl MetricStore {
 
     /// A rough count of heap bytes in use, cheap enough to ask often.
     pub fn heap_bytes_estimate(&self) -> usize {
-        let s = self.0.head.stats();
+        let head = &self.0.head;
+        self.standing_bytes() + head.stats().chunks as usize * 160 + head.sealed_heap_bytes()
+    }
+
+    /// Those of them that no flush gives back: records of series, and a cache of its own.
+    pub(super) fn standing_bytes(&self) -> usize {
         let cache = if self.0.options.cache.is_none() { self.0.cache.size_bytes() as usize } else { 0 };
-        s.series * 300 + s.chunks as usize * 160 + self.0.head.sealed_heap_bytes() + cache
+        self.0.head.stats().series * 300 + cache
     }
 
     /// What a flush would give back of it, about: all, but for what the last one left (records of series stay until they are
