@@ -24,11 +24,10 @@ pub fn remote_write_v2(data: &[u8]) {
     }
 }
 
-/// A page of metrics, in the text format or OpenMetrics'.
+/// A page of metrics in each of its formats.
 pub fn scrape_page(data: &[u8]) {
-    let Ok(page) = std::str::from_utf8(data) else { return };
-    for open_metrics in [false, true] {
-        if let Ok(batch) = scrape::decode(page, open_metrics) {
+    for format in [scrape::Format::Text, scrape::Format::OpenMetrics, scrape::Format::Proto { classic: true }] {
+        if let Ok(batch) = scrape::decode(data, format) {
             store(&batch);
         }
     }

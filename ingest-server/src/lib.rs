@@ -13,6 +13,7 @@ pub mod config;
 mod connections;
 mod counters;
 mod drop_rules;
+mod families;
 mod gate;
 mod health;
 mod http_client;

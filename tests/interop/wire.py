@@ -307,4 +307,68 @@ def scraped_beside_prometheus():
         page.stop()
 
 
-CHECKS = [remote_write_2, remote_write_answers, scraped_beside_prometheus]
+def protobuf_page():
+    """Each type by hand: with times, exemplars, empty labels, and native histograms of each kind, of nothing and beside classic buckets."""
+    text, label = (lambda n, v: rw.field(n, v.encode())), (lambda k, v: rw.field(1, rw.field(1, k.encode()) + rw.field(2, v.encode())))
+    stamp = lambda n, t: rw.field(n, rw.integer(1, t) + rw.integer(2, 250_000_000))
+    exemplar = lambda n, v, t=None: rw.field(n, label("trace_id", f"t{v}") + rw.double(2, v) + (stamp(3, t) if t else b""))
+    family = lambda name, kind, *metrics: (lambda b: rw.varint(len(b)) + b)(text(1, name) + text(2, f"help of {name}") + rw.integer(3, kind) + b"".join(rw.field(4, m) for m in metrics) + text(5, ""))
+    now = int(time.time())
+    bucket = lambda bound, n, more=b"": rw.field(3, rw.integer(1, n) + rw.double(2, bound) + more)
+    span = lambda n, offset, length: rw.field(n, rw.integer(1, rw.zigzag(offset)) + rw.integer(2, length))
+    delta = lambda n, *v: b"".join(rw.integer(n, rw.zigzag(d)) for d in v)
+    classic = rw.integer(1, 4) + rw.double(2, 3.5) + bucket(0.5, 1, exemplar(3, 0.25)) + bucket(1, 3, exemplar(3, 0.75, now)) + bucket(1e6, 4)
+    native = rw.integer(5, rw.zigzag(3)) + rw.double(6, 0.001) + rw.integer(7, 1) + span(12, -3, 2) + span(12, 2, 1) + delta(13, 1, 0, 0)
+    floats = rw.double(4, 6.5) + rw.double(2, -1.0) + rw.integer(5, rw.zigzag(-1)) + span(9, 0, 2) + rw.double(11, 2.0) + rw.double(11, 4.5)
+    fine = rw.integer(1, 3) + rw.double(2, 1.0) + rw.integer(5, rw.zigzag(8)) + span(12, 100, 1) + span(12, 0, 1) + delta(13, 2, -1)
+    return b"".join([
+        family("pc_total", 0, label("a", "1") + rw.field(3, rw.double(1, 3) + exemplar(2, 1.5, now)), label("a", "2") + rw.field(3, rw.double(1, 4) + stamp(3, now - 9))),
+        family("pg", 1, rw.field(2, rw.double(1, -2.5)), label("timed", "yes") + label("none", "") + rw.field(2, rw.double(1, 1)) + rw.integer(6, now * 1000 + 7)),
+        family("ps", 2, rw.field(4, rw.integer(1, 5) + rw.double(2, 9) + b"".join(rw.field(3, rw.double(1, q) + rw.double(2, v)) for q, v in ((0.5, 1), (1, 2))))),
+        family("pu", 3, rw.field(5, rw.double(1, 7)), label("n", "nan") + rw.field(5, rw.double(1, math.nan))),
+        family("pu.tf8 ü", 1, label("l.ü", "x") + rw.field(2, rw.double(1, 1))),
+        family("ph_classic", 4, rw.field(7, classic)), family("ph_both", 4, rw.field(7, classic + native), label("i", "2") + rw.field(7, native + rw.integer(1, 4) + rw.double(2, 1))),
+        family("ph_own", 4, rw.field(7, classic + native + exemplar(16, 0.5, now) + exemplar(16, 0.625))),
+        family("ph_float", 4, rw.field(7, floats)), family("ph_fine", 4, rw.field(7, fine)), family("ph_empty", 4, rw.field(7, span(12, 0, 0))), family("ph_gauge", 5, rw.field(7, classic + native)),
+    ])
+
+
+def native_histograms_scraped():
+    """Pages in protobuf, by hand and of a real Prometheus, scraped by a Prometheus 3 and ours, with classic buckets kept and without."""
+    kind = "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited"
+    p = Prometheus3("native-theirs", "{}").start()
+    requests.get(p.url + "/api/v1/query", params={"query": "up"})
+    theirs = requests.get(p.url + "/metrics", headers={"accept": kind.replace(" ", "")})
+    assert theirs.headers["content-type"].startswith("application/vnd.google.protobuf"), theirs.headers
+    p.stop()
+    pages = {"hand": Page(protobuf_page(), kind), "theirs": Page(theirs.content, kind), "cut off": Page(protobuf_page()[:-1], kind)}
+    jobs, toml = [], "version = 1\n"
+    for name, page in pages.items():
+        for classic in (False, True):
+            jobs.append({"job_name": f"{name} {classic}", "static_configs": [{"targets": [page.address]}], "scrape_protocols": ["PrometheusProto"], "always_scrape_classic_histograms": classic})
+            toml += f'[[scrape]]\njob = "{name} {classic}"\ntargets = ["{page.address}"]\ninterval = "1s"\ntimeout = "1s"\nnative_histograms = true\nclassic_histograms = {str(classic).lower()}\n'
+    conf = os.path.join(ROOT, "native.toml")
+    open(conf, "w").write(toml)
+    p = Prometheus3("native-theirs", json.dumps({"global": {"scrape_interval": "1s", "scrape_timeout": "1s"}, "scrape_configs": jobs})).start()
+    s = Server("native-ours", "--config", conf).start()
+    until("each page is scraped", lambda: all(len(get(x, "query", query="scrape_samples_scraped")["result"]) == len(jobs) for x in (p, s)))
+    now = lambda x: {name_of(r["metric"]): r.get("value", r.get("histogram"))[1] for r in get(x, "query", query='{job!="",__name__!~"scrape_.*"}')["result"]}
+    lacks = lambda: differences(now(p), now(s))
+    errors = lambda: [(t["labels"]["job"], t["lastError"]) for t in get(p, "targets")["activeTargets"] if t["lastError"]]
+    until(lambda: "\n".join([*lacks()[:8], str(errors())]), lambda: not lacks())
+    count = lambda q: float(get(s, "query", query=q)["result"][0]["value"][1])
+    assert count('count(histogram_count({job="theirs False"}))') > 3 and count('count(up == 0)') == 2
+    assert all(a["accept"].startswith("application/vnd.google.protobuf;") for a in ({k.lower(): v for k, v in h.items()} for h in pages["hand"].asked))
+    counts = lambda x: {name_of(r["metric"]): r["value"][1] for r in get(x, "query", query='scrape_samples_scraped{job!~"cut.*"}')["result"]}
+    assert counts(p) == counts(s), differences(counts(p), counts(s))
+    shown = lambda x: {k: sorted((v, labels) for _, v, labels in e) for k, e in exemplars(x, '{job=~"hand.*"}', time.time() - 60, time.time() + 1).items()}
+    assert len(shown(s)) > 5 and shown(p) == shown(s), differences(shown(p), shown(s))
+    for m in (m for m in get(p, "targets/metadata") if m["target"]["job"] == "hand True"):
+        assert {k: m[k] for k in ("type", "help", "unit")} in get(s, "metadata")[m["metric"]], m
+    p.stop()
+    s.stop()
+    for page in pages.values():
+        page.stop()
+
+
+CHECKS = [remote_write_2, remote_write_answers, scraped_beside_prometheus, native_histograms_scraped]

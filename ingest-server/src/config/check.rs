@@ -252,8 +252,21 @@ fn text_of(f: &mut File<'_>, what: &str, v: Value<'_>) -> Option<String> {
     }
 }
 
-const SCRAPE_KEYS: [&str; 11] =
-    ["job", "targets", "path", "scheme", "interval", "timeout", "labels", "honor_labels", "username", "password", "password_file"];
+const SCRAPE_KEYS: [&str; 13] = [
+    "job",
+    "targets",
+    "path",
+    "scheme",
+    "interval",
+    "timeout",
+    "labels",
+    "honor_labels",
+    "native_histograms",
+    "classic_histograms",
+    "username",
+    "password",
+    "password_file",
+];
 
 fn scrape(f: &mut File<'_>, c: &mut Config, t: DeTable<'_>, at: usize) {
     let mut j =
@@ -274,9 +287,11 @@ fn scrape(f: &mut File<'_>, c: &mut Config, t: DeTable<'_>, at: usize) {
                 },
                 _ => f.wrong(at, "scrape.labels: expected a table of texts".into()),
             },
-            "honor_labels" => match v.into_inner() {
-                DeValue::Boolean(b) => j.honor_labels = b,
-                _ => f.wrong(at, "scrape.honor_labels: expected true or false".into()),
+            "honor_labels" | "native_histograms" | "classic_histograms" => match (v.into_inner(), name.as_str()) {
+                (DeValue::Boolean(b), "honor_labels") => j.honor_labels = b,
+                (DeValue::Boolean(b), "native_histograms") => j.native_histograms = b,
+                (DeValue::Boolean(b), _) => j.classic_histograms = b,
+                _ => f.wrong(at, format!("scrape.{name}: expected true or false")),
             },
             n if SCRAPE_KEYS.contains(&n) => {
                 let Some(s) = text_of(f, &format!("scrape.{n}"), v) else { continue };

@@ -110,6 +110,8 @@ pub struct ScrapeJob {
     pub timeout_ms: i64,
     pub labels: Vec<(String, String)>,
     pub honor_labels: bool,
+    pub native_histograms: bool,
+    pub classic_histograms: bool,
     pub username: String,
     pub password: String,
     pub password_file: Option<PathBuf>,

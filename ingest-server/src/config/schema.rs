@@ -259,7 +259,8 @@ pub fn reference() -> String {
     out.push_str(
         "\n## `[[scrape]]`\n\nTargets to scrape, one table a job: `job`, `targets` (list of host:port), `path` (`/metrics`), `scheme` (`http`), `interval` (`15s`),\n\
          `timeout` (`10s`), `labels` (table), `honor_labels` (`false`; what a page says of `job` and `instance` counts: for a Pushgateway,\n\
-         or another server's `/federate`), `username` and `password` or `password_file` for basic auth.\n\n\
+         or another server's `/federate`), `native_histograms` (`false`; asks for protobuf, which alone can say them: such a histogram's\n\
+         classic buckets are then left out unless `classic_histograms` is `true`), `username` and `password` or `password_file` for basic auth.\n\n\
          ## `[[drop]]`\n\nSeries that are not stored: `matchers = '{__name__=~\"go_.*\"}'`. The file is read again on SIGHUP, so that a metric can be shed\nwithout a restart.\n",
     );
     out

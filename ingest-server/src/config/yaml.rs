@@ -88,6 +88,12 @@ fn job(out: &mut String, j: &ScrapeJob) {
     if j.honor_labels {
         out.push_str("  honor_labels: true\n");
     }
+    if j.native_histograms {
+        out.push_str("  scrape_native_histograms: true\n");
+    }
+    if j.classic_histograms {
+        out.push_str("  always_scrape_classic_histograms: true\n");
+    }
     if !j.username.is_empty() {
         let _ = write!(out, "  basic_auth:\n    username: {}\n", quoted(&j.username));
         if let Some(f) = &j.password_file {

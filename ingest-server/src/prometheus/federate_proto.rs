@@ -1,5 +1,4 @@
-//! Federation as protobuf: families of `io.prometheus.client`, each with its length before it. Unlike the text, it can
-//! say native histograms.
+//! Federation as protobuf, which can say native histograms.
 
 use std::io;
 
@@ -9,83 +8,7 @@ use strandline_storage::model::{BucketSpan, CounterReset, FloatHistogram, Labels
 use strandline_storage::read::Newest;
 
 use super::answer::Out;
-
-/// The messages, as far as the page needs them.
-pub mod wire {
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct Family {
-        #[prost(string, optional, tag = "1")]
-        pub name: Option<String>,
-        #[prost(int32, optional, tag = "3")]
-        pub r#type: Option<i32>,
-        #[prost(message, repeated, tag = "4")]
-        pub metric: Vec<Metric>,
-    }
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct Metric {
-        #[prost(message, repeated, tag = "1")]
-        pub label: Vec<Label>,
-        #[prost(message, optional, tag = "5")]
-        pub untyped: Option<Untyped>,
-        #[prost(int64, optional, tag = "6")]
-        pub timestamp_ms: Option<i64>,
-        #[prost(message, optional, tag = "7")]
-        pub histogram: Option<Histogram>,
-    }
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct Label {
-        #[prost(string, optional, tag = "1")]
-        pub name: Option<String>,
-        #[prost(string, optional, tag = "2")]
-        pub value: Option<String>,
-    }
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct Untyped {
-        #[prost(double, optional, tag = "1")]
-        pub value: Option<f64>,
-    }
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct Histogram {
-        #[prost(double, optional, tag = "2")]
-        pub sum: Option<f64>,
-        #[prost(message, repeated, tag = "3")]
-        pub bucket: Vec<Bucket>,
-        #[prost(double, optional, tag = "4")]
-        pub count: Option<f64>,
-        #[prost(sint32, optional, tag = "5")]
-        pub schema: Option<i32>,
-        #[prost(double, optional, tag = "6")]
-        pub zero_threshold: Option<f64>,
-        #[prost(double, optional, tag = "8")]
-        pub zero_count: Option<f64>,
-        #[prost(message, repeated, tag = "9")]
-        pub negative_span: Vec<Span>,
-        #[prost(double, repeated, tag = "11")]
-        pub negative_count: Vec<f64>,
-        #[prost(message, repeated, tag = "12")]
-        pub positive_span: Vec<Span>,
-        #[prost(double, repeated, tag = "14")]
-        pub positive_count: Vec<f64>,
-    }
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct Bucket {
-        #[prost(double, optional, tag = "2")]
-        pub upper_bound: Option<f64>,
-        #[prost(double, optional, tag = "4")]
-        pub cumulative_count: Option<f64>,
-    }
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct Span {
-        #[prost(sint32, optional, tag = "1")]
-        pub offset: Option<i32>,
-        #[prost(uint32, optional, tag = "2")]
-        pub length: Option<u32>,
-    }
-}
-
-const UNTYPED: i32 = 3;
-const HISTOGRAM: i32 = 4;
-const GAUGE_HISTOGRAM: i32 = 5;
+use crate::families::{self as wire, MEDIA_TYPE, Type};
 
 /// Whether the client prefers this form to text.
 pub fn is_wanted(headers: &HeaderMap) -> bool {
@@ -104,7 +27,7 @@ pub fn is_wanted(headers: &HeaderMap) -> bool {
             }
         }
         match kind {
-            "application/vnd.google.protobuf" if delimited && family => proto = q.max(proto),
+            MEDIA_TYPE if delimited && family => proto = q.max(proto),
             "text/plain" | "text/*" => text = q.max(text),
             _ => {}
         }
@@ -115,15 +38,16 @@ pub fn is_wanted(headers: &HeaderMap) -> bool {
 /// Writes the series, sorted by name; those of a name and type make a family.
 pub fn write(out: &mut Out, list: &[(Labels, Newest)]) -> io::Result<()> {
     let kind = |n: &Newest| match &n.h {
-        None => UNTYPED,
-        Some(h) if h.counter_reset == CounterReset::Gauge => GAUGE_HISTOGRAM,
-        Some(_) => HISTOGRAM,
+        None => Type::Untyped,
+        Some(h) if h.counter_reset == CounterReset::Gauge => Type::GaugeHistogram,
+        Some(_) => Type::Histogram,
     };
     for family in list.chunk_by(|a, b| a.0.metric_name() == b.0.metric_name() && kind(&a.1) == kind(&b.1)) {
         let message = wire::Family {
             name: Some(family[0].0.metric_name().to_owned()),
-            r#type: Some(kind(&family[0].1)),
+            r#type: Some(kind(&family[0].1) as i32),
             metric: family.iter().map(|(l, n)| metric(l, n)).collect(),
+            ..Default::default()
         };
         out.buf.extend_from_slice(&message.encode_length_delimited_to_vec());
         out.spill()?;
@@ -140,14 +64,15 @@ fn metric(labels: &Labels, n: &Newest) -> wire::Metric {
     }
     wire::Metric {
         label: all,
-        untyped: n.h.is_none().then_some(wire::Untyped { value: Some(n.v) }),
+        untyped: n.h.is_none().then_some(wire::Number { value: Some(n.v) }),
         timestamp_ms: Some(n.t),
         histogram: n.h.as_deref().map(histogram),
+        ..Default::default()
     }
 }
 
 fn histogram(h: &FloatHistogram) -> wire::Histogram {
-    let of = wire::Histogram { sum: Some(h.sum), count: Some(h.count), ..Default::default() };
+    let of = wire::Histogram { sum: Some(h.sum), count_float: Some(h.count), ..Default::default() };
     if h.uses_custom_buckets() {
         // The format knows custom bounds as classic buckets only.
         return wire::Histogram { bucket: classic(h), ..of };
@@ -156,7 +81,7 @@ fn histogram(h: &FloatHistogram) -> wire::Histogram {
     wire::Histogram {
         schema: Some(h.schema),
         zero_threshold: Some(h.zero_threshold),
-        zero_count: Some(h.zero_count),
+        zero_count_float: Some(h.zero_count),
         negative_span: spans(&h.negative_spans),
         negative_count: h.negative_buckets.clone(),
         positive_span: spans(&h.positive_spans),
@@ -181,7 +106,7 @@ fn classic(h: &FloatHistogram) -> Vec<wire::Bucket> {
     let mut sum = 0.0;
     let bucket = |(bound, n): (f64, &f64)| {
         sum += n;
-        wire::Bucket { upper_bound: Some(bound), cumulative_count: Some(sum) }
+        wire::Bucket { upper_bound: Some(bound), cumulative_count_float: Some(sum), ..Default::default() }
     };
     bounds.zip(&counts).map(bucket).collect()
 }
@@ -219,7 +144,7 @@ mod tests {
             custom_values: [1.0, 5.0].into(),
             ..Default::default()
         };
-        let got: Vec<_> = histogram(&h).bucket.iter().map(|b| (b.upper_bound.unwrap(), b.cumulative_count.unwrap())).collect();
+        let got: Vec<_> = histogram(&h).bucket.iter().map(|b| (b.upper_bound.unwrap(), b.cumulative_count_float.unwrap())).collect();
         assert_eq!(got, [(1.0, 3.0), (5.0, 3.0), (f64::INFINITY, 7.0)]);
         assert_eq!(histogram(&h).schema, None);
     }

@@ -469,12 +469,12 @@ async fn federation_as_protobuf_has_native_histograms() {
     let mut rest = &body[..];
     let mut families = Vec::new();
     while !rest.is_empty() {
-        families.push(federate_proto::wire::Family::decode_length_delimited(&mut rest).unwrap());
+        families.push(crate::families::Family::decode_length_delimited(&mut rest).unwrap());
     }
     let names: Vec<_> = families.iter().map(|f| (f.name.as_deref().unwrap(), f.r#type.unwrap())).collect();
     assert_eq!(names, [("latency", 4), ("up", 3)]);
     let h = families[0].metric[0].histogram.as_ref().unwrap();
-    assert_eq!((h.count, h.sum, h.schema), (Some(6.0), Some(2.5), Some(0)));
+    assert_eq!((h.count_float, h.sum, h.schema), (Some(6.0), Some(2.5), Some(0)));
     assert_eq!(h.positive_count, [2.0, 3.0]);
     let up = &families[1].metric[0];
     assert_eq!((up.untyped.as_ref().unwrap().value, up.timestamp_ms), (Some(1.0), Some(1_699_999_985_000)));

@@ -1,6 +1,8 @@
 //! Scraping `[[scrape]]` targets, for who has exporters and no Prometheus.
 
-pub mod text;
+mod page;
+mod proto;
+mod text;
 
 use std::collections::HashMap;
 use std::hash::Hasher;
@@ -15,12 +17,17 @@ use strandline_storage::model::{Exemplar, Labels, stale_nan};
 use crate::app::App;
 use crate::config::ScrapeJob;
 use crate::counters::Counters;
+use crate::families;
+use page::{Page, Sample};
 
 /// No page is read beyond this.
 const MAX_PAGE: usize = 64 << 20;
-const ACCEPT: &str = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.75,\
+const ACCEPT_TEXT: &str = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.75,\
     application/openmetrics-text;version=0.0.1;q=0.6,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.55,\
     text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
+/// What comes before that where native histograms are wanted, which the texts can't say.
+const ACCEPT_PROTO: &str =
+    "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;escaping=allow-utf-8,";
 
 /// A target and how it is, as `/api/v1/targets` shows it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -67,17 +74,39 @@ impl ScrapeTarget {
     }
 }
 
+/// The form of a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Prometheus' text format.
+    Text,
+    /// OpenMetrics' text format.
+    OpenMetrics,
+    /// Prometheus' protobuf format; of histograms that are native and classic both are taken, or the native ones alone.
+    Proto {
+        /// Both.
+        classic: bool,
+    },
+}
+
+fn parse(page: &[u8], format: Format) -> Result<Page, String> {
+    let open_metrics = match format {
+        Format::Proto { classic } => return proto::parse(page, classic),
+        other => other == Format::OpenMetrics,
+    };
+    text::parse(std::str::from_utf8(page).map_err(|_| "the page is not UTF-8")?, open_metrics)
+}
+
 /// What a page holds: the door of fuzz targets.
 #[doc(hidden)]
-pub fn decode(page: &str, open_metrics: bool) -> Result<Batch, String> {
-    let (samples, meta) = text::parse(page, open_metrics)?;
+pub fn decode(page: &[u8], format: Format) -> Result<Batch, String> {
+    let page = parse(page, format)?;
     let mut b = BatchBuilder::default();
-    for s in samples {
+    for s in page.samples {
         let series = b.series(&s.labels);
-        b.push(series, s.t_ms.unwrap_or(0), 0, Value::Float(s.v));
-        s.exemplar.into_iter().for_each(|e| b.exemplar(series, e));
+        b.push(series, s.t_ms.unwrap_or(0), s.start_ms, s.value);
+        s.exemplars.into_iter().for_each(|e| b.exemplar(series, e));
     }
-    meta.into_iter().for_each(|(name, m)| b.metadata(name, m));
+    page.meta.into_iter().for_each(|(name, m)| b.metadata(name, m));
     Ok(b.finish())
 }
 
@@ -116,12 +145,6 @@ struct Seen {
     series: HashMap<Labels, bool>,
     /// Exemplars without a time of their own: as long as one stays the same it is the one that was stored.
     exemplars: HashMap<Labels, Exemplar>,
-}
-
-/// What a scrape brought.
-struct Scraped {
-    samples: Vec<text::Sample>,
-    meta: Vec<(String, strandline_storage::model::MetricMetadata)>,
 }
 
 impl Target {
@@ -164,11 +187,11 @@ impl Target {
         }
     }
 
-    async fn fetch(&self, client: &reqwest::Client) -> Result<Scraped, String> {
+    async fn fetch(&self, client: &reqwest::Client) -> Result<Page, String> {
         let url = format!("{}://{}{}", self.job.scheme, self.target, self.job.path);
         let mut r = client
             .get(&url)
-            .header("accept", ACCEPT)
+            .header("accept", if self.job.native_histograms { [ACCEPT_PROTO, ACCEPT_TEXT].concat() } else { ACCEPT_TEXT.to_owned() })
             .header("accept-encoding", "gzip")
             .header("user-agent", concat!("strandline/", env!("CARGO_PKG_VERSION")))
             .header("x-prometheus-scrape-timeout-seconds", (self.job.timeout_ms as f64 / 1000.0).to_string());
@@ -184,11 +207,11 @@ impl Target {
         if !answer.status().is_success() {
             return Err(format!("{url} answered {}", answer.status()));
         }
-        let open_metrics = answer
-            .headers()
-            .get("content-type")
-            .and_then(|v| v.to_str().ok())
-            .is_some_and(|t| t.starts_with("application/openmetrics-text"));
+        let format = match answer.headers().get("content-type").and_then(|v| v.to_str().ok()).unwrap_or("") {
+            t if t.starts_with(families::MEDIA_TYPE) => Format::Proto { classic: self.job.classic_histograms },
+            t if t.starts_with("application/openmetrics-text") => Format::OpenMetrics,
+            _ => Format::Text,
+        };
         let mut page = Vec::new();
         while let Some(chunk) = answer.chunk().await.map_err(|e| with_causes(&e))? {
             if page.len() + chunk.len() > MAX_PAGE {
@@ -198,9 +221,7 @@ impl Target {
         }
         let mut room = self.app.room();
         let page = crate::body::unpack(answer.headers(), page.into(), MAX_PAGE as u64, &mut room).map_err(|r| r.message)?;
-        let page = std::str::from_utf8(&page).map_err(|_| "the page is not UTF-8".to_owned())?;
-        let (samples, meta) = text::parse(page, open_metrics)?;
-        Ok(Scraped { samples, meta })
+        parse(&page, format)
     }
 
     /// The labels of a series: its own, and the target's. A page may also say of a label that it is empty.
@@ -229,13 +250,13 @@ impl Target {
     }
 
     /// Puts a page's samples, and markers for what it no longer has; tells what was seen and how many series are new.
-    fn page(&self, samples: Option<&[text::Sample]>, t_ms: i64, b: &mut BatchBuilder) -> (Seen, usize) {
+    fn page(&self, samples: Option<&[Sample]>, t_ms: i64, b: &mut BatchBuilder) -> (Seen, usize) {
         let mut seen = Seen::default();
         for s in samples.unwrap_or_default() {
             let labels = self.target_labels(&s.labels, &s.emptied);
             let series = b.series(&labels);
-            b.push(series, s.t_ms.unwrap_or(t_ms), 0, Value::Float(s.v));
-            if let Some(e) = &s.exemplar {
+            b.push(series, s.t_ms.unwrap_or(t_ms), s.start_ms, s.value.clone());
+            for e in &s.exemplars {
                 if e.t != 0 || self.seen.exemplars.get(&labels) != Some(e) {
                     b.exemplar(series, Exemplar { t: if e.t == 0 { t_ms } else { e.t }, ..e.clone() });
                 }
@@ -259,7 +280,7 @@ impl Target {
         (seen, added)
     }
 
-    async fn store(&mut self, scraped: Option<Scraped>, t_ms: i64, took_s: f64) -> Result<(), String> {
+    async fn store(&mut self, scraped: Option<Page>, t_ms: i64, took_s: f64) -> Result<(), String> {
         if !self.app.ready.load(Ordering::Acquire) {
             return Ok(());
         }
@@ -327,7 +348,7 @@ mod tests {
         // Series that are new, markers, exemplars; no page is a scrape that failed.
         let mut turn = |page: Option<&str>| {
             now_ms += 1000;
-            let samples = page.map(|p| text::parse(p, true).unwrap().0);
+            let samples = page.map(|p| text::parse(p, true).unwrap().samples);
             let mut b = BatchBuilder::default();
             let (seen, added) = target.page(samples.as_deref(), now_ms, &mut b);
             target.seen = seen;

@@ -2,30 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use strandline_storage::metrics::head::Value;
 use strandline_storage::model::{Exemplar, Labels, METRIC_NAME, MetricKind, MetricMetadata};
 
-/// A sample of a page.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Sample {
-    /// Name and labels.
-    pub labels: Labels,
-    /// Value.
-    pub v: f64,
-    /// A time of its own.
-    pub t_ms: Option<i64>,
-    /// An exemplar.
-    pub exemplar: Option<Exemplar>,
-    /// Labels that the page gives as empty: the series has none of that name, and wants none.
-    pub emptied: Vec<String>,
-}
+use super::page::{Page, Sample, number_in_label};
 
 /// Characters of a line that an error shows.
 const MAX_SHOWN: usize = 200;
 
-type Parsed = (Vec<Sample>, Vec<(String, MetricMetadata)>);
-
 /// Parses a page; the error names the line.
-pub fn parse(page: &str, open_metrics: bool) -> Result<Parsed, String> {
+pub fn parse(page: &str, open_metrics: bool) -> Result<Page, String> {
     let mut samples = Vec::new();
     let mut meta: BTreeMap<String, MetricMetadata> = BTreeMap::new();
     let (mut rest, mut number) = (page, 1);
@@ -36,7 +22,7 @@ pub fn parse(page: &str, open_metrics: bool) -> Result<Parsed, String> {
         rest = behind;
         let line = whole.trim_end_matches('\r');
         if open_metrics && line == "# EOF" {
-            let all = rest.is_empty().then(|| (samples, meta.into_iter().collect()));
+            let all = rest.is_empty().then(|| Page { samples, meta: meta.into_iter().collect() });
             return all.ok_or_else(|| format!("line {number}: the page goes on behind its # EOF"));
         }
         if line.trim().is_empty() {
@@ -52,7 +38,7 @@ pub fn parse(page: &str, open_metrics: bool) -> Result<Parsed, String> {
     if open_metrics {
         return Err("the page does not end with # EOF: it was cut off, or is no OpenMetrics page".into());
     }
-    Ok((samples, meta.into_iter().collect()))
+    Ok(Page { samples, meta: meta.into_iter().collect() })
 }
 
 /// A line and what comes behind it. In the older format a label's value may hold line ends as they are.
@@ -117,15 +103,9 @@ fn number_label(pairs: &mut [(String, String)], meta: &BTreeMap<String, MetricMe
         if n == label
             && let Some(x) = number(v)
         {
-            *v = written(x);
+            *v = number_in_label(x);
         }
     }
-}
-
-/// A number as OpenMetrics has it in labels: never without a fraction or an exponent.
-fn written(v: f64) -> String {
-    let s = strandline_query::promql::format_general(v);
-    if v.is_finite() && !s.contains(['.', 'e']) { format!("{s}.0") } else { s }
 }
 
 fn sample(line: &str, open_metrics: bool, meta: &BTreeMap<String, MetricMetadata>) -> Option<Sample> {
@@ -167,12 +147,12 @@ fn sample(line: &str, open_metrics: bool, meta: &BTreeMap<String, MetricMetadata
     if words.next().is_some() {
         return None;
     }
-    let exemplar = match exemplar {
-        Some(e) => Some(exemplar_of(e)?),
-        None => None,
+    let exemplars = match exemplar {
+        Some(e) => vec![exemplar_of(e)?],
+        None => Vec::new(),
     };
     let emptied = pairs.iter().filter(|p| p.1.is_empty()).map(|p| p.0.clone()).collect();
-    Some(Sample { labels: Labels::from_pairs(pairs), v, t_ms, exemplar, emptied })
+    Some(Sample { labels: Labels::from_pairs(pairs), value: Value::Float(v), t_ms, start_ms: 0, exemplars, emptied })
 }
 
 fn exemplar_of(s: &str) -> Option<Exemplar> {
@@ -290,21 +270,34 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
+    type Parsed = (Vec<Sample>, Vec<(String, MetricMetadata)>);
+
+    fn parse(page: &str, open_metrics: bool) -> Result<Parsed, String> {
+        super::parse(page, open_metrics).map(|p| (p.samples, p.meta))
+    }
+
+    fn float(s: &Sample) -> f64 {
+        match &s.value {
+            Value::Float(v) => *v,
+            other => panic!("{other:?}"),
+        }
+    }
+
     #[test]
     fn both_formats() {
         let page = "# TYPE \"c d\" gauge\n# HELP a_total Help\\nme.\n# TYPE a_total counter\na_total{x=\"1\",y=\"q\\\"\\n\"} 3 1700000000000\n\nb NaN\n{\"c.d\",e=\"f\"} +Inf\n";
         let (s, m) = parse(page, false).unwrap();
         assert_eq!(s.len(), 3);
         assert_eq!(s[0].labels.to_string(), r#"{__name__="a_total", x="1", y="q\"\n"}"#);
-        assert_eq!((s[0].v, s[0].t_ms), (3.0, Some(1_700_000_000_000)));
-        assert!(s[1].v.is_nan());
+        assert_eq!((float(&s[0]), s[0].t_ms), (3.0, Some(1_700_000_000_000)));
+        assert!(float(&s[1]).is_nan());
         assert_eq!(s[2].labels.metric_name(), "c.d");
         assert_eq!((m[0].1.kind, m[0].1.help.as_str()), (MetricKind::Counter, "Help\nme."));
         assert_eq!((m[1].0.as_str(), m[1].1.kind), ("c d", MetricKind::Gauge));
         let om = "a_bucket{le=\"1\"} 2 1700000000.5 # {trace_id=\"abc\"} 0.5 1700000000.1\n# EOF\n";
         let (s, _) = parse(om, true).unwrap();
         assert_eq!(s[0].t_ms, Some(1_700_000_000_500));
-        let e = s[0].exemplar.as_ref().unwrap();
+        let e = s[0].exemplars.first().unwrap();
         assert_eq!((e.v, e.t, e.labels.get("trace_id")), (0.5, 1_700_000_000_100, Some("abc")));
         assert!(parse("a{x=1} 2\n", false).unwrap_err().contains("line 1"));
         assert!(parse("a{x=\"1\n", false).is_err());
