@@ -104,7 +104,8 @@ pub fn unpack(headers: &HeaderMap, body: Bytes, max: u64, room: &mut Room) -> Re
     match encoding.as_str() {
         "" | "identity" => Ok(body),
         "gzip" | "x-gzip" => bounded(flate2::read::MultiGzDecoder::new(&body[..]), "gzip", max, room),
-        "deflate" => bounded(flate2::read::ZlibDecoder::new(&body[..]), "deflate", max, room),
+        "deflate" | "zlib" => bounded(flate2::read::ZlibDecoder::new(&body[..]), "deflate", max, room),
+        "lz4" => bounded(lz4_flex::frame::FrameDecoder::new(&body[..]), "lz4 in frames", max, room),
         "zstd" => {
             let d = zstd::stream::read::Decoder::new(&body[..]).and_then(|mut d| {
                 // The window is memory too.
@@ -113,14 +114,24 @@ pub fn unpack(headers: &HeaderMap, body: Bytes, max: u64, room: &mut Room) -> Re
             });
             bounded(d.map_err(|e| Refusal::new(Reason::Invalid, format!("zstd: {e}")))?, "zstd", max, room)
         }
-        "snappy" => {
-            room.grow(snappy_len(&body, max)?)?;
-            unsnap(&body, max)
-        }
-        other => {
-            Err(Refusal::new(Reason::Unsupported, format!("content encoding {other:?} is not supported (gzip, zstd, snappy, deflate are)")))
-        }
+        "snappy" | "x-snappy-framed" => unsnap_any(&body, max, room),
+        other => Err(Refusal::new(
+            Reason::Unsupported,
+            format!("content encoding {other:?} is not supported (gzip, zstd, snappy, deflate, zlib and lz4 are)"),
+        )),
     }
+}
+
+/// How a stream of snappy frames begins.
+const SNAPPY_FRAMES: &[u8] = b"\xff\x06\x00\x00sNaPpY";
+
+/// Snappy, in blocks or frames: collectors send the one or the other under the same name, by their age.
+pub fn unsnap_any(body: &[u8], max: u64, room: &mut Room) -> Result<Bytes, Refusal> {
+    if body.starts_with(SNAPPY_FRAMES) {
+        return bounded(snap::read::FrameDecoder::new(body), "snappy in frames", max, room);
+    }
+    room.grow(snappy_len(body, max)?)?;
+    unsnap(body, max)
 }
 
 /// 8 MiB, as the zstd command line takes without being told more.

@@ -17,8 +17,8 @@ use strandline_storage::codec::protobuf::Writer;
 use tonic::codec::{Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::{Code, Status};
 
-use super::ingest;
 use super::json::Signal;
+use super::{grpc_snappy, ingest};
 use crate::app::{App, Room};
 use crate::auth::Right;
 use crate::refusal::{RETRY_INFO_MS, Reason, Refusal};
@@ -163,6 +163,10 @@ async fn export(State(app): State<Arc<App>>, request: Request, signal: Signal) -
     if let Err(r) = may {
         return refuse(&app, &r);
     }
+    let request = match unsnap(&app, request, max).await {
+        Ok(request) => request,
+        Err(r) => return refuse(&app, &r),
+    };
     let arriving = Arc::new(Mutex::new(Arriving { room: Some(app.room()), refused: None }));
     let mut grpc = tonic::server::Grpc::new(Raw)
         .accept_compressed(CompressionEncoding::Gzip)
@@ -190,6 +194,16 @@ async fn export(State(app): State<Arc<App>>, request: Request, signal: Signal) -
         }
         _ => response,
     }
+}
+
+/// A request packed by snappy as one that is not packed; any other as it is.
+async fn unsnap(app: &Arc<App>, request: Request, max: u64) -> Result<Request, Refusal> {
+    if !grpc_snappy::is_named(request.headers()) {
+        return Ok(request);
+    }
+    let (mut parts, body) = request.into_parts();
+    parts.headers.remove("grpc-encoding");
+    Ok(Request::from_parts(parts, grpc_snappy::unpack(body, max, app.room()).await?))
 }
 
 fn refuse(app: &App, r: &Refusal) -> Response {

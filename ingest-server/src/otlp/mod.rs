@@ -2,6 +2,7 @@
 
 pub(crate) mod attributes;
 pub(crate) mod grpc;
+mod grpc_snappy;
 pub(crate) mod http;
 pub(crate) mod ingest;
 pub mod json;

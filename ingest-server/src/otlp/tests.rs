@@ -217,3 +217,85 @@ async fn what_only_looks_like_grpc_is_told_so() {
     }
     s.end().await;
 }
+
+/// A body packed as the name says.
+fn packed(encoding: &str, body: &[u8]) -> Vec<u8> {
+    use std::io::Write;
+    fn through<W: Write>(mut w: W, body: &[u8]) -> W {
+        w.write_all(body).unwrap();
+        w
+    }
+    match encoding {
+        "deflate" | "zlib" => through(flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast()), body).finish().unwrap(),
+        "lz4" => through(lz4_flex::frame::FrameEncoder::new(Vec::new()), body).finish().unwrap(),
+        "zstd" => zstd::encode_all(body, 1).unwrap(),
+        "snappy" => snap::raw::Encoder::new().compress_vec(body).unwrap(),
+        "x-snappy-framed" => through(snap::write::FrameEncoder::new(Vec::new()), body).into_inner().unwrap(),
+        _ => body.to_vec(),
+    }
+}
+
+#[tokio::test]
+async fn bodies_come_packed_in_every_way_that_collectors_offer() {
+    let s = Served::start_with("packed", Config { max_body_bytes: 64 << 10, ..Config::default() }).await;
+    let spans = json!({"resourceSpans": [{"scopeSpans": [{"spans": [span(1, SystemClock.now_ms(), 10)]}]}]}).to_string();
+    let ways = ["", "deflate", "zlib", "lz4", "zstd", "snappy", "x-snappy-framed"];
+    let named =
+        |encoding: &str| Request::post("/v1/traces").header("content-type", "application/json").header("content-encoding", encoding);
+    for (i, encoding) in ways.iter().enumerate() {
+        let (status, answer) = s.ask(named(encoding).body(Body::from(packed(encoding, spans.as_bytes()))).unwrap()).await;
+        assert_eq!((status, answer), (StatusCode::OK, json!({})), "{encoding}");
+        assert_eq!(s.app.counters.spans.load(Ordering::Relaxed), i as u64 + 1, "{encoding}");
+        let bomb = s.ask(named(encoding).body(Body::from(packed(encoding, &vec![b' '; 1 << 20]))).unwrap()).await;
+        assert_eq!(bomb.0, StatusCode::PAYLOAD_TOO_LARGE, "{encoding}: {}", bomb.1);
+    }
+    // Older collectors send frames under the name of the block format.
+    let frames = packed("x-snappy-framed", spans.as_bytes());
+    assert_eq!(s.ask(named("snappy").body(Body::from(frames)).unwrap()).await.0, StatusCode::OK);
+    for encoding in &ways[1..] {
+        let mut cut = packed(encoding, spans.as_bytes());
+        cut.truncate(cut.len() / 2);
+        assert_eq!(s.ask(named(encoding).body(Body::from(cut)).unwrap()).await.0, StatusCode::BAD_REQUEST, "{encoding}");
+    }
+    s.end().await;
+}
+
+#[tokio::test]
+async fn grpc_messages_come_packed_by_snappy() {
+    let s = Served::start_with("grpc-snappy", Config { max_body_bytes: 64 << 10, ..Config::default() }).await;
+    let ask = async |body: Vec<u8>| {
+        let request = Request::post("/opentelemetry.proto.collector.trace.v1.TraceService/Export").version(Version::HTTP_2);
+        let request = request.header("content-type", "application/grpc").header("grpc-encoding", "snappy").body(Body::from(body)).unwrap();
+        let answer = crate::serve::main_router(&s.app).oneshot(request).await.unwrap();
+        let early = answer.headers().get("grpc-status").cloned();
+        let collected = http_body_util::BodyExt::collect(answer.into_body()).await.unwrap();
+        early.or_else(|| collected.trailers()?.get("grpc-status").cloned()).unwrap().to_str().unwrap().to_owned()
+    };
+    let framed = |flag: u8, message: &[u8]| [&[flag][..], &(message.len() as u32).to_be_bytes(), message].concat();
+    let now_ns = SystemClock.now_ms() as u64 * 1_000_000;
+    // resource_spans { scope_spans { spans { trace_id, span_id, start, end } } }
+    let mut one = [&[0x0a, 16][..], &[1; 16], &[0x12, 8], &[2; 8], &[0x39], &now_ns.to_le_bytes(), &[0x41], &now_ns.to_le_bytes()].concat();
+    for _ in 0..2 {
+        one = [&[0x12, one.len() as u8][..], &one].concat();
+    }
+    let one = [&[0x0a, one.len() as u8][..], &one].concat();
+    for (taken, body) in
+        [framed(1, &packed("x-snappy-framed", &one)), framed(1, &packed("snappy", &one)), framed(0, &one)].into_iter().enumerate()
+    {
+        assert_eq!(ask(body).await, "0");
+        assert_eq!(s.app.counters.spans.load(Ordering::Relaxed), taken as u64 + 1);
+    }
+    assert_eq!(ask(framed(1, &packed("x-snappy-framed", &[0; 1 << 20]))).await, "3");
+    let frames = packed("x-snappy-framed", &one);
+    for broken in [
+        framed(1, &one),
+        framed(1, &frames)[..20].to_vec(),
+        vec![1, 0],
+        Vec::new(),
+        [framed(1, &frames), vec![0]].concat(),
+        framed(2, &frames),
+    ] {
+        assert_eq!(ask(broken).await, "3");
+    }
+    s.end().await;
+}
