@@ -93,6 +93,26 @@ fn what_was_kept_waiting_is_added_and_counted_once() {
     assert_eq!(samples(&s).last(), Some(&(11, 11.0)));
 }
 
+/// Chunks end after some samples, and their samples are on the heap until they are moved into a file.
+#[test]
+fn what_was_kept_waiting_over_the_end_of_a_chunk_is_added_and_counted_once() {
+    for late in [90, 118, 119, 120, 121, 122, 239, 240, 241, 260] {
+        let w = World { fs: SimFs::new() };
+        let mut s = w.open();
+        (0..300).filter(|second| *second != late).for_each(|second| add(&s, second, 1.0));
+        for _ in 0..3 {
+            add(&s, late, 1.0);
+            s = w.crash(s, CrashStyle::LoseUnsynced);
+        }
+        // The first of all has none before it.
+        add(&s, -1, 1.0);
+        add(&s, 300, 1.0);
+        let got = samples(&s);
+        assert!(got.is_sorted_by(|a, b| a.1 <= b.1), "{late}: {got:?}");
+        assert_eq!((got.len(), got.last()), (301, Some(&(300, 301.0))), "{late}");
+    }
+}
+
 #[test]
 fn what_overtakes_in_flight_is_added_too() {
     let w = World { fs: SimFs::new() };
@@ -169,8 +189,9 @@ fn any_order_over_faults_gives_the_same_sum() {
         add(&s, 0, 1.0);
         let mut waiting: Vec<i64> = Vec::new();
         let mut next = 1;
-        while next < 60 || !waiting.is_empty() {
-            if next < 60 && waiting.len() < 5 {
+        // More than a chunk holds.
+        while next < 150 || !waiting.is_empty() {
+            if next < 150 && waiting.len() < 5 {
                 waiting.push(next);
                 next += 1;
                 continue;
@@ -192,11 +213,11 @@ fn any_order_over_faults_gives_the_same_sum() {
             }
         }
         w.fs.calm();
-        while send(&s, 100, Value::Delta(1.0)).is_err() {}
+        while send(&s, 200, Value::Delta(1.0)).is_err() {}
         for when in ["before", "after"] {
             let got = samples(&s);
             assert!(got.is_sorted_by(|a, b| a.1 <= b.1), "seed {seed}, {when}: {got:?}");
-            assert_eq!((got.len(), got.last()), (61, Some(&(100, 61.0))), "seed {seed}, {when}: {got:?}");
+            assert_eq!((got.len(), got.last()), (151, Some(&(200, 151.0))), "seed {seed}, {when}: {got:?}");
             s = w.crash(s, CrashStyle::KeepAll);
         }
     }

@@ -1,6 +1,9 @@
-"""VictoriaMetrics' agent and alerter, as programs that only know Prometheus' API: who wants rules in files runs one beside Strandline."""
+"""Programs with rules that only know Prometheus' API: who wants rules in files runs one beside Strandline. VictoriaMetrics' agent and
+alerter, and a Prometheus 3 in front."""
 import http.server, json, os, subprocess, threading, time
 
+import rw
+from beside import Prometheus3, samples
 from harness import ROOT, Server, free_port
 
 RULES = """
@@ -70,4 +73,64 @@ def rules_by_vmalert():
     s.stop()
 
 
-CHECKS = [rules_by_vmalert]
+FRONT_RULES = """
+groups:
+- name: watch
+  interval: 1s
+  rules:
+  - {record: "orders:rate", expr: 'sum by (job, shop) (rate(orders_total{via="read"}[5m]))'}
+  - {record: "took:median", expr: 'histogram_quantile(0.5, sum(rate(took{via="read"}[5m])))'}
+  - {alert: Orders, expr: 'orders:rate > 0', labels: {severity: page}}
+"""
+
+
+def prometheus_in_front():
+    """A Prometheus 3 has rules over ours by remote read, and writes what they record back; it federates ours, native histograms
+    too, and another of ours federates it."""
+    s = Server("front").start()
+    now_ms = int(time.time() * 1000)
+    times = range(now_ms - 600_000, now_ms + 1, 10_000)
+    for via in ("read", "fed"):
+        labels = {"via": via, "job": "shop", "shop": 'é"\\\n{}'}
+        took = lambda k: dict(count=3 * k, sum=1.5 * k, schema=0, zero=k, threshold=0.001, positive=([(0, 2)], [k, 0]))
+        series = [{"labels": {"__name__": "orders_total", **labels}, "samples": [(t, float(k * k)) for k, t in enumerate(times)]},
+                  {"labels": {"__name__": "took", **labels}, "histograms": [{**took(k), "t": t} for k, t in enumerate(times)]}]
+        assert rw.post(s, rw.v1(series)).status_code == 204
+    rules = os.path.join(ROOT, "front-rules.yml")
+    open(rules, "w").write(FRONT_RULES)
+    p = Prometheus3("front-prom", json.dumps({
+        "rule_files": [rules],
+        "scrape_configs": [{"job_name": "federate", "honor_labels": True, "metrics_path": "/federate", "params": {"match[]": ['{via="fed"}']},
+                            "scrape_interval": "1s", "scrape_timeout": "1s", "static_configs": [{"targets": [f"127.0.0.1:{s.http}"]}]}],
+        "remote_read": [{"url": s.url + "/api/v1/read", "read_recent": True, "required_matchers": {"via": "read"}}],
+        "remote_write": [{"url": s.url + "/api/v1/write", "protobuf_message": "io.prometheus.write.v2.Request", "queue_config": {"batch_send_deadline": "1s"},
+                          "write_relabel_configs": [{"source_labels": ["__name__"], "regex": "ALERTS|.*:.*", "action": "keep"}]}]})).start()
+    until(lambda: all(s.query(q) for q in ("orders:rate", "took:median", 'ALERTS{alertname="Orders",alertstate="firing",severity="page"}')))
+    for name, q in (("orders:rate", 'sum by (job, shop) (rate(orders_total{via="read"}[5m]))'), ("took:median", 'histogram_quantile(0.5, sum(rate(took{via="read"}[5m])))')):
+        for recorded in samples(s, name, time.time()).values():
+            for t, v in recorded.items():
+                assert abs(s.value(q, t) - float(v)) <= 1e-9 * float(v), (name, t, v, s.value(q, t))
+    taken = until(lambda: samples(p, '{via="fed"}', time.time()))
+    ours = samples(s, '{via="fed"}', time.time())
+    assert len(taken) == 2 and taken == {k: {t: v for t, v in ours[k].items() if t in taken[k]} for k in ours}, (taken, ours)
+    conf = os.path.join(ROOT, "front.toml")
+    open(conf, "w").write(f"""version = 1
+[[scrape]]
+job = "federate"
+targets = ["127.0.0.1:{p.port}"]
+path = "/federate?match[]=orders:rate"
+honor_labels = true
+interval = "1s"
+timeout = "1s"
+""")
+    back = Server("front-back", "--config", conf).start()
+    until(lambda: samples(back, "orders:rate", time.time()))
+    there = samples(p, "orders:rate", time.time())
+    assert all(there[k].items() >= v.items() for k, v in samples(back, "orders:rate", time.time()).items()), there
+    assert "WARN" not in back.text() + s.text(), back.text() + s.text()
+    p.stop()
+    for x in (s, back):
+        x.stop()
+
+
+CHECKS = [rules_by_vmalert, prometheus_in_front]

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::spill::ChunkHeap;
 use crate::chunk::{self, Encoding, FloatHistogramAppender, HistogramAppender, Xor2Appender, XorAppender};
 use crate::metrics::record::AnyHistogram;
 use crate::model::{CounterReset, Histogram, TimeRange};
@@ -422,15 +423,29 @@ impl Series {
     }
 
     /// Time and value (NaN of a histogram) of the last sample at `t` or before, if samples of that time are surely among the
-    /// open chunk's and the late ones. Only what the log determines is asked, so that a replay gets the same answer.
-    pub fn at_or_before(&self, t: i64) -> Option<(i64, f64)> {
-        if self.open_min_t().is_none_or(|first| t < first) || self.sealed().iter().any(|c| c.range().contains(t)) {
-            return None;
+    /// open chunk's, `heap`'s and the late ones. Of what a cut has ended a replay may know nothing: it is not asked.
+    pub fn at_or_before(&self, t: i64, heap: &ChunkHeap) -> Option<(i64, f64)> {
+        let mut found = None;
+        let mut look = |encoding, data: &[u8]| {
+            let mut out = SampleBuf::default();
+            chunk::decode(encoding, data, TimeRange::new(i64::MIN, t), &mut out).ok()?;
+            let last = (*out.t.last()?, *out.v.last()?);
+            found = found.filter(|f: &(i64, f64)| f.0 >= last.0).or(Some(last));
+            found.map(|f| f.0)
+        };
+        let mut at = i64::MIN;
+        if self.open_min_t().is_some_and(|first| first <= t) {
+            let (encoding, data) = self.open_copy()?;
+            at = look(encoding, &data)?;
         }
-        let (encoding, data) = self.open_copy()?;
-        let mut out = SampleBuf::default();
-        chunk::decode(encoding, &data, TimeRange::new(i64::MIN, t), &mut out).ok()?;
-        let in_order = (*out.t.last()?, *out.v.last()?);
+        // The newest first, since most need not be read then.
+        for c in self.sealed().iter().rev().filter(|c| c.min_t <= t) {
+            if at < t && at <= c.max_t() {
+                let in_heap = c.file == 0 && c.epoch() == 0;
+                at = look(c.encoding(), in_heap.then(|| heap.get(c.at))?)?;
+            }
+        }
+        let in_order = found?;
         let late = self.extra.as_ref().and_then(|e| {
             let behind = e.late.partition_point(|l| l.0 <= t);
             e.late.get(behind.checked_sub(1)?)

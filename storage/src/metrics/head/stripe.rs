@@ -304,7 +304,7 @@ impl Stripe {
 
     /// A sender with several requests under way tries again in another order. Where nothing is stored at `t`, the increase was
     /// never counted: it is added to the sum, and a sample with the value before it stands for it, so that it is counted once.
-    /// Where samples of that time have left the open chunk, it counts as a retry.
+    /// Where samples of that time have left the heap, or a cut has ended them, it counts as a retry.
     fn admit_late_delta(&self, s: &Series, index: u32, t: i64, v: &Value, last: i64, rules: &HeadRules, batch: &PendingBatch) -> Verdict {
         // Looking through all that is pending is for series that are among it.
         let others = if s.pending as usize > batch.tail_of(index).count() { self.pending.len() } else { 0 };
@@ -315,7 +315,7 @@ impl Stripe {
         // What is under way may end the open chunk before this is applied.
         let range = AlignedRange::of(last, rules.range_ms, self.range_start_ms);
         let stays = s.pending == 0 || s.stays_open(last, s.pending, range);
-        match s.at_or_before(t) {
+        match s.at_or_before(t, &self.heap) {
             None => Verdict::Known,
             Some((at, _)) if at == t => Verdict::Known,
             Some((_, before)) if stays && !before.is_nan() && matches!(v, Value::Delta(_)) => Verdict::Store,
@@ -418,7 +418,7 @@ impl Stripe {
             let late = t <= state.last_t && !is_set_back(t, state.last_t);
             state.sum += d;
             if late {
-                match s.at_or_before(t) {
+                match s.at_or_before(t, &self.heap) {
                     Some((at, _)) if at == t => return,
                     Some((_, before)) if !before.is_nan() => value = Value::Float(before),
                     // It was admitted beside other chunks, which a flush that failed had ended: it counts all the same.
@@ -529,10 +529,15 @@ impl Stripe {
             return Ok(());
         }
         let mut places = Vec::new();
-        for (index, s) in self.series.iter().enumerate() {
+        // An increase under way may have been admitted beside what is on the heap.
+        let stays = |s: &Series| s.pending > 0 && s.extra.as_ref().is_some_and(|e| e.delta.is_some());
+        for (index, s) in self.series.iter().enumerate().filter(|(_, s)| !stays(s)) {
             for (k, c) in s.sealed().iter().enumerate().filter(|(_, c)| c.file == 0) {
                 places.push((index, k, c.at));
             }
+        }
+        if places.is_empty() {
+            return Ok(());
         }
         let data: Vec<&[u8]> = places.iter().map(|(_, _, at)| self.heap.get(*at)).collect();
         let (file, offsets) = spill.write(&data)?;
