@@ -428,6 +428,48 @@ fn spans_read_once_are_read_from_the_disk_after_a_restart() {
     assert!(again.traces().trace(id(9999)).unwrap().is_none());
 }
 
+/// Copies a block, its description edited.
+fn copy_block(bucket: &dyn Bucket, from: &str, to: &str, edit: &dyn Fn(&mut serde_json::Value)) {
+    for o in bucket.list(from).unwrap() {
+        let mut content = bucket.get(&o.key).unwrap();
+        if o.key.ends_with("meta.json") {
+            let mut meta: serde_json::Value = serde_json::from_slice(&content).unwrap();
+            // Others know nothing of our checksum.
+            meta.as_object_mut().unwrap().remove("crc32").unwrap();
+            edit(&mut meta);
+            content = meta.to_string().into();
+        }
+        bucket.put(&o.key.replace(from, to), content).unwrap();
+    }
+}
+
+#[test]
+fn what_thanos_downsampled_beside_ours_is_left_alone() {
+    let (fs, clock) = (SimFs::new(), ManualClock::new(T0 + 3_600_000));
+    let b = bucket(&fs);
+    let s = open(&fs, &clock, "/a", &b);
+    append(&s, T0, 100);
+    s.flush().unwrap();
+    s.upload().unwrap();
+    let (ulid, name) = (s.blocks()[0].meta.ulid.clone(), "01ARZ3NDEKTSV4RRFFQ69G5FA3");
+    copy_block(&b.bucket, &format!("metrics/anonymous/{ulid}/"), &format!("metrics/anonymous/{name}/"), &|m| {
+        m["ulid"] = name.into();
+        m["compaction"]["parents"] = serde_json::json!([{"ulid": ulid, "minTime": T0, "maxTime": T0 + 7_200_000}]);
+        m["thanos"]["source"] = "compactor".into();
+        m["thanos"]["downsample"]["resolution"] = 300_000.into();
+    });
+    let folders = |of: &str| b.bucket.list_folders("metrics/anonymous/").unwrap().iter().any(|f| f == of);
+    for turn in 0..3 {
+        for x in [&s, &open(&fs, &clock, "/b", &b)] {
+            x.maintain().unwrap();
+            let blocks: Vec<String> = x.blocks().iter().map(|b| b.meta.ulid.clone()).collect();
+            assert_eq!((blocks, count(x).unwrap()), (vec![ulid.clone()], 2000), "{turn}");
+        }
+        assert!(folders(&ulid) && folders(name));
+        clock.advance(3_600_000);
+    }
+}
+
 #[test]
 fn blocks_of_thanos_and_mimir_are_taken_over_from_their_bucket() {
     use strandline_storage::metrics::Imported;
@@ -448,20 +490,11 @@ fn blocks_of_thanos_and_mimir_are_taken_over_from_their_bucket() {
     let of = |name: &str| format!("tenant/{name}/");
     let original = writer.blocks()[0].meta.clone();
     let copy = |name: &str, edit: &dyn Fn(&mut serde_json::Value)| {
-        let from = format!("metrics/anonymous/{}/", original.ulid);
-        for o in theirs.bucket.list(&from).unwrap() {
-            let mut content = theirs.bucket.get(&o.key).unwrap();
-            if o.key.ends_with("meta.json") {
-                let mut meta: serde_json::Value = serde_json::from_slice(&content).unwrap();
-                // Others know nothing of our checksum.
-                meta.as_object_mut().unwrap().remove("crc32").unwrap();
-                meta["ulid"] = name.into();
-                meta["compaction"]["sources"] = serde_json::json!(["01ARZ3NDEKTSV4RRFFQ69G5FA1", "01ARZ3NDEKTSV4RRFFQ69G5FA2"]);
-                edit(&mut meta);
-                content = meta.to_string().into();
-            }
-            theirs.bucket.put(&o.key.replace(&from, &of(name)), content).unwrap();
-        }
+        copy_block(&theirs.bucket, &format!("metrics/anonymous/{}/", original.ulid), &of(name), &|meta| {
+            meta["ulid"] = name.into();
+            meta["compaction"]["sources"] = serde_json::json!(["01ARZ3NDEKTSV4RRFFQ69G5FA1", "01ARZ3NDEKTSV4RRFFQ69G5FA2"]);
+            edit(meta);
+        });
     };
     let names: Vec<String> = (3..8).map(|n| format!("01ARZ3NDEKTSV4RRFFQ69G5FA{n}")).collect();
     copy(&names[0], &|m| m["thanos"]["labels"] = serde_json::json!({}));

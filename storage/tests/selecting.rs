@@ -115,3 +115,49 @@ fn a_flush_under_way_hides_no_name() {
     assert_eq!((values(), selected()), ((3, 5), 200), "in a block");
     assert!(!s.head().may_hold(TimeRange::all(), s.head().flushed_epoch()));
 }
+
+#[test]
+fn flushes_that_fail_hide_nothing_however_many_they_are() {
+    let all = sets();
+    let s = store(&all);
+    s.flush().unwrap();
+    let mut b = BatchBuilder::default();
+    for l in &all {
+        let key = b.series(l);
+        b.push(key, T0 + 1, 0, Value::Float(2.0));
+    }
+    s.append(&b.finish()).unwrap().commit.wait().unwrap();
+    let selected = |t| s.select(&SelectRequest::new(vec![Matcher::equal("few", "1")], TimeRange::new(t, t))).unwrap().len();
+    for n in 0..300 {
+        let cut = s.head().cut().unwrap();
+        assert_eq!((selected(T0), selected(T0 + 1)), (200, 200), "{n}: cut");
+        s.head().uncut(&cut);
+        assert_eq!((selected(T0), selected(T0 + 1)), (200, 200), "{n}: failed");
+    }
+    s.flush().unwrap();
+    assert_eq!((selected(T0), selected(T0 + 1)), (200, 200));
+}
+
+#[test]
+fn a_snapshot_that_is_never_let_go_ends_flushes_before_they_could_be_mistaken() {
+    let set = Labels::from_pairs([("__name__", "a"), ("few", "1")]);
+    let s = store(std::slice::from_ref(&set));
+    let narrow = |t| SelectRequest::new(vec![Matcher::equal("few", "1")], TimeRange::new(t, t));
+    let kept = s.select(&narrow(T0)).unwrap();
+    let mut flushed = 0;
+    let stopped = loop {
+        let mut b = BatchBuilder::default();
+        let key = b.series(&set);
+        b.push(key, T0 + 1 + flushed, 0, Value::Float(2.0));
+        s.append(&b.finish()).unwrap().commit.wait().unwrap();
+        match s.flush() {
+            Ok(()) => flushed += 1,
+            Err(e) => break e,
+        }
+    };
+    assert!((100..127).contains(&flushed) && stopped.to_string().contains("close it"), "{flushed}: {stopped}");
+    assert_eq!(s.select(&narrow(T0 + 1 + flushed)).unwrap().len(), 1);
+    drop(kept);
+    s.flush().unwrap();
+    assert!(!s.head().may_hold(TimeRange::all(), s.head().flushed_epoch()));
+}

@@ -48,6 +48,9 @@ impl MetricStore {
     fn flush_alone(&self) -> Result<()> {
         self.check_open()?;
         let head = &self.0.head;
+        if head.is_held() {
+            self.collect();
+        }
         let cut = head.cut()?;
         let mut written = Vec::new();
         // In both failures the cut's chunks stay in the head and its records in the log; the next flush takes them along.

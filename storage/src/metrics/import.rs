@@ -113,7 +113,7 @@ impl MetricStore {
         }
         let Some(json) = json else { return Ok(Err(Imported::Skipped("it has no meta.json: an upload that never ended"))) };
         let meta = BlockMeta::parse(json)?;
-        if meta.thanos.as_ref().is_some_and(|t| t.downsample.resolution > 0) {
+        if meta.is_downsampled() {
             return Ok(Err(Imported::Skipped("it is downsampled: the block of the raw samples has all that it tells")));
         }
         Ok(if self.knows(&meta.ulid) { Err(Imported::Known) } else { Ok(meta) })

@@ -77,6 +77,8 @@ pub(super) struct Work {
     pub marked_s: std::collections::HashMap<String, i64>,
     /// Blocks of the bucket, ours and others', as last listed.
     pub bucket_blocks: Vec<BlockMeta>,
+    /// Those that Thanos downsampled: they are neither read nor tended.
+    pub downsampled: std::collections::HashSet<String>,
     pub listed: bool,
     /// Who has marked which blocks of the bucket for removal, as last listed.
     pub marks: std::collections::HashMap<String, String>,

@@ -504,7 +504,7 @@ impl MetricStore {
         self.read_marks(bucket, &markers, work)?;
         let marked = |name: &str| markers.iter().any(|m| m.key.rsplit('/').next().is_some_and(|f| f.starts_with(name)));
         for name in bucket.list_folders(&format!("{}/", self.bucket_prefix()))? {
-            if name.parse::<ulid::Ulid>().is_err() || marked(&name) {
+            if name.parse::<ulid::Ulid>().is_err() || marked(&name) || work.downsampled.contains(&name) {
                 continue;
             }
             if let Some(known) = work.bucket_blocks.iter().find(|b| b.ulid == name) {
@@ -513,6 +513,7 @@ impl MetricStore {
             }
             match bucket.get(&format!("{}/{name}/{}", self.bucket_prefix(), block::META)) {
                 Ok(json) => match self.bucket_meta(&name, &json) {
+                    Ok(m) if m.is_downsampled() => drop(work.downsampled.insert(name)),
                     Ok(m) => out.push(m),
                     Err(e) if is_damage(&e) => unknown.push(e.to_string()),
                     Err(e) => return Err(e),

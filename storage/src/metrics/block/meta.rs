@@ -148,6 +148,11 @@ impl BlockMeta {
         self
     }
 
+    /// Whether Thanos made it of a block of raw samples, which has all that it tells: nothing here reads such chunks.
+    pub fn is_downsampled(&self) -> bool {
+        self.thanos.as_ref().is_some_and(|t| t.downsample.resolution > 0)
+    }
+
     /// Parses and checks a meta.json.
     pub fn parse(json: &[u8]) -> Result<Self> {
         let m: BlockMeta = crate::sealed::from_json(json)?;

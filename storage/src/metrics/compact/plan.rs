@@ -96,15 +96,15 @@ fn many_of_a_level<'a>(inside: &[&'a PlanBlock], base: bool) -> Vec<&'a PlanBloc
 }
 
 /// Blocks to let go: those wholly older than `max_age_ms` (0: no limit), then the oldest until the rest fits into
-/// `max_bytes` (0: no limit). Only our own.
+/// `max_bytes` (0: no limit): none is kept that is older than one that goes. Only our own.
 pub fn retention(blocks: &[PlanBlock], now_ms: i64, max_age_ms: i64, max_bytes: u64) -> Vec<String> {
     let mut ours: Vec<&PlanBlock> = blocks.iter().filter(|b| b.ours).collect();
     ours.sort_by(|a, b| (b.range.max_ms, &b.ulid).cmp(&(a.range.max_ms, &a.ulid)));
-    let mut kept = 0u64;
+    let (mut kept, mut full) = (0u64, false);
     let mut gone = Vec::new();
     for b in ours {
         let old = max_age_ms > 0 && b.range.max_ms < now_ms.saturating_sub(max_age_ms);
-        let full = max_bytes > 0 && kept.saturating_add(b.size_bytes) > max_bytes;
+        full |= max_bytes > 0 && kept.saturating_add(b.size_bytes) > max_bytes;
         if old || full {
             gone.push(b.ulid.clone());
         } else {
@@ -191,5 +191,9 @@ mod tests {
         assert_eq!(retention(&blocks, 1000, 800, 0), names(&["b", "a"]));
         assert_eq!(retention(&blocks, 1000, 0, 20), names(&["a"]));
         assert_eq!(retention(&blocks, 1000, 800, 5), names(&["c", "b", "a"]));
+        // A large one that no longer fits takes all that is older with it.
+        let mut large = blocks.clone();
+        large[1].size_bytes = 30;
+        assert_eq!(retention(&large, 1000, 0, 30), names(&["b", "a"]));
     }
 }

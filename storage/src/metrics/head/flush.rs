@@ -9,7 +9,7 @@ use strandline_wal::sync::atomic::Ordering;
 use super::series::{Sealed, Series};
 use super::{Head, STRIPES, Stripe, wal_error};
 use crate::chunk::Encoding;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::block::Ending;
 use crate::metrics::record::RecordWriter;
 use crate::model::{Labels, TimeRange, is_stale};
@@ -38,12 +38,24 @@ pub struct FrozenSeries {
 /// While new series are refused, those idle for so long make room: whoever sends once in five minutes keeps his.
 const IDLE_WHEN_FULL_MS: i64 = 6 * 60_000;
 
+/// Epochs are told apart by which lies behind the other on a circle of 255: so many flushes may wait for a reader.
+const MAX_HELD: usize = 100;
+
 impl Head {
     /// Cuts everything the head holds, for a flush. Appends wait meanwhile.
     pub fn cut(&self) -> Result<Cut> {
+        if self.is_held() {
+            let text = format!("a snapshot has been kept open over the last {MAX_HELD} flushes, whose chunks can't leave memory: close it");
+            return Err(Error::new(ErrorKind::Unavailable, text));
+        }
         // Whatever failed before must be out of the way; and whatever fails here must not stay in it.
         self.roll_back();
         self.cut_locked().inspect_err(|_| self.roll_back())
+    }
+
+    /// Whether so many flushes wait for a reader that [`Head::collect`] must come before the next.
+    pub fn is_held(&self) -> bool {
+        self.droppable.lock().len() >= MAX_HELD
     }
 
     fn cut_locked(&self) -> Result<Cut> {
@@ -57,9 +69,14 @@ impl Head {
         let wal_segment = self.wal.rotate().map_err(wal_error)?;
         let carried = self.carry(&all)?;
         // From here on nothing can fail: a cut that is half made would belong to no flush.
-        let epoch = self.next_epoch();
-        // Before the stripes forget: `may_hold` looks at them first.
-        self.cuts.lock().push((epoch, range));
+        // 1..=255, around and around. A cut that came to nothing has used up none: far ahead of what is flushed, one would look
+        // as if it lay behind.
+        let epoch = self.flushed_epoch() % 255 + 1;
+        // Before the stripes forget: `may_hold` looks at them first. Such a cut's samples are among these again.
+        let mut cuts = self.cuts.lock();
+        cuts.retain(|(e, _)| *e != epoch);
+        cuts.push((epoch, range));
+        drop(cuts);
         all.iter_mut().for_each(|s| s.cut(epoch, &self.rules));
         for (k, index) in carried {
             if let Some(x) = all[k].series.get_mut(index) {

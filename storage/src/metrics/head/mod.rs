@@ -112,8 +112,7 @@ pub struct Head {
     /// The last record of exemplars and metadata; 0 before the first. Taken before all other locks.
     extras_seq: Mutex<u64>,
     metadata: Mutex<MetadataStore>,
-    /// The epoch of the last cut and the last one whose blocks are published.
-    epoch: AtomicU8,
+    /// The epoch of the last cut whose blocks are published.
     flushed: AtomicU8,
     /// Flushed chunks may be dropped once the pins have passed the number.
     droppable: Mutex<Vec<(u64, u8)>>,
@@ -207,7 +206,6 @@ impl Head {
             extras_unlogged: AtomicBool::new(false),
             extras_seq: Mutex::new(0),
             metadata: Mutex::new(metadata),
-            epoch: AtomicU8::new(0),
             flushed: AtomicU8::new(0),
             droppable: Mutex::new(Vec::new()),
         }))
@@ -337,12 +335,5 @@ impl Head {
     /// Metadata.
     pub fn metadata(&self) -> &Mutex<MetadataStore> {
         &self.metadata
-    }
-
-    pub(crate) fn next_epoch(&self) -> u8 {
-        // 1..=255, around and around; 0 means "not cut".
-        let e = self.epoch.load(Ordering::Acquire) % 255 + 1;
-        self.epoch.store(e, Ordering::Release);
-        e
     }
 }
