@@ -201,7 +201,7 @@ impl Tenants {
     }
 
     fn options(&self, tenant: &str) -> Result<EngineOptions> {
-        let c = &self.config;
+        let c = self.config.of_tenant(tenant);
         let sync = crate::config::parse_sync(&c.wal_sync).map_err(|e| Error::new(ErrorKind::Invalid, format!("wal.sync: {e}")))?;
         let wal = WalOptions { sync, segment_size_bytes: c.wal_segment_bytes.max(1 << 20), ..WalOptions::default() };
         let mut m = MetricOptions::new(self.fs.clone(), self.clock.clone(), self.dir(tenant));

@@ -46,9 +46,13 @@ fn bad_labels_are_refused_alone() {
     b.push(big, T0, 0, Value::Float(1.0));
     let unsorted = b.series_from([("z", "1"), ("__name__", "u")].into_iter());
     b.push(unsorted, T0, 0, Value::Float(1.0));
+    let many: Vec<(String, String)> = (0..500).map(|i| (format!("l{i:03}"), "x".to_owned())).collect();
+    let many = b.series_from(many.iter().map(|(n, v)| (n.as_str(), v.as_str())));
+    b.push(many, T0, 0, Value::Float(1.0));
     let a = s.append(&b.finish()).unwrap();
     assert_eq!(a.accepted, 2);
-    assert_eq!(a.rejected.iter().map(|r| (r.item, r.why)).collect::<Vec<_>>(), [1, 2, 3].map(|i| (i, Refusal::InvalidLabels)));
+    let why = [Refusal::DuplicateLabel, Refusal::InvalidLabels, Refusal::LabelTooLong, Refusal::TooManyLabels];
+    assert_eq!(a.rejected.iter().map(|r| (r.item, r.why)).collect::<Vec<_>>(), [1, 2, 3, 5].into_iter().zip(why).collect::<Vec<_>>());
     assert!(a.rejected[0].detail.as_ref().unwrap().contains("twice"));
     a.commit.wait().unwrap();
     assert_eq!(stored(&s), 2);
@@ -72,6 +76,11 @@ fn histograms_that_contradict_themselves_are_refused_with_how() {
         (int(Histogram { zero_threshold: f64::NAN, ..good.clone() }), "the zero bucket's threshold NaN is not a number from 0 on"),
         (int(custom), "custom bounds must rise strictly and be finite (bound 1)"),
         (AnyHistogram::Float(Arc::new(float(spans(1), vec![-1.0]))), "positive bucket 0 has negative count -1"),
+        (AnyHistogram::Float(Arc::new(FloatHistogram { count: -2.0, ..float(spans(1), vec![1.0]) })), "the count of all buckets is -2"),
+        (
+            AnyHistogram::Float(Arc::new(FloatHistogram { zero_count: -1.0, ..float(spans(1), vec![1.0]) })),
+            "the count of the zero bucket is -1",
+        ),
     ];
     let s = open();
     let mut b = BatchBuilder::default();
@@ -179,5 +188,76 @@ fn new_series_of_one_request_are_made_once_and_up_to_the_limit() {
     for i in 0..60 {
         let own = vec![Matcher::new(MatchOp::Equal, "i", i.to_string()).unwrap()];
         assert_eq!(s.select(&SelectRequest::new(own, TimeRange::all())).unwrap().len(), (i < 50) as usize);
+    }
+}
+
+/// Appends to one series; gives what was refused, by place.
+fn put(s: &MetricStore, items: &[(i64, Value)]) -> (Vec<(u32, Refusal)>, strandline_storage::metrics::head::Commit) {
+    let mut b = BatchBuilder::default();
+    let k = b.series(&Labels::from_pairs([("__name__", "m")]));
+    items.iter().for_each(|(t, v)| b.push(k, *t, 0, v.clone()));
+    let a = s.append(&b.finish()).unwrap();
+    (a.rejected.iter().map(|r| (r.item, r.why)).collect(), a.commit)
+}
+
+#[test]
+fn of_a_time_that_is_there_the_same_is_known_and_another_refused() {
+    let int = |n: i64| {
+        let h = Histogram {
+            count: n as u64 + 1,
+            sum: 1.0,
+            positive_spans: vec![BucketSpan { offset: 0, length: 2 }],
+            positive_buckets: vec![n, 1 - n],
+            ..Histogram::default()
+        };
+        Value::Histogram(AnyHistogram::Int(Arc::new(h)))
+    };
+    let float = |n: i64| {
+        let h = FloatHistogram {
+            count: 3.0,
+            sum: 1.0,
+            positive_spans: vec![BucketSpan { offset: n as i32, length: 2 }],
+            positive_buckets: vec![n as f64, 3.0 - n as f64],
+            ..FloatHistogram::default()
+        };
+        Value::Histogram(AnyHistogram::Float(Arc::new(h)))
+    };
+    let number = |n: i64| Value::Float(n as f64);
+    for (name, v) in [("int", &int as &dyn Fn(i64) -> Value), ("float", &float), ("number", &number)] {
+        for durable in [true, false] {
+            let s = open();
+            // The last, one that is late, and one in the middle.
+            let (refused, commit) = put(&s, &[(T0, v(1)), (T0 + 20, v(2)), (T0 + 40, v(1)), (T0 + 10, v(1))]);
+            assert!(refused.is_empty(), "{name}");
+            if durable {
+                commit.wait().unwrap();
+            }
+            let records = s.stats().wal.records;
+            let (refused, again) = put(&s, &[(T0 + 40, v(1)), (T0 + 10, v(1)), (T0 + 20, v(2)), (T0, v(1))]);
+            assert!(refused.is_empty(), "{name}, {durable}: {refused:?}");
+            again.wait().unwrap();
+            assert_eq!(s.stats().wal.records, records, "{name}, {durable}: nothing is stored again");
+            let (refused, other) =
+                put(&s, &[(T0 + 40, v(2)), (T0 + 10, v(2)), (T0 + 20, v(1)), (T0, v(2)), (T0 + 50, v(1)), (T0 + 50, v(2))]);
+            assert_eq!(refused, [0, 1, 2, 3, 5].map(|i| (i, Refusal::Duplicate)), "{name}, {durable}");
+            other.wait().unwrap();
+            assert_eq!(stored(&s), 5);
+        }
+    }
+}
+
+/// What is judged sample by sample against all that came before would not end.
+#[test]
+fn a_request_may_hold_many_samples_of_one_series_in_any_order() {
+    const N: i64 = 150_000;
+    for order in [|i: i64| i, |i: i64| N - 1 - i, |i: i64| i * 77_777 % N] {
+        let s = open();
+        let items: Vec<(i64, Value)> = (0..N).map(|i| (T0 - order(i), Value::Float(order(i) as f64))).collect();
+        let (refused, commit) = put(&s, &items);
+        let (again, again_commit) = put(&s, &items);
+        assert_eq!((refused.len(), again.len()), (0, 0));
+        commit.wait().unwrap();
+        again_commit.wait().unwrap();
+        assert_eq!(stored(&s), N as usize);
     }
 }

@@ -5,9 +5,9 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::schema::{KEYS, Key, Kind, Parsed};
+use super::schema::{KEYS, Key, Kind, PER_TENANT, Parsed};
 use super::units::{parse_duration_ms, parse_size};
-use super::{Config, DropRule, ScrapeJob};
+use super::{Config, DropRule, ScrapeJob, TenantRule};
 use crate::suggest::did_you_mean;
 
 /// A mistake in the file (or an environment variable).
@@ -106,7 +106,7 @@ fn cross_checks(c: &Config, mistakes: &mut Vec<Mistake>) {
         add(&format!("otlp.cors_origins: {o:?} is no origin: write http://host, https://host:port, or * for any"));
     }
     if !valid_tenant(&c.default_tenant) {
-        add("tenants.default must be 1 to 128 of the characters a-z A-Z 0-9 - _ .");
+        add(&format!("tenants.default must be {TENANT_NAME}"));
     }
 }
 
@@ -115,6 +115,8 @@ fn is_origin(o: &str) -> bool {
     let host = o.strip_prefix("https://").or_else(|| o.strip_prefix("http://"));
     o == "*" || host.is_some_and(|h| !h.is_empty() && h.bytes().all(|b| b.is_ascii_graphic() && !b"/?#*@".contains(&b)))
 }
+
+const TENANT_NAME: &str = "1 to 128 of the characters a-z A-Z 0-9 - _ .";
 
 /// Names that can be part of a path and a key.
 pub(crate) fn valid_tenant(t: &str) -> bool {
@@ -173,6 +175,7 @@ fn top(f: &mut File<'_>, c: &mut Config, k: Name<'_>, v: Value<'_>) {
         ("version", _) => f.wrong(v.span().start, "version must be 1: this binary knows no other".into()),
         ("scrape", _) => each_table(f, "scrape", v, &mut |f, t, at| scrape(f, c, t, at)),
         ("drop", _) => each_table(f, "drop", v, &mut |f, t, _| drop_rule(f, c, t)),
+        ("tenant", _) => each_table(f, "tenant", v, &mut |f, t, at| tenant(f, c, t, at)),
         (section, DeValue::Table(_)) if KEYS.iter().any(|x| x.name.split_once('.').is_some_and(|(s, _)| s == section)) => {
             if let DeValue::Table(t) = v.into_inner() {
                 for (k, v) in t {
@@ -190,8 +193,11 @@ fn top(f: &mut File<'_>, c: &mut Config, k: Name<'_>, v: Value<'_>) {
 
 fn set(f: &mut File<'_>, c: &mut Config, name: &str, at: usize, v: Value<'_>) {
     let Some(k) = KEYS.iter().find(|k| k.name == name) else {
-        let sections: std::collections::BTreeSet<String> =
-            KEYS.iter().filter_map(|k| k.name.split_once('.').map(|(s, _)| s.to_owned())).chain(["scrape".into(), "drop".into()]).collect();
+        let sections: std::collections::BTreeSet<String> = KEYS
+            .iter()
+            .filter_map(|k| k.name.split_once('.').map(|(s, _)| s.to_owned()))
+            .chain(["scrape".into(), "drop".into(), "tenant".into()])
+            .collect();
         let all = KEYS.iter().map(|k| k.name.to_owned()).chain(sections);
         return f.wrong(at, format!("unknown key {name}{}", did_you_mean(name, all)));
     };
@@ -326,6 +332,45 @@ fn scrape(f: &mut File<'_>, c: &mut Config, t: DeTable<'_>, at: usize) {
         j.timeout_ms = j.timeout_ms.min(j.interval_ms);
     }
     c.scrape.push(j);
+}
+
+fn tenant(f: &mut File<'_>, c: &mut Config, t: DeTable<'_>, at: usize) {
+    let mut rule = TenantRule::default();
+    let mut values = Vec::new();
+    for (k, v) in t {
+        let section = k.get_ref().to_string();
+        match v.get_ref() {
+            DeValue::Table(_) => {
+                let DeValue::Table(keys) = v.into_inner() else { continue };
+                values.extend(keys.into_iter().map(|(k, v)| (format!("{section}.{}", k.get_ref()), k.span().start, v)));
+            }
+            _ => values.push((section, k.span().start, v)),
+        }
+    }
+    let before = f.mistakes.len();
+    for (name, key_at, v) in values {
+        let value_at = v.span().start;
+        match KEYS.iter().find(|k| k.name == name && PER_TENANT.contains(&k.name)) {
+            _ if name == "name" => match text_of(f, "tenant.name", v) {
+                Some(n) if !valid_tenant(&n) => f.wrong(value_at, format!("tenant.name must be {TENANT_NAME}")),
+                Some(n) if c.tenant.iter().any(|r| r.name == n) => f.wrong(value_at, format!("tenant {n:?} has a table above")),
+                Some(n) => rule.name = n,
+                None => {}
+            },
+            Some(k) => match read(k, v.into_inner()) {
+                Ok(p) => rule.set.push((k.name, p)),
+                Err(e) => f.wrong(value_at, format!("tenant: {name}: {e}")),
+            },
+            None => {
+                let near = did_you_mean(&name, PER_TENANT.iter().chain(&["name"]).map(|s| s.to_string()));
+                f.wrong(key_at, format!("{name} can't be set for one tenant{near}"));
+            }
+        }
+    }
+    if rule.name.is_empty() && f.mistakes.len() == before {
+        f.wrong(at, "tenant: name is missing".into());
+    }
+    c.tenant.push(rule);
 }
 
 fn drop_rule(f: &mut File<'_>, c: &mut Config, t: DeTable<'_>) {

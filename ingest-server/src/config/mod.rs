@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 pub use check::{Mistake, load};
 pub(crate) use check::{read_file, valid_tenant};
-pub use schema::{KEYS, Key, Kind, reference};
+pub use schema::{KEYS, Key, Kind, PER_TENANT, Parsed, reference};
 pub(crate) use units::parse_sync;
 pub use units::{format_size, parse_duration_ms, parse_size};
 pub use yaml::yaml;
@@ -96,6 +96,7 @@ pub struct Config {
     pub log_format: String,
     pub scrape: Vec<ScrapeJob>,
     pub drop: Vec<DropRule>,
+    pub tenant: Vec<TenantRule>,
 }
 
 /// A `[[scrape]]` table.
@@ -122,6 +123,27 @@ pub struct ScrapeJob {
 #[allow(missing_docs)]
 pub struct DropRule {
     pub matchers: String,
+}
+
+/// A `[[tenant]]` table: what is set otherwise for one tenant, by the keys of [`PER_TENANT`].
+#[derive(Clone, Debug, Default, PartialEq)]
+#[allow(missing_docs)]
+pub struct TenantRule {
+    pub name: String,
+    pub set: Vec<(&'static str, Parsed)>,
+}
+
+impl Config {
+    /// As it holds for a tenant.
+    pub fn of_tenant(&self, tenant: &str) -> Config {
+        let mut c = self.clone();
+        for (name, value) in self.tenant.iter().filter(|r| r.name == tenant).flat_map(|r| &r.set) {
+            if let Some(k) = KEYS.iter().find(|k| k.name == *name) {
+                (k.set)(&mut c, value.clone());
+            }
+        }
+        c
+    }
 }
 
 impl Default for Config {

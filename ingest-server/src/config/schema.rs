@@ -42,7 +42,7 @@ impl Kind {
 }
 
 /// A value that was read.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Parsed {
     /// Text, address, path, choice.
     Text(String),
@@ -150,7 +150,7 @@ macro_rules! keys {
 
         /// Every field empty; `Config::default` fills them from the table.
         pub(super) fn blank() -> Config {
-            Config { $($field: Default::default(),)* scrape: Vec::new(), drop: Vec::new() }
+            Config { $($field: Default::default(),)* scrape: Vec::new(), drop: Vec::new(), tenant: Vec::new() }
         }
     };
 }
@@ -232,6 +232,9 @@ keys! {
     "log.format" Kind::OneOf(&["text", "json"]), "text", "Format of the log on standard error.", log_format = text;
 }
 
+/// Keys that a `[[tenant]]` table may set.
+pub const PER_TENANT: [&str; 4] = ["metrics.retention", "metrics.retention_size", "traces.retention", "traces.retention_size"];
+
 impl Parsed {
     fn dir(self) -> PathBuf {
         PathBuf::from(self.text())
@@ -261,7 +264,8 @@ pub fn reference() -> String {
          `timeout` (`10s`), `labels` (table), `honor_labels` (`false`; what a page says of `job` and `instance` counts: for a Pushgateway,\n\
          or another server's `/federate`), `native_histograms` (`false`; asks for protobuf, which alone can say them: such a histogram's\n\
          classic buckets are then left out unless `classic_histograms` is `true`), `username` and `password` or `password_file` for basic auth.\n\n\
-         ## `[[drop]]`\n\nSeries that are not stored: `matchers = '{__name__=~\"go_.*\"}'`. The file is read again on SIGHUP, so that a metric can be shed\nwithout a restart.\n",
+         ## `[[drop]]`\n\nSeries that are not stored: `matchers = '{__name__=~\"go_.*\"}'`. The file is read again on SIGHUP, so that a metric can be shed\nwithout a restart.\n\n\
+         ## `[[tenant]]`\n\nWhat is kept otherwise of one tenant: its `name`, and any of `metrics.retention`, `metrics.retention_size`, `traces.retention` and\n`traces.retention_size`, as in `metrics.retention = \"30d\"`.\n",
     );
     out
 }

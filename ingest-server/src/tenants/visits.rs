@@ -117,6 +117,24 @@ mod tests {
     }
 
     #[test]
+    fn what_is_kept_may_be_set_for_one_tenant() {
+        let text = "version = 1\n[metrics]\nretention = \"30d\"\n[[tenant]]\nname = \"t1\"\nmetrics.retention = \"1d\"";
+        let tenant = crate::config::load(Some(text), std::iter::empty()).unwrap().tenant;
+        let mine = Config { tenant, metrics_retention_ms: 30 * 86_400_000, ..config() };
+        let r = rig();
+        ["t1", "t2"].iter().for_each(|t| append(&r.tenants.get(t).unwrap(), NOW_MS));
+        let mut r = restarted(r, mine.clone());
+        r.tenants.visit_round(&mut Visits::default(), &|| true);
+        assert_eq!((blocks_of(&r, "t1"), blocks_of(&r, "t2")), (1, 1));
+        for _ in 0..2 {
+            r.clock.advance(3 * 86_400_000);
+            r = restarted(r, mine.clone());
+            r.tenants.visit_round(&mut Visits::default(), &|| true);
+        }
+        assert_eq!((blocks_of(&r, "t1"), blocks_of(&r, "t2")), (0, 1));
+    }
+
+    #[test]
     fn what_a_lost_machine_left_in_the_bucket_grows_old_on_another() {
         let kept_a_day = Config { metrics_retention_ms: 86_400_000, ..config() };
         let r = rig();

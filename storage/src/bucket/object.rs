@@ -144,13 +144,16 @@ impl ObjectBucket {
         let text = chain(&e);
         let has = |s: &str| text.contains(s);
         let (kind, message) = match &e {
+            // Whoever asks a query has no part in these, and who set it up can mend them while it runs.
             _ if has("NoSuchBucket") || has("bucket does not exist") => {
-                (ErrorKind::Invalid, "the bucket does not exist: create it, or correct its name".to_owned())
+                (ErrorKind::Unavailable, "the bucket does not exist: create it, or correct its name".to_owned())
             }
-            _ if has("InvalidAccessKeyId") => (ErrorKind::Invalid, "the service does not know the access key".to_owned()),
-            _ if has("SignatureDoesNotMatch") => (ErrorKind::Invalid, "the secret key is wrong (the signature does not match)".to_owned()),
+            _ if has("InvalidAccessKeyId") => (ErrorKind::Unavailable, "the service does not know the access key".to_owned()),
+            _ if has("SignatureDoesNotMatch") => {
+                (ErrorKind::Unavailable, "the secret key is wrong (the signature does not match)".to_owned())
+            }
             E::PermissionDenied { .. } | E::Unauthenticated { .. } => {
-                (ErrorKind::Invalid, format!("access denied: check the keys and the bucket's policy ({text})"))
+                (ErrorKind::Unavailable, format!("access denied: check the keys and the bucket's policy ({text})"))
             }
             E::NotFound { .. } => (ErrorKind::NotFound, "no such object".to_owned()),
             E::AlreadyExists { .. } | E::Precondition { .. } => (ErrorKind::Invalid, "the object is there already".to_owned()),

@@ -1,5 +1,6 @@
 //! Joining the samples of one series from several places, the same way for queries and compaction.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use crate::model::{CounterReset, FloatHistogram, is_stale};
@@ -7,13 +8,13 @@ use crate::read::SampleBuf;
 
 /// Makes times rise strictly. Of samples of the same time one stays, and always the same one, whatever the order
 /// they came in: a histogram before a float, a value before a staleness marker, and of two values the one whose bits
-/// are larger as a number.
+/// are larger as a number (of histograms: those of the sum, then of the count, and so on).
 pub fn settle(buf: &mut SampleBuf) {
     if buf.t.is_sorted_by(|a, b| a < b) {
         return;
     }
     let mut order: Vec<usize> = (0..buf.len()).collect();
-    order.sort_by(|a, b| buf.t[*a].cmp(&buf.t[*b]).then_with(|| rank(buf, *b).cmp(&rank(buf, *a))));
+    order.sort_by(|a, b| buf.t[*a].cmp(&buf.t[*b]).then_with(|| compare(buf, *b, *a)));
     order.dedup_by_key(|i| buf.t[*i]);
     let mut out = SampleBuf::default();
     let mut before = None;
@@ -45,12 +46,15 @@ pub fn forget_hint(buf: &mut SampleBuf, at: usize) {
     }
 }
 
-fn rank(buf: &SampleBuf, i: usize) -> (u8, u64, i64) {
-    match buf.histogram(i) {
-        Some(h) => (2, h.sum.to_bits(), h.count.to_bits() as i64),
-        None if is_stale(buf.v[i]) => (0, 0, buf.start(i)),
-        None => (1, buf.v[i].to_bits(), buf.start(i)),
-    }
+fn compare(buf: &SampleBuf, a: usize, b: usize) -> Ordering {
+    let rank = |i: usize| match buf.histogram(i) {
+        Some(_) => (2, 0),
+        None if is_stale(buf.v[i]) => (0, 0),
+        None => (1, buf.v[i].to_bits()),
+    };
+    let both = buf.histogram(a).zip(buf.histogram(b));
+    let histograms = || both.map_or(Ordering::Equal, |(x, y)| x.content().cmp(y.content()));
+    rank(a).cmp(&rank(b)).then_with(histograms).then_with(|| buf.start(a).cmp(&buf.start(b)))
 }
 
 #[cfg(test)]
@@ -77,10 +81,23 @@ mod tests {
 
     proptest! {
         #[test]
-        fn order_of_arrival_does_not_matter(items in prop::collection::vec((0i64..20, 0u8..4), 0..40), seed in any::<u64>()) {
+        fn order_of_arrival_does_not_matter(items in prop::collection::vec((0i64..20, 0u8..8), 0..40), seed in any::<u64>()) {
+            use crate::model::BucketSpan;
+            // These two differ in their buckets alone.
+            let h = |n: u8| FloatHistogram {
+                sum: 1.0,
+                count: 3.0,
+                positive_spans: vec![BucketSpan { offset: 0, length: 2 }],
+                positive_buckets: vec![f64::from(n - 5), f64::from(8 - n)],
+                ..FloatHistogram::default()
+            };
             let fill = |items: &[(i64, u8)]| {
                 let mut b = SampleBuf::default();
-                items.iter().for_each(|(t, v)| b.push(*t, if *v == 3 { crate::model::stale_nan() } else { *v as f64 }, 0));
+                items.iter().for_each(|(t, v)| match v {
+                    5.. => b.push_histogram(*t, Arc::new(h(*v)), 0),
+                    3 => b.push(*t, crate::model::stale_nan(), 0),
+                    v => b.push(*t, *v as f64, 0),
+                });
                 settle(&mut b);
                 b
             };
@@ -91,6 +108,8 @@ mod tests {
             other.reverse();
             let b = fill(&other);
             prop_assert_eq!(&a.t, &b.t);
+            let histograms = |b: &SampleBuf| (0..b.len()).map(|i| b.histogram(i).cloned()).collect::<Vec<_>>();
+            prop_assert_eq!(histograms(&a), histograms(&b));
             prop_assert_eq!(a.v.iter().map(|v| v.to_bits()).collect::<Vec<_>>(), b.v.iter().map(|v| v.to_bits()).collect::<Vec<_>>());
             prop_assert!(a.t.is_sorted_by(|x, y| x < y));
         }

@@ -96,6 +96,8 @@ pub enum HistogramError {
     SpanOffset { side: &'static str, index: usize, offset: i32 },
     #[error("{side} bucket {index} has negative count {count}")]
     NegativeCount { side: &'static str, index: usize, count: f64 },
+    #[error("the count of {what} is {count}")]
+    NegativeTotal { what: &'static str, count: f64 },
     #[error("{buckets} observations in buckets but the count is {count}")]
     CountMismatch { buckets: f64, count: f64 },
     #[error("custom bounds must rise strictly and be finite (bound {0})")]
@@ -193,7 +195,21 @@ impl FloatHistogram {
         self.schema == CUSTOM_BUCKETS_SCHEMA
     }
 
-    /// Checks that spans and buckets agree and no count is negative.
+    /// All that it says as numbers, by the bits of floats, but what is known of a reset: two that mean the same have the same,
+    /// whatever empty buckets they were written with. For equality and for an order, which NaN would disturb.
+    pub fn content(&self) -> impl Iterator<Item = u64> {
+        let side = |spans, counts| {
+            let full = buckets(spans, counts).filter(|(_, c)| *c != 0.0);
+            full.flat_map(|(i, c)| [i as u64, c.to_bits()]).chain([u64::MAX])
+        };
+        let scalars = [self.sum, self.count, self.zero_count, self.zero_threshold].map(f64::to_bits);
+        (scalars.into_iter().chain([self.schema as u64]))
+            .chain(side(&self.positive_spans, &self.positive_buckets))
+            .chain(side(&self.negative_spans, &self.negative_buckets))
+            .chain(self.custom_values.iter().map(|v| v.to_bits()))
+    }
+
+    /// Checks that spans and buckets agree and no count is negative. Of NaN nothing is said: it is what recording rules make.
     pub fn validate(&self) -> Result<(), HistogramError> {
         shape(
             self.schema,
@@ -210,6 +226,11 @@ impl FloatHistogram {
         if self.counter_reset == CounterReset::Gauge {
             return Ok(());
         }
+        for (what, count) in [("the zero bucket", self.zero_count), ("all buckets", self.count)] {
+            if count < 0.0 {
+                return Err(HistogramError::NegativeTotal { what, count });
+            }
+        }
         for (side, d) in [("positive", &self.positive_buckets), ("negative", &self.negative_buckets)] {
             if let Some((index, count)) = d.iter().copied().enumerate().find(|(_, c)| *c < 0.0) {
                 return Err(HistogramError::NegativeCount { side, index, count });
@@ -217,6 +238,17 @@ impl FloatHistogram {
         }
         Ok(())
     }
+}
+
+/// Index and count of each bucket.
+fn buckets<'a>(spans: &'a [BucketSpan], counts: &'a [f64]) -> impl Iterator<Item = (i64, f64)> + 'a {
+    let mut next = 0i64;
+    let indices = spans.iter().flat_map(move |s| {
+        let first = next + i64::from(s.offset);
+        next = first + i64::from(s.length);
+        first..next
+    });
+    indices.zip(counts.iter().copied())
 }
 
 fn zero_bucket(threshold: f64) -> Result<(), HistogramError> {

@@ -12,9 +12,10 @@ use strandline_wal::Ticket;
 use strandline_wal::sync::atomic::Ordering;
 
 use super::batch::{Batch, Item, Rejected, SeriesHandle, SeriesKey};
+use super::pending::{InFlight, PendingBatch, PendingFloat, PendingItem};
 use super::pin::Pin;
 use super::series::Value;
-use super::stripe::{HeadRules, PendingBatch, PendingFloat, PendingItem, Refusal, Stripe, Verdict};
+use super::stripe::{HeadRules, Moment, Refusal, Stripe, Verdict};
 use super::{Head, STRIPES, wal_error};
 use crate::clock::Times;
 use crate::error::{Error, ErrorKind, Result};
@@ -202,11 +203,13 @@ impl Head {
         // As `Stripe::warm`: the records first, all together.
         let index_of = |i: &u32| w.slots[batch.items[*i as usize].series as usize] / STRIPES as u32;
         std::hint::black_box(items.iter().fold(0, |x, i| x ^ s.series.get(index_of(i) as usize).map_or(0, |r| r.id)));
+        let mut in_flight = InFlight::default();
         for i in items {
             let item = &batch.items[*i as usize];
             let slot = w.slots[item.series as usize];
             let index = slot / STRIPES as u32;
-            if !self.judge(&s, batch, *i, times, &draft.pending, w) {
+            let m = Moment { times, rules: &self.rules, batch: &draft.pending, in_flight: &mut in_flight };
+            if !self.judge(&s, batch, *i, m, w) {
                 continue;
             }
             let Some(x) = s.series.get_mut(index as usize) else { continue };
@@ -247,13 +250,12 @@ impl Head {
     /// Whether item `i` is to be stored, counting what is in flight and what of its batch is `pending`; what becomes of the
     /// others is noted.
     #[inline]
-    fn judge(&self, s: &Stripe, batch: &Batch, i: u32, times: Times, pending: &PendingBatch, w: &mut Work) -> bool {
+    fn judge(&self, s: &Stripe, batch: &Batch, i: u32, mut m: Moment<'_>, w: &mut Work) -> bool {
         let item = &batch.items[i as usize];
         let index = w.slots[item.series as usize] / STRIPES as u32;
         let Some(x) = s.series.get(index as usize) else { return false };
         if matches!(batch.series[item.series as usize], SeriesKey::Handle(h) if h.id != x.id) {
-            let detail = Some("the handle's series was dropped; resolve it again".into());
-            w.rejected.push(Rejected { item: i, why: Refusal::InvalidLabels, detail });
+            w.rejected.push(Rejected { item: i, why: Refusal::StaleHandle, detail: None });
             return false;
         }
         if x.id == 0 {
@@ -263,7 +265,7 @@ impl Head {
         let contradiction = contradiction(&item.value);
         let verdict = match contradiction {
             Some(_) => Verdict::Refuse(Refusal::InvalidHistogram),
-            None => s.admit(x, index, item.t, &item.value, times, &self.rules, pending),
+            None => s.admit(x, index, item.t, &item.value, &mut m),
         };
         // What is judged by samples in flight holds only if they come to be. This batch's own are waited for anyway.
         if verdict != Verdict::Store
@@ -364,17 +366,14 @@ impl<'a> Draft<'a> {
             Value::Float(v) => {
                 self.floats.push(FloatRecord { id, t, st, v: *v });
                 if !rules.xor2 {
-                    if self.pending.floats.capacity() == 0 {
-                        self.pending.floats.reserve_exact(most);
-                    }
-                    return self.pending.floats.push(PendingFloat { t, v: *v, index });
+                    return self.pending.push_float(PendingFloat { t, v: *v, index }, most);
                 }
             }
             Value::Delta(v) => self.deltas.push(FloatRecord { id, t, st: item.st, v: *v }),
             Value::Histogram(h) => self.histograms.push((id, t, st, h)),
             Value::DeltaHistogram(h) => self.delta_histograms.push((id, t, h)),
         }
-        self.pending.rest.push(PendingItem { index, t, st, value: item.value.clone() });
+        self.pending.push(PendingItem { index, t, st, value: item.value.clone() });
     }
 
     /// Completes the record.

@@ -49,7 +49,7 @@ impl Head {
 
     /// The slot of a series that is there, or of one of `fresh`, to which it is added if need be.
     fn find_or_plan(&self, registry: &Registry, slots: &mut Slots, raw: &[u8], require_name: bool, fresh: &mut Vec<Fresh>) -> Made {
-        let labels = self.check_labels(raw, require_name).map_err(|e| (Refusal::InvalidLabels, e))?;
+        let labels = self.check_labels(raw, require_name)?;
         let mut sorted = Vec::with_capacity(raw.len());
         canonical(labels.iter().copied(), &mut sorted);
         let hash = registry.hasher().hash(&sorted);
@@ -97,24 +97,26 @@ impl Head {
     }
 
     /// The pairs sorted by name, without empty values; all UTF-8.
-    fn check_labels<'a>(&self, raw: &'a [u8], require_name: bool) -> std::result::Result<Vec<RawPair<'a>>, String> {
+    fn check_labels<'a>(&self, raw: &'a [u8], require_name: bool) -> std::result::Result<Vec<RawPair<'a>>, (Refusal, String)> {
+        let invalid = |text: &str| Err((Refusal::InvalidLabels, text.to_owned()));
+        let too_long = |text: String| Err((Refusal::LabelTooLong, text));
         let l = &self.limits;
         let ascii = raw.is_ascii();
         let mut pairs: Vec<RawPair<'a>> = Vec::with_capacity(16);
         for p in RawLabels(raw) {
-            let Some((n, v)) = p else { return Err("the labels are not decodable".into()) };
+            let Some((n, v)) = p else { return invalid("the labels are not decodable") };
             if !ascii && (std::str::from_utf8(n).is_err() || std::str::from_utf8(v).is_err()) {
-                return Err("a label is not UTF-8".into());
+                return invalid("a label is not UTF-8");
             }
             if n.is_empty() {
-                return Err("a label has no name".into());
+                return invalid("a label has no name");
             }
             if n.len() > l.max_label_name_bytes {
-                return Err(format!("label name of {} bytes is longer than {}", n.len(), l.max_label_name_bytes));
+                return too_long(format!("label name of {} bytes is longer than {}", n.len(), l.max_label_name_bytes));
             }
             if v.len() > l.max_label_value_bytes {
                 let n = String::from_utf8_lossy(n);
-                return Err(format!("value of label {n} has {} bytes, more than {}", v.len(), l.max_label_value_bytes));
+                return too_long(format!("value of label {n} has {} bytes, more than {}", v.len(), l.max_label_value_bytes));
             }
             if !v.is_empty() {
                 pairs.push((n, v));
@@ -124,17 +126,17 @@ impl Head {
             pairs.sort_by_key(|p| p.0);
         }
         if let Some(d) = pairs.windows(2).find(|w| w[0].0 == w[1].0) {
-            return Err(format!("label {} stands twice", String::from_utf8_lossy(d[0].0)));
+            return Err((Refusal::DuplicateLabel, format!("label {} stands twice", String::from_utf8_lossy(d[0].0))));
         }
         if pairs.len() > l.max_labels {
-            return Err(format!("{} labels are more than {}", pairs.len(), l.max_labels));
+            return Err((Refusal::TooManyLabels, format!("{} labels are more than {}", pairs.len(), l.max_labels)));
         }
         if pairs.is_empty() {
-            return Err("the series has no labels".into());
+            return invalid("the series has no labels");
         }
         let named = pairs.binary_search_by_key(&METRIC_NAME.as_bytes(), |p| p.0).is_ok();
         if require_name && !named {
-            return Err("the series has no metric name".into());
+            return invalid("the series has no metric name");
         }
         Ok(pairs)
     }

@@ -10,6 +10,7 @@ mod crew;
 mod extras;
 mod flush;
 mod order;
+mod pending;
 mod pin;
 mod replay;
 mod series;

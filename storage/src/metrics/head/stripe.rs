@@ -3,13 +3,16 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::pending::{InFlight, Known, PendingBatch, Queued, same};
 use super::series::{AlignedRange, DeltaState, Extra, Finished, LATE_CHUNK, LATE_SUM_CHUNK, Sealed, Series, Value};
 use super::spill::{ChunkHeap, Spill};
+use crate::chunk;
 use crate::clock::Times;
 use crate::error::Result;
 use crate::index::Slab;
 use crate::metrics::record::AnyHistogram;
-use crate::model::Histogram;
+use crate::model::{Histogram, TimeRange};
+use crate::read::SampleBuf;
 
 /// How the head takes samples.
 #[derive(Clone, Copy, Debug)]
@@ -42,8 +45,16 @@ pub enum Refusal {
     Duplicate,
     /// The histogram contradicts itself.
     InvalidHistogram,
-    /// The labels are not acceptable.
+    /// The labels are none, without a metric name where there must be one, or not UTF-8.
     InvalidLabels,
+    /// A label stands twice.
+    DuplicateLabel,
+    /// More labels than `max_labels`.
+    TooManyLabels,
+    /// A name or a value is longer than allowed.
+    LabelTooLong,
+    /// The series of a handle was dropped since.
+    StaleHandle,
     /// The limit of series is reached.
     SeriesLimit,
     /// The limit of accumulated delta series is reached.
@@ -60,6 +71,10 @@ impl Refusal {
             Refusal::Duplicate => "duplicate_timestamp",
             Refusal::InvalidHistogram => "invalid_histogram",
             Refusal::InvalidLabels => "invalid_labels",
+            Refusal::DuplicateLabel => "duplicate_label",
+            Refusal::TooManyLabels => "too_many_labels",
+            Refusal::LabelTooLong => "label_too_long",
+            Refusal::StaleHandle => "stale_handle",
             Refusal::SeriesLimit => "series_limit",
             Refusal::DeltaLimit => "delta_limit",
         }
@@ -73,6 +88,10 @@ impl Refusal {
             Refusal::Duplicate => "duplicate sample for timestamp: another value is stored for that time",
             Refusal::InvalidHistogram => "the histogram contradicts itself",
             Refusal::InvalidLabels => "the labels are not valid",
+            Refusal::DuplicateLabel => "a label stands twice",
+            Refusal::TooManyLabels => "the series has too many labels",
+            Refusal::LabelTooLong => "a label is too long",
+            Refusal::StaleHandle => "the handle's series was dropped; resolve it again",
             Refusal::SeriesLimit => "the limit of active series is reached",
             Refusal::DeltaLimit => "the limit of series with delta temporality is reached",
         }
@@ -88,69 +107,13 @@ pub enum Verdict {
     Refuse(Refusal),
 }
 
-#[derive(Debug)]
-pub struct PendingItem {
-    pub index: u32,
-    pub t: i64,
-    pub st: i64,
-    pub value: Value,
-}
-
-/// A float without a start timestamp: nearly all there is, so it is kept small.
-#[derive(Clone, Copy, Debug)]
-pub struct PendingFloat {
-    pub t: i64,
-    pub v: f64,
-    pub index: u32,
-}
-
-/// What was admitted together and is not durable yet. Floats are applied before the rest, as a replay does.
-#[derive(Debug, Default)]
-pub struct PendingBatch {
-    pub seq: u64,
-    pub floats: Vec<PendingFloat>,
-    pub rest: Vec<PendingItem>,
-    /// Series whose labels this batch's record carries.
-    pub logged: Vec<u32>,
-}
-
-/// The value of something pending.
-#[derive(Clone, Copy)]
-enum Known<'a> {
-    Float(f64),
-    Other(&'a Value),
-}
-
-impl Known<'_> {
-    fn is(self, v: &Value) -> bool {
-        match self {
-            Known::Float(f) => same(&Value::Float(f), v),
-            Known::Other(o) => same(o, v),
-        }
-    }
-}
-
-impl PendingBatch {
-    fn latest_first(&self) -> impl Iterator<Item = (u32, i64, Known<'_>)> {
-        let floats = self.floats.iter().rev().map(|f| (f.index, f.t, Known::Float(f.v)));
-        floats.chain(self.rest.iter().rev().map(|i| (i.index, i.t, Known::Other(&i.value))))
-    }
-
-    /// Those of one series, if they were the last to be put in: samples of a series lie together in a batch.
-    #[inline]
-    fn tail_of(&self, index: u32) -> impl Iterator<Item = (i64, Known<'_>)> {
-        let floats = self.floats.iter().rev().take_while(move |f| f.index == index).map(|f| (f.t, Known::Float(f.v)));
-        let rest = self.rest.iter().rev().take_while(move |i| i.index == index).map(|i| (i.t, Known::Other(&i.value)));
-        floats.chain(rest)
-    }
-
-    fn indices(&self) -> impl Iterator<Item = u32> {
-        self.floats.iter().map(|f| f.index).chain(self.rest.iter().map(|i| i.index))
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.floats.is_empty() && self.rest.is_empty()
-    }
+/// What a sample is judged by besides its series.
+pub struct Moment<'a> {
+    pub times: Times,
+    pub rules: &'a HeadRules,
+    /// Items admitted with it, not in the queue yet.
+    pub batch: &'a PendingBatch,
+    pub in_flight: &'a mut InFlight,
 }
 
 /// So many appends are prepared for at once.
@@ -173,15 +136,6 @@ pub struct Stripe {
     range_start_ms: i64,
 }
 
-fn same(a: &Value, b: &Value) -> bool {
-    match (a, b) {
-        (Value::Float(a) | Value::Delta(a), Value::Float(b) | Value::Delta(b)) => a.to_bits() == b.to_bits(),
-        (Value::Histogram(a), Value::Histogram(b)) => a == b,
-        (Value::DeltaHistogram(a), Value::DeltaHistogram(b)) => a == b,
-        _ => false,
-    }
-}
-
 /// Whether an increase that ends at `t` is no retry of one within a sum that ends at `last_t`. Replay asks the same, without
 /// a clock.
 fn is_set_back(t: i64, last_t: i64) -> bool {
@@ -198,55 +152,38 @@ impl Stripe {
         Stripe { max_sums: usize::MAX, min_t: i64::MAX, max_t: i64::MIN, ..Stripe::default() }
     }
 
-    /// The last sample of a series in flight: later batches first, items behind one another in a batch.
-    fn last_pending(&self, index: u32) -> Option<(i64, Known<'_>)> {
-        let items = self.pending.iter().rev().flat_map(|b| b.latest_first());
-        items.filter(|(i, ..)| *i == index).map(|(_, t, v)| (t, v)).max_by_key(|(t, _)| *t)
+    /// What is queued of a series, of which `own` are of the batch that is being judged.
+    fn queued<'a>(&'a self, s: &Series, index: u32, own: usize, in_flight: &'a mut InFlight) -> Queued<'a> {
+        if s.pending as usize > own { in_flight.of(&self.pending, index) } else { Queued::default() }
     }
 
     /// Decides on a sample, counting what is still pending here and in `batch` (not yet in the queue).
     #[inline]
-    pub fn admit(&self, s: &Series, index: u32, t: i64, v: &Value, times: Times, rules: &HeadRules, batch: &PendingBatch) -> Verdict {
+    pub fn admit(&self, s: &Series, index: u32, t: i64, v: &Value, m: &mut Moment<'_>) -> Verdict {
+        let (times, rules) = (m.times, m.rules);
         if t > times.latest_ms.saturating_add(rules.max_future_ms) {
             return Verdict::Refuse(Refusal::TooFarInFuture);
         }
         if t < times.earliest_ms.saturating_sub(rules.max_sample_age_ms) {
             return Verdict::Refuse(Refusal::TooOld);
         }
-        let mut last_t = s.last_t();
         if let Value::Delta(_) | Value::DeltaHistogram(_) = v {
-            return self.admit_delta(s, index, t, v, times, rules, batch);
+            return self.admit_delta(s, index, t, v, m);
         }
-        let mut newest: Option<Known<'_>> = None;
-        let mut own = 0;
-        for (pt, p) in batch.tail_of(index) {
-            if pt == t {
-                return if p.is(v) { Verdict::Known } else { Verdict::Refuse(Refusal::Duplicate) };
-            }
-            last_t = last_t.max(pt);
-            own += 1;
-        }
-        if s.pending > own
-            && let Some((pt, pv)) = self.last_pending(index)
-            && pt >= last_t
-        {
-            last_t = pt;
-            newest = Some(pv);
-        }
+        let judge = |known: Known<'_>| if known.is(v) { Verdict::Known } else { Verdict::Refuse(Refusal::Duplicate) };
+        let (own, own_t) = m.batch.run_of(index);
+        let queued = self.queued(s, index, own, m.in_flight);
+        let last_t = s.last_t().max(own_t.unwrap_or(i64::MIN)).max(queued.newest_t().unwrap_or(i64::MIN));
         if t > last_t {
             return Verdict::Store;
         }
-        if t == last_t {
-            let known = match (newest, s.last_float(), v) {
-                (Some(p), _, v) => Some(p.is(v)),
-                (None, Some(f), Value::Float(v)) => Some(f.to_bits() == v.to_bits()),
-                _ => None,
-            };
-            match known {
-                Some(true) => return Verdict::Known,
-                Some(false) => return Verdict::Refuse(Refusal::Duplicate),
-                None => {}
-            }
+        if let Some(known) = m.batch.of_run_at(index, t).or_else(|| queued.at(t)) {
+            return judge(known);
+        }
+        if t == last_t
+            && let (Some(f), Value::Float(_)) = (s.last_float(), v)
+        {
+            return judge(Known::Float(f));
         }
         // What lies farther ahead than a sample may was taken before the clock was set back, and keeps nothing out.
         let newest_t = last_t.min(times.now_ms.saturating_add(rules.max_future_ms));
@@ -256,7 +193,8 @@ impl Stripe {
         self.admit_late(s, t, v)
     }
 
-    /// A late sample may be there already: in the open chunk or among the late ones.
+    /// A late sample may be there already: among the late ones, in the open chunk, or in one on the heap. What lies in files is
+    /// not looked at: of what has one time there, readers take one, always the same.
     fn admit_late(&self, s: &Series, t: i64, v: &Value) -> Verdict {
         let judge = |stored: &Value| if same(stored, v) { Verdict::Known } else { Verdict::Refuse(Refusal::Duplicate) };
         if let Some(e) = &s.extra
@@ -264,39 +202,42 @@ impl Stripe {
         {
             return judge(&e.late[i].2);
         }
-        if s.open_min_t().is_some_and(|m| m <= t)
-            && let Some((encoding, data)) = s.open_copy()
-            && encoding.is_float()
-        {
-            let mut out = crate::read::SampleBuf::default();
-            let range = crate::model::TimeRange::new(t, t);
-            if crate::chunk::decode(encoding, &data, range, &mut out).is_ok()
-                && let Some(stored) = out.v.first()
-            {
-                return judge(&Value::Float(*stored));
+        let in_chunk = |encoding, data: &[u8]| {
+            let mut out = SampleBuf::default();
+            chunk::decode(encoding, data, TimeRange::new(t, t), &mut out).ok()?;
+            match out.histogram(0) {
+                Some(h) => Some(Value::Histogram(AnyHistogram::Float(h.clone()))),
+                None => out.v.first().map(|v| Value::Float(*v)),
             }
-        }
-        Verdict::Store
+        };
+        let open = || s.open_copy().filter(|_| s.open_min_t().is_some_and(|m| m <= t)).and_then(|(e, data)| in_chunk(e, &data));
+        let on_heap = || {
+            s.sealed()
+                .iter()
+                .filter(|c| c.file == 0 && c.epoch() == 0 && c.range().contains(t))
+                .find_map(|c| in_chunk(c.encoding(), self.heap.get(c.at)))
+        };
+        open().or_else(on_heap).map_or(Verdict::Store, |stored| judge(&stored))
     }
 
     /// A point that ends at or before what is accumulated is a retry, or came late ([`Stripe::admit_late_delta`]), unless it
     /// ends long before: then a clock was set back, or it was kept waiting, and that is said. Once all clocks agree that what
     /// is accumulated lies in the future, it begins anew.
-    fn admit_delta(&self, s: &Series, index: u32, t: i64, v: &Value, times: Times, rules: &HeadRules, batch: &PendingBatch) -> Verdict {
+    fn admit_delta(&self, s: &Series, index: u32, t: i64, v: &Value, m: &mut Moment<'_>) -> Verdict {
         let known = s.extra.as_ref().and_then(|e| e.delta_last_t());
         if known.is_none() && self.sums >= self.max_sums {
             return Verdict::Refuse(Refusal::DeltaLimit);
         }
-        let future_t = times.latest_ms.saturating_add(rules.max_future_ms);
-        let in_batch = batch.tail_of(index).map(|(t, _)| t).max();
-        let in_flight = if s.pending as usize > batch.tail_of(index).count() { self.last_pending(index).map(|(t, _)| t) } else { None };
+        let future_t = m.times.latest_ms.saturating_add(m.rules.max_future_ms);
+        let (own, in_batch) = m.batch.run_of(index);
+        let in_flight = self.queued(s, index, own, m.in_flight).newest_t();
         let stored = Some(s.last_t()).filter(|t| *t <= future_t);
         let summed = known.max(in_batch).max(in_flight);
         let last = summed.max(stored).unwrap_or(i64::MIN);
         match (is_set_back(t, last), last > future_t) {
             _ if t > last => Verdict::Store,
             (true, true) => Verdict::Store,
-            (false, false) if summed > Some(t) => self.admit_late_delta(s, index, t, v, last, rules, batch),
+            (false, false) if summed > Some(t) => self.admit_late_delta(s, index, t, v, last, m),
             (false, false) => Verdict::Known,
             _ => Verdict::Refuse(Refusal::OutOfOrder),
         }
@@ -305,15 +246,14 @@ impl Stripe {
     /// A sender with several requests under way tries again in another order. Where nothing is stored at `t`, the increase was
     /// never counted: it is added to the sum, and a sample with the value before it stands for it, so that it is counted once.
     /// Where samples of that time have left the heap, or a cut has ended them, it counts as a retry.
-    fn admit_late_delta(&self, s: &Series, index: u32, t: i64, v: &Value, last: i64, rules: &HeadRules, batch: &PendingBatch) -> Verdict {
-        // Looking through all that is pending is for series that are among it.
-        let others = if s.pending as usize > batch.tail_of(index).count() { self.pending.len() } else { 0 };
-        let in_flight = self.pending.iter().take(others).flat_map(|b| b.latest_first()).filter(|i| i.0 == index).map(|i| i.1);
-        if batch.tail_of(index).map(|i| i.0).chain(in_flight).any(|at| at == t) {
+    fn admit_late_delta(&self, s: &Series, index: u32, t: i64, v: &Value, last: i64, m: &mut Moment<'_>) -> Verdict {
+        let (own, _) = m.batch.run_of(index);
+        let queued = self.queued(s, index, own, m.in_flight);
+        if m.batch.of_run_at(index, t).is_some() || queued.at(t).is_some() {
             return Verdict::Known;
         }
         // What is under way may end the open chunk before this is applied.
-        let range = AlignedRange::of(last, rules.range_ms, self.range_start_ms);
+        let range = AlignedRange::of(last, m.rules.range_ms, self.range_start_ms);
         let stays = s.pending == 0 || s.stays_open(last, s.pending, range);
         match s.at_or_before(t, &self.heap) {
             None => Verdict::Known,
