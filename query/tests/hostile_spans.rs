@@ -246,6 +246,54 @@ fn a_trace_of_a_million_spans_is_queried() {
 }
 
 /// Whole texts as attributes: what would hold a copy of each is bounded.
+/// What computes something of each set by all the spans there are would not end.
+#[test]
+fn very_many_sets_are_gone_through_one_by_one() {
+    let (store, clock) = store();
+    const TRACES: u64 = 4_000;
+    let of = |t: u64, id: u64, parent| Span {
+        trace_id: TraceId((u128::from(t) + 1).to_be_bytes()),
+        attributes: vec![("n".into(), AttributeValue::Int(id as i64))],
+        ..span(id, parent)
+    };
+    let spans: Vec<Span> = (0..TRACES).flat_map(|t| (1..=5).map(move |id| of(t, id, id - 1))).collect();
+    spans.chunks(10_000).for_each(|s| assert_eq!(put_spans(&store, s).0, 0));
+    let wide: Vec<Span> = (1..=2_000).map(|id| Span { name: "wide".into(), ..of(TRACES, id, u64::from(id > 1)) }).collect();
+    assert_eq!(put_spans(&store, &wide).0, 0);
+    everywhere(&store, &clock, &|when| {
+        let o = SearchOptions { limit: 5, ..SearchOptions::default() };
+        let found = |query: &str| {
+            let q = parse(query).unwrap();
+            let Root::Spansets(p) = &q.root else { panic!("{query}") };
+            search(&store, p, &o).unwrap().traces.len()
+        };
+        assert_eq!(found("{ name = \"op\" } | avg(span.n * 2) = 6"), 5, "{when}");
+        assert_eq!(found("{} | max(span.n + span.n) > 1h"), 0, "{when}");
+        assert_eq!(found("{ name = \"wide\" } | by(span:id) | avg(span.n * 2) > 3998"), 1, "{when}");
+        assert_eq!(found("{ name = \"wide\" } | by(span:id) | ({ span.n = 1 } > {}) | count() > 0"), 0, "{when}");
+    });
+}
+
+#[test]
+fn of_what_reaches_back_beyond_the_range_the_newer_comes_first() {
+    let (store, _) = store();
+    const HOUR: u64 = 3_600_000_000_000;
+    let at = |trace: u8, id, parent, start| Span {
+        trace_id: TraceId([trace; 16]),
+        start_unix_nano: start,
+        end_unix_nano: start + 5,
+        ..span(id, parent)
+    };
+    put_spans(&store, &[at(1, 1, 0, NOW - 5 * HOUR), at(2, 1, 0, NOW - 120_000_000_000)]);
+    store.flush().unwrap();
+    put_spans(&store, &[at(1, 2, 1, NOW - 60_000_000_000)]);
+    let q = parse("{ name = \"op\" }").unwrap();
+    let Root::Spansets(p) = &q.root else { panic!() };
+    let o = SearchOptions { start_nano: NOW - HOUR, end_nano: NOW, ..SearchOptions::default() };
+    let found: Vec<u8> = search(&store, p, &o).unwrap().traces.iter().map(|t| t.trace_id.0[0]).collect();
+    assert_eq!(found, [2, 1]);
+}
+
 #[test]
 fn texts_to_complete_and_group_by() {
     let (store, clock) = store();

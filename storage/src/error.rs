@@ -21,6 +21,8 @@ pub enum ErrorKind {
     Corrupt,
     /// Disk or bucket can't serve now; the same call may pass later.
     Unavailable,
+    /// It took longer than it may.
+    TimedOut,
     /// The store was closed.
     Closed,
 }

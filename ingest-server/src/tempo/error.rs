@@ -31,6 +31,7 @@ impl From<&Error> for TempoError {
             ErrorKind::Invalid => StatusCode::BAD_REQUEST,
             ErrorKind::LimitExceeded => StatusCode::UNPROCESSABLE_ENTITY,
             ErrorKind::NotFound => StatusCode::NOT_FOUND,
+            ErrorKind::TimedOut => StatusCode::GATEWAY_TIMEOUT,
             ErrorKind::Unavailable | ErrorKind::Closed => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };

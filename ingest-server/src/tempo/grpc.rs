@@ -39,6 +39,7 @@ impl From<TempoError> for Status {
             StatusCode::FORBIDDEN => Code::PermissionDenied,
             StatusCode::TOO_MANY_REQUESTS => Code::ResourceExhausted,
             StatusCode::SERVICE_UNAVAILABLE => Code::Unavailable,
+            StatusCode::GATEWAY_TIMEOUT => Code::DeadlineExceeded,
             _ => Code::Internal,
         };
         Status::new(code, e.message)

@@ -194,7 +194,8 @@ fn trace_json(t: &TraceMatch) -> Value {
     m.insert("rootServiceName".into(), json!(t.root_service));
     m.insert("rootTraceName".into(), json!(t.root_name));
     u64_field(&mut m, "startTimeUnixNano", t.start_unix_nano);
-    let ms = t.duration_nano / 1_000_000;
+    // The strict reader has 32 bits for it.
+    let ms = u32::try_from(t.duration_nano / 1_000_000).unwrap_or(u32::MAX);
     if ms > 0 {
         m.insert("durationMs".into(), json!(ms));
     }

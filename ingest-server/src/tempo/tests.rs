@@ -460,8 +460,8 @@ async fn queries_end_and_what_they_answer_is_bounded() {
     let (mut hasty, _store) = state();
     hasty.timeout = std::time::Duration::ZERO;
     let r = router(hasty);
-    refused(&r, "/api/search?q=%7B%7D", StatusCode::SERVICE_UNAVAILABLE, "query.timeout").await;
-    refused(&r, &format!("/api/traces/{ID}"), StatusCode::SERVICE_UNAVAILABLE, "query.timeout").await;
+    refused(&r, "/api/search?q=%7B%7D", StatusCode::GATEWAY_TIMEOUT, "query.timeout").await;
+    refused(&r, &format!("/api/traces/{ID}"), StatusCode::GATEWAY_TIMEOUT, "query.timeout").await;
 
     let (mut busy, _store) = state();
     busy.gate = Gate::new(1);

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use strandline_storage::model::{Trace, TraceId};
-use strandline_storage::read::{AttributeScope, ScanRequest, ScanStats, SpanBatch, SpanSource, Visit, Warnings};
+use strandline_storage::read::{AttributeScope, Column, Field, ScanRequest, ScanStats, SpanBatch, SpanIds, SpanSource, Visit, Warnings};
 use strandline_storage::{Error, ErrorKind, Result};
 
 /// How long a query may take, and whether anybody still waits for it.
@@ -38,7 +38,7 @@ impl Patience {
         }
         if self.came.elapsed() > self.timeout {
             let message = format!("the query took longer than {:?} (query.timeout): ask for less time, or more precisely", self.timeout);
-            return Err(Error::new(ErrorKind::Unavailable, message));
+            return Err(Error::new(ErrorKind::TimedOut, message));
         }
         Ok(())
     }
@@ -56,7 +56,7 @@ impl SpanSource for Watched {
     fn scan(&self, request: &ScanRequest, visit: &mut dyn FnMut(&dyn SpanBatch) -> Result<Visit>) -> Result<ScanStats> {
         self.source.scan(request, &mut |batch| {
             self.patience.check()?;
-            visit(batch)
+            visit(&WatchedBatch { batch, patience: &self.patience })
         })
     }
 
@@ -78,5 +78,43 @@ impl SpanSource for Watched {
     fn attribute_keys(&self, min_nano: u64, max_nano: u64) -> Result<Vec<(AttributeScope, Vec<String>)>> {
         self.patience.check()?;
         self.source.attribute_keys(min_nano, max_nano)
+    }
+}
+
+struct WatchedBatch<'a> {
+    batch: &'a dyn SpanBatch,
+    patience: &'a Patience,
+}
+
+impl SpanBatch for WatchedBatch<'_> {
+    fn len(&self) -> usize {
+        self.batch.len()
+    }
+    fn traces(&self) -> &[u32] {
+        self.batch.traces()
+    }
+    fn trace_id(&self, trace: usize) -> TraceId {
+        self.batch.trace_id(trace)
+    }
+    fn excluded(&self) -> Option<&[bool]> {
+        self.batch.excluded()
+    }
+    fn starts(&self) -> Result<Arc<Vec<u64>>> {
+        self.batch.starts()
+    }
+    fn durations(&self) -> Result<Arc<Vec<u64>>> {
+        self.batch.durations()
+    }
+    fn ids(&self) -> Result<Arc<SpanIds>> {
+        self.batch.ids()
+    }
+    fn column(&self, field: &Field) -> Result<Arc<Column>> {
+        self.go_on().and_then(|()| self.batch.column(field))
+    }
+    fn columns(&self, fields: &[Field]) -> Result<Vec<Arc<Column>>> {
+        self.go_on().and_then(|()| self.batch.columns(fields))
+    }
+    fn go_on(&self) -> Result<()> {
+        self.patience.check()
     }
 }

@@ -245,6 +245,8 @@ pub fn search(source: &dyn SpanSource, pipeline: &Pipeline, options: &SearchOpti
             traces.push(shown);
         }
     }
+    // A trace that began long before the range is older than the part of it that was found.
+    traces.sort_by(|a, b| b.start_unix_nano.cmp(&a.start_unix_nano).then(a.trace_id.cmp(&b.trace_id)));
     stats.warnings.sort();
     stats.warnings.dedup();
     Ok(SearchResult { traces, stats })

@@ -38,6 +38,9 @@ const CASES: &[(&str, &[&str])] = &[
     // A value that the language has no words for is no label.
     ("{ span.blob != nil } | count_over_time() by (span.blob, name)", &["name=c: 1 0 0 0"]),
     ("{ name = \"a\" } | quantile_over_time(duration, 1) by (span.missing)", &["p=1: 0.134217728 0 0 0"]),
+    // The parent's attribute, not the span's: b's and f's is a, d's and e's is c.
+    ("{ name < \"g\" } | count_over_time() by (parent.path)", &["parent.path=/cart: 2 0 0 0", "parent.path=nil: 4 0 0 0"]),
+    ("{ name < \"g\" } | max_over_time(parent.http.status)", &["__name__=max_over_time: 200 - - -"]),
     ("{ kind = client } | count_over_time() by (rootName)", &["rootName=a: 3 0 0 0"]),
     ("{} | min_over_time(duration)", &["__name__=min_over_time: 0.01 0.1 0.03 0.005"]),
     ("{} | max_over_time(duration)", &["__name__=max_over_time: 0.1 0.5 0.03 0.04"]),

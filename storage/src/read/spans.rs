@@ -169,6 +169,10 @@ pub trait SpanBatch {
     fn columns(&self, fields: &[Field]) -> Result<Vec<Arc<Column>>> {
         fields.iter().map(|f| self.column(f)).collect()
     }
+    /// Asked by long work over the batch now and then: an error ends it, as one of a column does.
+    fn go_on(&self) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// A comparison that storage may use to pass over parts that can't satisfy it.

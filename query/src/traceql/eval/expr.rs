@@ -7,7 +7,7 @@ use foldhash::HashMap;
 use strandline_storage::model::Regex;
 use strandline_storage::read::{AttributeScope, Column, Field, SpanBatch, Value};
 
-use super::trace::{NestedSets, TraceTimes, child_counts, roots};
+use super::trace::{NestedSets, TraceTimes, Tree, child_counts, roots};
 use crate::traceql::ast::{Attr, BinOp, Expr, ExprNode, Intrinsic, Static};
 use crate::traceql::error::{Result, TraceQlError};
 use crate::traceql::lexer::Scope;
@@ -140,15 +140,55 @@ impl Data {
         }
     }
 
-    fn map(&self, f: impl Fn(&Val) -> Result<Val>) -> Result<Data> {
-        Ok(match self {
-            Data::Const(v) => Data::Const(f(v)?),
-            Data::Dict(values, idx) => Data::Dict(Arc::new(values.iter().map(f).collect::<Result<_>>()?), idx.clone()),
-            Data::Durations(d) => Data::Rows(d.iter().map(|d| f(&Val::Duration(*d as i64))).collect::<Result<_>>()?),
-            Data::Ints(n) => Data::Rows(n.iter().map(|n| f(&Val::Int(*n))).collect::<Result<_>>()?),
-            Data::Mask(m) => Data::Rows(m.iter().map(|b| f(&Val::Bool(*b))).collect::<Result<_>>()?),
-            Data::Rows(v) => Data::Rows(v.iter().map(f).collect::<Result<_>>()?),
-        })
+    /// What `f` makes of each value. Where it fails, that counts if a row that matters has the value; else there is nil.
+    fn map(&self, of: &Mattering<'_>, f: impl Fn(&Val) -> Result<Val>) -> Result<Data> {
+        let by_row = |v: &mut dyn Iterator<Item = Val>| -> Result<Data> {
+            Ok(Data::Rows(v.enumerate().map(|(r, v)| f(&v).or_else(|e| of.nil_unless_row(r, e))).collect::<Result<_>>()?))
+        };
+        match self {
+            Data::Const(v) => Ok(Data::Const(f(v).or_else(|e| of.nil_unless_any(e))?)),
+            Data::Dict(values, idx) => {
+                let mut made = Vec::with_capacity(values.len());
+                for (n, v) in values.iter().enumerate() {
+                    made.push(
+                        f(v).or_else(|e| of.nil_unless(|| idx.all().iter().enumerate().any(|(r, i)| *i as usize == n && of.row(r)), e))?,
+                    );
+                }
+                Ok(Data::Dict(Arc::new(made), idx.clone()))
+            }
+            Data::Durations(d) => by_row(&mut d.iter().map(|d| Val::Duration(*d as i64))),
+            Data::Ints(n) => by_row(&mut n.iter().map(|n| Val::Int(*n))),
+            Data::Mask(m) => by_row(&mut m.iter().map(|b| Val::Bool(*b))),
+            Data::Rows(v) => by_row(&mut v.iter().cloned()),
+        }
+    }
+}
+
+/// Rows whose values matter: what stands behind a guard, as in `{ .n != 0 && 1 / .n > 0 }`, is computed of all and fails for
+/// those alone that pass it.
+#[derive(Clone, Copy)]
+pub struct Mattering<'m>(Option<&'m [bool]>);
+
+impl<'m> Mattering<'m> {
+    /// Those marked.
+    pub fn marked(rows: &'m [bool]) -> Self {
+        Mattering(Some(rows))
+    }
+    fn row(&self, r: usize) -> bool {
+        self.0.is_none_or(|m| m[r])
+    }
+    fn nil_unless(&self, matters: impl FnOnce() -> bool, e: TraceQlError) -> Result<Val> {
+        if matters() { Err(e) } else { Ok(Val::Nil) }
+    }
+    fn nil_unless_row(&self, r: usize, e: TraceQlError) -> Result<Val> {
+        self.nil_unless(|| self.row(r), e)
+    }
+    fn nil_unless_any(&self, e: TraceQlError) -> Result<Val> {
+        self.nil_unless(|| self.0.is_none_or(|m| m.contains(&true)), e)
+    }
+    /// Of these those marked.
+    fn and(&self, rows: &[bool]) -> Vec<bool> {
+        rows.iter().enumerate().map(|(r, b)| *b && self.row(r)).collect()
     }
 }
 
@@ -161,6 +201,8 @@ pub struct Rows<'a> {
     columns: RefCell<HashMap<Field, Arc<Column>>>,
     loaded: RefCell<HashMap<Attr, Data>>,
     regexes: RefCell<HashMap<String, Regex>>,
+    /// The tree that was asked for last: sets of a trace follow one another.
+    tree: RefCell<Option<(usize, Arc<Tree>)>>,
 }
 
 impl<'a> Rows<'a> {
@@ -173,7 +215,21 @@ impl<'a> Rows<'a> {
             columns: RefCell::default(),
             loaded: RefCell::default(),
             regexes: RefCell::default(),
+            tree: RefCell::default(),
         }
+    }
+
+    /// How the spans of a trace hang together.
+    pub fn tree(&self, trace: usize) -> Result<Arc<Tree>> {
+        if let Some((_, t)) = self.tree.borrow().as_ref().filter(|(t, _)| *t == trace) {
+            return Ok(t.clone());
+        }
+        self.batch.go_on()?;
+        let (ids, offsets) = (self.batch.ids()?, self.batch.traces());
+        let r = offsets[trace] as usize..offsets[trace + 1] as usize;
+        let t = Arc::new(Tree::new(&ids.span[r.clone()], &ids.parent[r]));
+        *self.tree.borrow_mut() = Some((trace, t.clone()));
+        Ok(t)
     }
 
     /// When the traces began and how long they took.
@@ -215,11 +271,28 @@ impl<'a> Rows<'a> {
             return Ok(d.clone());
         }
         let d = match a {
-            Attr::Attribute { scope, key, .. } => self.attribute(Attr::scopes(*scope), key)?,
+            Attr::Attribute { parent, scope, key } => self.attribute_of(*parent, Attr::scopes(*scope), key)?,
             Attr::Intrinsic(i) => self.intrinsic(*i)?,
         };
         self.loaded.borrow_mut().insert(a.clone(), d.clone());
         Ok(d)
+    }
+
+    /// As [`Rows::attribute`], of each span or of its parent; nil where that is not there.
+    pub fn attribute_of(&self, parent: bool, scopes: &[AttributeScope], key: &str) -> Result<Data> {
+        let own = self.attribute(scopes, key)?;
+        let Data::Dict(values, idx) = own else { return Ok(own) };
+        if !parent {
+            return Ok(Data::Dict(values, idx));
+        }
+        let (nil, offsets) = (values.len() as u32, self.batch.traces());
+        let mut of_parents = Vec::with_capacity(self.batch.len());
+        for t in 0..offsets.len() - 1 {
+            let of_trace = &idx.all()[offsets[t] as usize..offsets[t + 1] as usize];
+            of_parents.extend(self.tree(t)?.parents().map(|p| p.map_or(nil, |p| of_trace[p])));
+        }
+        let values = values.iter().cloned().chain([Val::Nil]).collect();
+        Ok(Data::Dict(Arc::new(values), Indices::Own(Arc::new(of_parents))))
     }
 
     /// Looks in some scopes, in order.
@@ -296,39 +369,40 @@ impl<'a> Rows<'a> {
         Data::Dict(Arc::new(values.collect()), Indices::Own(Arc::new(idx)))
     }
 
-    /// The values of an expression.
-    pub fn eval(&self, e: &Expr) -> Result<Data> {
+    /// The values of an expression, right in the rows that matter.
+    pub fn eval(&self, e: &Expr, of: &Mattering<'_>) -> Result<Data> {
         let n = self.batch.len();
         Ok(match &e.node {
             ExprNode::Static(s) => Data::Const(Val::from(s)),
             ExprNode::Attr(a) => self.attr(a)?,
-            ExprNode::Neg(inner) => self.eval(inner)?.map(|v| Ok(value::negate(v)))?,
+            ExprNode::Neg(inner) => self.eval(inner, of)?.map(of, |v| Ok(value::negate(v)))?,
             // Not of what is no truth value is no truth value either.
-            ExprNode::Not(inner) => Data::Mask(self.eval(inner)?.test(n, |v| *v == Val::Bool(false))),
+            ExprNode::Not(inner) => Data::Mask(self.eval(inner, of)?.test(n, |v| *v == Val::Bool(false))),
             ExprNode::Binary(op, l, r) => match root_test(e) {
                 Some([root, other]) => Data::Mask(self.batch.ids()?.parent.iter().map(|p| if *p == 0 { root } else { other }).collect()),
-                None => self.binary(*op, l, r)?,
+                None => self.binary(*op, l, r, of)?,
             },
         })
     }
 
-    fn binary(&self, op: BinOp, l: &Expr, r: &Expr) -> Result<Data> {
+    fn binary(&self, op: BinOp, l: &Expr, r: &Expr, of: &Mattering<'_>) -> Result<Data> {
         let n = self.batch.len();
         match op {
             BinOp::And => {
-                let mut left = self.eval(l)?.mask(n);
+                let mut left = self.eval(l, of)?.mask(n);
                 if left.contains(&true) {
-                    left.iter_mut().zip(self.eval(r)?.mask(n)).for_each(|(l, r)| *l &= r);
+                    let right = self.eval(r, &Mattering::marked(&of.and(&left)))?.mask(n);
+                    left.iter_mut().zip(right).for_each(|(l, r)| *l &= r);
                 }
                 Ok(Data::Mask(left))
             }
             BinOp::Or => {
                 // Where the left side is no truth value, the whole is false: types that don't fit satisfy nothing.
-                let data = self.eval(l)?;
+                let data = self.eval(l, of)?;
                 let undecided = data.test(n, |v| *v == Val::Bool(false));
                 let mut held = data.mask(n);
                 if undecided.contains(&true) {
-                    let right = self.eval(r)?.mask(n);
+                    let right = self.eval(r, &Mattering::marked(&of.and(&undecided)))?.mask(n);
                     held.iter_mut().zip(undecided.iter().zip(right)).for_each(|(h, (u, r))| *h |= u & r);
                 }
                 Ok(Data::Mask(held))
@@ -338,24 +412,27 @@ impl<'a> Rows<'a> {
                     return Err(TraceQlError::evaluation("the right side of a regex match must be text"));
                 };
                 let regex = self.regex(pattern)?;
-                Ok(Data::Mask(self.eval(l)?.test(n, |v| value::matches(op == BinOp::Nre, v, &regex))))
+                Ok(Data::Mask(self.eval(l, of)?.test(n, |v| value::matches(op == BinOp::Nre, v, &regex))))
             }
-            _ if op.is_comparison() => Ok(Data::Mask(self.comparison(op, l, r)?)),
-            _ => match (&self.eval(l)?, &self.eval(r)?) {
-                (l, Data::Const(c)) => l.map(|v| value::arithmetic(op, v, c)),
-                (Data::Const(c), r) => r.map(|v| value::arithmetic(op, c, v)),
-                (l, r) => Ok(Data::Rows((0..n).map(|i| value::arithmetic(op, &l.get(i), &r.get(i))).collect::<Result<_>>()?)),
+            _ if op.is_comparison() => Ok(Data::Mask(self.comparison(op, l, r, of)?)),
+            _ => match (&self.eval(l, of)?, &self.eval(r, of)?) {
+                (l, Data::Const(c)) => l.map(of, |v| value::arithmetic(op, v, c)),
+                (Data::Const(c), r) => r.map(of, |v| value::arithmetic(op, c, v)),
+                (l, r) => {
+                    let of_row = |i| value::arithmetic(op, &l.get(i), &r.get(i)).or_else(|e| of.nil_unless_row(i, e));
+                    Ok(Data::Rows((0..n).map(of_row).collect::<Result<_>>()?))
+                }
             },
         }
     }
 
-    fn comparison(&self, op: BinOp, l: &Expr, r: &Expr) -> Result<Vec<bool>> {
+    fn comparison(&self, op: BinOp, l: &Expr, r: &Expr, of: &Mattering<'_>) -> Result<Vec<bool>> {
         if let Some(mask) = self.id_test(op, l, r)? {
             return Ok(mask);
         }
         let n = self.batch.len();
         let nil = |e: &Expr| matches!(e.node, ExprNode::Static(Static::Nil));
-        let (left, right) = (self.eval(l)?, self.eval(r)?);
+        let (left, right) = (self.eval(l, of)?, self.eval(r, of)?);
         if nil(l) || nil(r) {
             let tested = if nil(r) { left } else { right };
             return Ok(tested.test(n, |v| match op {

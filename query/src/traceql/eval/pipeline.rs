@@ -1,8 +1,9 @@
 //! Pipelines: which spans of which traces remain.
 
-use super::expr::{Rows, root_test};
-use super::trace::Tree;
-use crate::traceql::ast::{Aggregate, AggregateOp, Attr, BinOp, Expr, ExprNode, Pipeline, Relation, Scalar, SetExpr, SetOp, Stage};
+use std::ops::Range;
+
+use super::expr::{Data, Mattering, Rows, root_test};
+use crate::traceql::ast::{AggregateOp, Attr, BinOp, Expr, ExprNode, Pipeline, Relation, Scalar, SetExpr, SetOp, Stage};
 use crate::traceql::error::{Result, TraceQlError};
 use crate::traceql::value::{self, Val};
 
@@ -46,11 +47,7 @@ impl Selected {
     pub fn into_mask(self, rows: usize) -> Vec<bool> {
         match self {
             Selected::Mask(m) => m,
-            Selected::Sets(sets) => {
-                let mut m = vec![false; rows];
-                sets.iter().flat_map(|s| &s.rows).for_each(|r| m[*r as usize] = true);
-                m
-            }
+            Selected::Sets(sets) => marked(&sets, rows),
         }
     }
 }
@@ -80,19 +77,26 @@ fn run_on(rows: &Rows<'_>, p: &Pipeline, mut now: Selected) -> Result<Selected> 
 
 fn stage(rows: &Rows<'_>, s: &Stage, now: Selected) -> Result<Selected> {
     Ok(match (s, now) {
-        (Stage::Set(e), Selected::Mask(m)) => Selected::Mask(set(rows, e, &m)?),
-        (Stage::Set(e), Selected::Sets(sets)) => Selected::Sets(filter_sets(rows, e, sets)?),
+        (Stage::Set(e), Selected::Mask(m)) => Selected::Mask(set(rows, &prepared(rows, e, &m)?, &Part::all(rows), &m)?),
+        (Stage::Set(e), Selected::Sets(sets)) => {
+            let e = prepared(rows, e, &marked(&sets, rows.batch.len()))?;
+            Selected::Sets(filter_sets(rows, &e, sets)?)
+        }
         (Stage::Select(_), now) => now,
         (Stage::Group(e), now) => Selected::Sets(group(rows, e, now.into_sets(rows.batch.traces()))?),
         (Stage::Coalesce, now) => Selected::Mask(now.into_mask(rows.batch.len())),
         (Stage::Scalar(op, l, r, _), now) => {
-            let mut kept = Vec::new();
-            for mut s in now.into_sets(rows.batch.traces()) {
-                let (Scalar::Aggregate(a, _), Scalar::Static(bound)) = (l, r) else {
-                    return Err(TraceQlError::evaluation("an aggregate can be compared with a number only"));
-                };
-                let v = aggregate(rows, a, &s.rows)?;
-                if value::compare(*op, &v, &Val::from(bound)) {
+            let (Scalar::Aggregate(a, _), Scalar::Static(bound)) = (l, r) else {
+                return Err(TraceQlError::evaluation("an aggregate can be compared with a number only"));
+            };
+            let sets = now.into_sets(rows.batch.traces());
+            let among = marked(&sets, rows.batch.len());
+            let of = a.of.as_ref().map(|e| rows.eval(e, &Mattering::marked(&among))).transpose()?;
+            let (bound, mut kept) = (Val::from(bound), Vec::new());
+            for mut s in sets {
+                rows.batch.go_on()?;
+                let v = aggregate(a.op, of.as_ref(), &s.rows)?;
+                if value::compare(*op, &v, &bound) {
                     s.attributes.push((a.to_string(), v));
                     kept.push(s);
                 }
@@ -102,25 +106,70 @@ fn stage(rows: &Rows<'_>, s: &Stage, now: Selected) -> Result<Selected> {
     })
 }
 
-fn filter_sets(rows: &Rows<'_>, e: &SetExpr, sets: Vec<SpanSet>) -> Result<Vec<SpanSet>> {
+/// A set expression whose filters have been run over the batch: they say the same of a span in every set.
+enum Prepared<'e> {
+    All,
+    Filter(Vec<bool>),
+    Wrapped(&'e Pipeline),
+    Op(SetOp, Box<[Prepared<'e>; 2]>),
+}
+
+/// The rows of some sets.
+fn marked(sets: &[SpanSet], rows: usize) -> Vec<bool> {
+    let mut m = vec![false; rows];
+    sets.iter().flat_map(|s| &s.rows).for_each(|r| m[*r as usize] = true);
+    m
+}
+
+fn prepared<'e>(rows: &Rows<'_>, e: &'e SetExpr, among: &[bool]) -> Result<Prepared<'e>> {
+    Ok(match e {
+        SetExpr::Filter(None) => Prepared::All,
+        SetExpr::Filter(Some(e)) => Prepared::Filter(rows.eval(e, &Mattering::marked(among))?.mask(rows.batch.len())),
+        SetExpr::Wrapped(p) => Prepared::Wrapped(p),
+        SetExpr::Op(op, l, r) => Prepared::Op(*op, Box::new([prepared(rows, l, among)?, prepared(rows, r, among)?])),
+    })
+}
+
+/// Some traces of a batch, one after the other: masks are of their rows alone.
+struct Part<'a> {
+    first_trace: usize,
+    /// First row of each, and the end.
+    offsets: &'a [u32],
+}
+
+impl<'a> Part<'a> {
+    fn all(rows: &'a Rows<'_>) -> Self {
+        Part { first_trace: 0, offsets: rows.batch.traces() }
+    }
+    fn one(rows: &'a Rows<'_>, trace: u32) -> Self {
+        Part { first_trace: trace as usize, offsets: &rows.batch.traces()[trace as usize..trace as usize + 2] }
+    }
+    fn rows(&self) -> Range<usize> {
+        self.offsets[0] as usize..self.offsets[self.offsets.len() - 1] as usize
+    }
+    /// For each trace its rows, and where they stand in a mask.
+    fn traces(&self) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+        let base = self.offsets[0];
+        self.offsets.windows(2).map(move |w| (w[0] as usize..w[1] as usize, (w[0] - base) as usize..(w[1] - base) as usize))
+    }
+}
+
+fn filter_sets(rows: &Rows<'_>, e: &Prepared<'_>, sets: Vec<SpanSet>) -> Result<Vec<SpanSet>> {
     let mut out = Vec::new();
-    // A filter says the same of a span in every set: it is run once.
-    let filtered = match e {
-        SetExpr::Filter(None) => return Ok(sets),
-        SetExpr::Filter(Some(e)) => Some(rows.eval(e)?.mask(rows.batch.len())),
-        _ => None,
-    };
     for mut s in sets {
-        let kept = match &filtered {
-            Some(m) => s.rows.iter().copied().filter(|r| m[*r as usize]).collect(),
-            None => {
-                let mut m = vec![false; rows.batch.len()];
-                s.rows.iter().for_each(|r| m[*r as usize] = true);
-                let m = set(rows, e, &m)?;
-                s.rows.iter().copied().filter(|r| m[*r as usize]).collect::<Vec<u32>>()
+        rows.batch.go_on()?;
+        match e {
+            Prepared::All => {}
+            Prepared::Filter(m) => s.rows.retain(|r| m[*r as usize]),
+            _ => {
+                let part = Part::one(rows, s.trace);
+                let first = part.rows().start as u32;
+                let mut m = vec![false; part.rows().len()];
+                s.rows.iter().for_each(|r| m[(r - first) as usize] = true);
+                let m = set(rows, e, &part, &m)?;
+                s.rows.retain(|r| m[(r - first) as usize]);
             }
-        };
-        s.rows = kept;
+        }
         if !s.rows.is_empty() {
             out.push(s);
         }
@@ -128,38 +177,55 @@ fn filter_sets(rows: &Rows<'_>, e: &SetExpr, sets: Vec<SpanSet>) -> Result<Vec<S
     Ok(out)
 }
 
-/// The rows among `from` that an expression selects.
-fn set(rows: &Rows<'_>, e: &SetExpr, from: &[bool]) -> Result<Vec<bool>> {
+/// The rows of a part, among `from`, that an expression selects.
+fn set(rows: &Rows<'_>, e: &Prepared<'_>, part: &Part<'_>, from: &[bool]) -> Result<Vec<bool>> {
     match e {
-        SetExpr::Filter(None) => Ok(from.to_vec()),
-        SetExpr::Filter(Some(e)) => {
-            let mut m = rows.eval(e)?.mask(rows.batch.len());
-            m.iter_mut().zip(from).for_each(|(m, f)| *m &= f);
-            Ok(m)
-        }
-        SetExpr::Wrapped(p) => Ok(run_on(rows, p, Selected::Mask(from.to_vec()))?.into_mask(rows.batch.len())),
-        SetExpr::Op(op, l, r) => {
-            let left = set(rows, l, from)?;
+        Prepared::All => Ok(from.to_vec()),
+        Prepared::Filter(m) => Ok(m[part.rows()].iter().zip(from).map(|(m, f)| m & f).collect()),
+        Prepared::Wrapped(p) => wrapped(rows, p, part, from),
+        Prepared::Op(op, sides) => {
+            let [l, r] = &**sides;
+            let left = set(rows, l, part, from)?;
             // Nothing on the left leaves nothing, but for `||` and negations.
             let vain = !left.contains(&true) && !matches!(op, SetOp::Or | SetOp::Relation { negated: true, .. });
             if vain {
                 return Ok(left);
             }
-            let right = set(rows, r, from)?;
+            let right = set(rows, r, part, from)?;
             match op {
                 SetOp::Or => Ok(left.iter().zip(&right).map(|(l, r)| l | r).collect()),
-                SetOp::And => Ok(both(rows.batch.traces(), &left, &right)),
-                SetOp::Relation { relation, negated, union } => related(rows, (*relation, *negated, *union), &left, &right),
+                SetOp::And => Ok(both(part, &left, &right)),
+                SetOp::Relation { relation, negated, union } => related(rows, part, (*relation, *negated, *union), &left, &right),
             }
         }
     }
 }
 
+/// A pipeline within a set expression.
+fn wrapped(rows: &Rows<'_>, p: &Pipeline, part: &Part<'_>, from: &[bool]) -> Result<Vec<bool>> {
+    let range = part.rows();
+    if range.len() == rows.batch.len() {
+        return Ok(run_on(rows, p, Selected::Mask(from.to_vec()))?.into_mask(range.len()));
+    }
+    let mut sets = Vec::new();
+    for (t, (all, places)) in part.traces().enumerate() {
+        let set_rows: Vec<u32> = all.zip(places).filter(|(_, place)| from[*place]).map(|(r, _)| r as u32).collect();
+        if !set_rows.is_empty() {
+            sets.push(SpanSet { trace: (part.first_trace + t) as u32, rows: set_rows, attributes: Vec::new() });
+        }
+    }
+    let mut out = vec![false; range.len()];
+    match run_on(rows, p, Selected::Sets(sets))? {
+        Selected::Mask(m) => out.copy_from_slice(&m[range]),
+        Selected::Sets(sets) => sets.iter().flat_map(|s| &s.rows).for_each(|r| out[*r as usize - range.start] = true),
+    }
+    Ok(out)
+}
+
 /// The union in traces where neither side is empty.
-fn both(offsets: &[u32], left: &[bool], right: &[bool]) -> Vec<bool> {
+fn both(part: &Part<'_>, left: &[bool], right: &[bool]) -> Vec<bool> {
     let mut out = vec![false; left.len()];
-    for w in offsets.windows(2) {
-        let r = w[0] as usize..w[1] as usize;
+    for (_, r) in part.traces() {
         if left[r.clone()].contains(&true) && right[r.clone()].contains(&true) {
             r.for_each(|i| out[i] = left[i] | right[i]);
         }
@@ -167,16 +233,20 @@ fn both(offsets: &[u32], left: &[bool], right: &[bool]) -> Vec<bool> {
     out
 }
 
-fn related(rows: &Rows<'_>, (relation, negated, union): (Relation, bool, bool), left: &[bool], right: &[bool]) -> Result<Vec<bool>> {
+fn related(
+    rows: &Rows<'_>,
+    part: &Part<'_>,
+    (relation, negated, union): (Relation, bool, bool),
+    left: &[bool],
+    right: &[bool],
+) -> Result<Vec<bool>> {
     let mut out = vec![false; left.len()];
-    let ids = rows.batch.ids()?;
-    for w in rows.batch.traces().windows(2) {
-        let r = w[0] as usize..w[1] as usize;
+    for (t, (_, r)) in part.traces().enumerate() {
         let any = |m: &[bool]| m[r.clone()].contains(&true);
         if !any(right) || (!any(left) && !negated) {
             continue;
         }
-        let tree = Tree::new(&ids.span[r.clone()], &ids.parent[r.clone()]);
+        let tree = rows.tree(part.first_trace + t)?;
         tree.related(relation, &left[r.clone()], &right[r.clone()], union, &mut out[r.clone()]);
         if negated {
             r.for_each(|i| out[i] = right[i] && !out[i]);
@@ -186,7 +256,8 @@ fn related(rows: &Rows<'_>, (relation, negated, union): (Relation, bool, bool), 
 }
 
 fn group(rows: &Rows<'_>, e: &Expr, sets: Vec<SpanSet>) -> Result<Vec<SpanSet>> {
-    let (values, of_row) = rows.eval(e)?.shown().numbered(rows.batch.len());
+    let among = marked(&sets, rows.batch.len());
+    let (values, of_row) = rows.eval(e, &Mattering::marked(&among))?.shown().numbered(rows.batch.len());
     let name = format!("by({e})");
     let mut out = Vec::new();
     let mut rows_of: Vec<Vec<u32>> = vec![Vec::new(); values.len()];
@@ -211,14 +282,13 @@ fn group(rows: &Rows<'_>, e: &Expr, sets: Vec<SpanSet>) -> Result<Vec<SpanSet>> 
     Ok(out)
 }
 
-/// An aggregate over some rows; nil if no value counts.
-fn aggregate(rows: &Rows<'_>, a: &Aggregate, of: &[u32]) -> Result<Val> {
-    let Some(e) = &a.of else { return Ok(Val::Int(of.len() as i64)) };
-    let data = rows.eval(e)?;
+/// An aggregate of the values of some rows, or of the rows; nil if no value counts.
+fn aggregate(op: AggregateOp, values: Option<&Data>, of: &[u32]) -> Result<Val> {
+    let Some(data) = values else { return Ok(Val::Int(of.len() as i64)) };
     let values: Vec<Val> = of.iter().map(|r| data.get(*r as usize)).filter(|v| v.number().is_some()).collect();
     let Some(first) = values.first().cloned() else { return Ok(Val::Nil) };
-    let fold = |op: BinOp| values[1..].iter().fold(first.clone(), |m, v| if value::compare(op, v, &m) { v.clone() } else { m });
-    Ok(match a.op {
+    let fold = |by: BinOp| values[1..].iter().fold(first.clone(), |m, v| if value::compare(by, v, &m) { v.clone() } else { m });
+    Ok(match op {
         AggregateOp::Min => fold(BinOp::Lt),
         AggregateOp::Max => fold(BinOp::Gt),
         AggregateOp::Count => Val::Int(values.len() as i64),

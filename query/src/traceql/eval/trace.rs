@@ -68,6 +68,11 @@ impl Tree {
         t
     }
 
+    /// The row of each span's parent, if it is there.
+    pub fn parents(&self) -> impl Iterator<Item = Option<usize>> {
+        self.parent.iter().map(|p| (*p != NONE).then_some(*p as usize))
+    }
+
     /// Children as lists: the first of each row, and the next of each child.
     fn children(&self) -> (Vec<u32>, Vec<u32>) {
         let n = self.parent.len();

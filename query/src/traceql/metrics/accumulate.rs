@@ -13,7 +13,10 @@ use crate::traceql::value::Val;
 
 /// Whether a label or the measured value is a trace's.
 pub(super) fn labels_need_whole_traces(q: &MetricsQuery) -> bool {
-    let whole = |a: &Attr| matches!(a, Attr::Intrinsic(i) if i.needs_whole_trace());
+    let whole = |a: &Attr| match a {
+        Attr::Intrinsic(i) => i.needs_whole_trace(),
+        Attr::Attribute { parent, .. } => *parent,
+    };
     q.by.iter().any(whole) || measured(&q.op).is_some_and(whole)
 }
 
@@ -226,7 +229,7 @@ impl Known {
 /// An attribute as a label or measured value: unscoped ones on the span, then on the resource.
 pub(super) fn label_data(rows: &Rows<'_>, a: &Attr) -> Result<Data> {
     match a {
-        Attr::Attribute { scope, key, .. } => rows.attribute(label_scopes(*scope), key),
+        Attr::Attribute { parent, scope, key } => rows.attribute_of(*parent, label_scopes(*scope), key),
         Attr::Intrinsic(_) => rows.attr(a),
     }
 }

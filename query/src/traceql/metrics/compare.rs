@@ -10,7 +10,7 @@ use strandline_storage::read::AttributeScope;
 use super::{Series, Sink, Slots};
 use crate::traceql::ast::{Attr, Comparison, Expr, Intrinsic};
 use crate::traceql::error::{Result, TraceQlError};
-use crate::traceql::eval::expr::{Data, Rows};
+use crate::traceql::eval::expr::{Data, Mattering, Rows};
 use crate::traceql::lexer::Scope;
 use crate::traceql::value::{Distinct, Val};
 
@@ -102,7 +102,7 @@ impl Sink for Comparing {
         let n = mask.len();
         let starts: Arc<Vec<u64>> = rows.batch.starts()?;
         let mut selected = match &self.selection {
-            Some(e) => rows.eval(e)?.mask(n),
+            Some(e) => rows.eval(e, &Mattering::marked(mask))?.mask(n),
             None => vec![true; n],
         };
         let (from, to) = self.window;

@@ -72,7 +72,10 @@ impl Run {
     #[inline]
     fn push(&mut self, index: u32, t: i64, at: usize, time_of: impl Fn(usize) -> i64) {
         if self.index != index {
-            *self = Run { index, start: at, newest_t: t, places: None };
+            (self.index, self.start, self.newest_t) = (index, at, t);
+            if self.places.is_some() {
+                self.places = None;
+            }
             return;
         }
         if self.places.is_none() && t <= self.newest_t {
@@ -129,6 +132,9 @@ impl PendingBatch {
     #[inline]
     pub fn run_of(&self, index: u32) -> (usize, Option<i64>) {
         let (mut n, mut newest) = (0, None);
+        if self.last_floats.index != index && self.last_rest.index != index {
+            return (n, newest);
+        }
         for (run, len) in [(&self.last_floats, self.floats.len()), (&self.last_rest, self.rest.len())] {
             if run.index == index && len > run.start {
                 n += len - run.start;

@@ -170,10 +170,22 @@ impl Stripe {
         if let Value::Delta(_) | Value::DeltaHistogram(_) = v {
             return self.admit_delta(s, index, t, v, m);
         }
-        let judge = |known: Known<'_>| if known.is(v) { Verdict::Known } else { Verdict::Refuse(Refusal::Duplicate) };
         let (own, own_t) = m.batch.run_of(index);
+        let last_t = s.last_t().max(own_t.unwrap_or(i64::MIN));
+        // Nearly all there is: the next of a series of which nothing else is in flight.
+        if t > last_t && s.pending as usize <= own {
+            return Verdict::Store;
+        }
+        self.admit_among(s, index, t, v, m, (own, last_t))
+    }
+
+    /// Judges a sample of whose series others are in flight, or that is not the newest.
+    #[inline(never)]
+    fn admit_among(&self, s: &Series, index: u32, t: i64, v: &Value, m: &mut Moment<'_>, (own, last_t): (usize, i64)) -> Verdict {
+        let (times, rules) = (m.times, m.rules);
+        let judge = |known: Known<'_>| if known.is(v) { Verdict::Known } else { Verdict::Refuse(Refusal::Duplicate) };
         let queued = self.queued(s, index, own, m.in_flight);
-        let last_t = s.last_t().max(own_t.unwrap_or(i64::MIN)).max(queued.newest_t().unwrap_or(i64::MIN));
+        let last_t = last_t.max(queued.newest_t().unwrap_or(i64::MIN));
         if t > last_t {
             return Verdict::Store;
         }
