@@ -10,6 +10,8 @@ mod re2;
 mod sample;
 #[cfg(feature = "traces")]
 mod span;
+#[cfg(feature = "traces")]
+mod span_builder;
 
 pub use exemplar::Exemplar;
 pub use histogram::{BucketSpan, CUSTOM_BUCKETS_SCHEMA, CounterReset, FloatHistogram, Histogram, HistogramError};
@@ -20,3 +22,5 @@ pub use sample::{MetricKind, MetricMetadata, STALE_NAN, Sample, TimeRange, is_st
 pub use span::{
     AttributeValue, Attributes, Resource, Scope, Span, SpanEvent, SpanId, SpanLink, Trace, TraceId, find as find_attribute, sort_attributes,
 };
+#[cfg(feature = "traces")]
+pub use span_builder::SpanKind;

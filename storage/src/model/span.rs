@@ -159,6 +159,12 @@ impl From<bool> for AttributeValue {
     }
 }
 
+impl From<i32> for AttributeValue {
+    fn from(v: i32) -> Self {
+        AttributeValue::Int(v.into())
+    }
+}
+
 impl From<i64> for AttributeValue {
     fn from(v: i64) -> Self {
         AttributeValue::Int(v)
