@@ -32,6 +32,7 @@ pub async fn series(State(state): State<PromState>, request: Request) -> Respons
         let (range, limit) = (call.params.range()?, call.params.limit()?);
         let source = call.source()?;
         let mut notes = Notes::default();
+        let (range, sets) = range.map_or((TimeRange::all(), Vec::new()), |r| (r, sets));
         let mut found: Vec<Labels> = Vec::new();
         let mut seen: HashSet<Labels> = HashSet::new();
         let many = sets.len() > 1;
@@ -76,6 +77,7 @@ fn union(call: &Call, of: impl Fn(&dyn SeriesSource, &LabelQuery) -> Listing) ->
     let (range, limit, sets) = (call.params.range()?, call.params.limit()?, call.params.selectors()?);
     let source = call.source()?;
     let mut notes = Notes::default();
+    let Some(range) = range else { return Ok((Vec::new(), notes)) };
     let mut ask = |matchers: Vec<Matcher>| -> Result<Vec<String>, ApiError> {
         call.check()?;
         let limit = if limit == usize::MAX { 0 } else { limit + 1 };

@@ -86,13 +86,10 @@ impl Params {
         Ok((self.time("start")?.unwrap_or(i64::MIN), self.time("end")?.unwrap_or(i64::MAX)))
     }
 
-    /// `start` to `end`.
-    pub fn range(&self) -> Result<TimeRange, ApiError> {
+    /// `start` to `end`; none if the end lies before the start, between which Prometheus finds nothing.
+    pub fn range(&self) -> Result<Option<TimeRange>, ApiError> {
         let (start, end) = self.times()?;
-        if end < start {
-            return Err(ApiError::parameter("end", "end timestamp must not be before start time"));
-        }
-        Ok(TimeRange::new(start, end))
+        Ok((start <= end).then(|| TimeRange::new(start, end)))
     }
 
     /// The selectors of `match[]`; each needs a matcher that the empty string fails.
@@ -184,10 +181,10 @@ mod tests {
         assert_eq!(p.limit().unwrap(), usize::MAX);
         assert_eq!(p.duration_ms("step").unwrap(), Some(15_000));
         assert_eq!(p.timeout().unwrap(), Some(Duration::from_millis(250)));
-        assert_eq!(p.range().unwrap(), TimeRange::new(1500, i64::MAX));
+        assert_eq!(p.range().unwrap(), Some(TimeRange::new(1500, i64::MAX)));
         assert_eq!(p.selectors().unwrap().len(), 2);
         assert!(Params::new("match[]={}", "").selectors().is_err());
-        assert!(Params::new("", "start=2&end=1").range().is_err());
+        assert_eq!(Params::new("", "start=2&end=1").range().unwrap(), None);
         assert!(Params::new("", "limit=-1").limit().is_err());
         assert_eq!(Params::new("", "lookback_delta=1m").lookback_ms().unwrap(), Some(60_000));
         assert_eq!(Params::new("", "lookback_delta=-1").lookback_ms().unwrap(), None);
