@@ -203,23 +203,10 @@ fn set(rows: &Rows<'_>, e: &Prepared<'_>, part: &Part<'_>, from: &[bool]) -> Res
 
 /// A pipeline within a set expression.
 fn wrapped(rows: &Rows<'_>, p: &Pipeline, part: &Part<'_>, from: &[bool]) -> Result<Vec<bool>> {
-    let range = part.rows();
-    if range.len() == rows.batch.len() {
-        return Ok(run_on(rows, p, Selected::Mask(from.to_vec()))?.into_mask(range.len()));
-    }
-    let mut sets = Vec::new();
-    for (t, (all, places)) in part.traces().enumerate() {
-        let set_rows: Vec<u32> = all.zip(places).filter(|(_, place)| from[*place]).map(|(r, _)| r as u32).collect();
-        if !set_rows.is_empty() {
-            sets.push(SpanSet { trace: (part.first_trace + t) as u32, rows: set_rows, attributes: Vec::new() });
-        }
-    }
-    let mut out = vec![false; range.len()];
-    match run_on(rows, p, Selected::Sets(sets))? {
-        Selected::Mask(m) => out.copy_from_slice(&m[range]),
-        Selected::Sets(sets) => sets.iter().flat_map(|s| &s.rows).for_each(|r| out[*r as usize - range.start] = true),
-    }
-    Ok(out)
+    let mut all = vec![false; rows.batch.len()];
+    all[part.rows()].copy_from_slice(from);
+    let kept = run_on(rows, p, Selected::Mask(all))?.into_mask(rows.batch.len());
+    Ok(kept[part.rows()].to_vec())
 }
 
 /// The union in traces where neither side is empty.
